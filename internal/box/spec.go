@@ -1,0 +1,211 @@
+package box
+
+import "time"
+
+// Spec is everything that one box needs: the launch spec that engine/spec
+// builds from a request and an image, that the keeper stores, and that Start
+// turns into a process. All host paths are absolute and are opened by the
+// keeper in the host's mount namespace; paths with "inside" in their comment
+// are resolved in the container's root, never on the host.
+type Spec struct {
+	ID         string // 64 hex digits; names the cgroup leaf
+	Hostname   string // "" keeps the kernel's default in a new UTS namespace
+	Domainname string
+	Root       Root
+	Mounts     []Mount // in order; parents before children
+	Namespaces Namespaces
+	Cgroup     Cgroup
+	Process    Process
+	Devices    []Device          // created in /dev beside the default ones
+	Sysctl     map[string]string // written through init's private procfs
+
+	MaskedPaths   []string // inside
+	ReadonlyPaths []string // inside
+
+	// Init puts hezi's tiny static init before the program as process 1.
+	Init bool
+}
+
+// Root is the container's root file system. Exactly one of Overlay and Path is set.
+type Root struct {
+	Overlay  *Overlay
+	Path     string // host path of a ready directory tree
+	ReadOnly bool
+}
+
+// Overlay is an overlay mount made without ever being attached on the host.
+type Overlay struct {
+	Lower    []string // host paths of read-only layers, topmost first
+	Upper    string   // host path; "" with Work "" makes the overlay read-only
+	Work     string
+	Volatile bool // no sync on unmount: for containers that are removed at exit
+}
+
+// Mount types.
+const (
+	MountBind   = "bind"
+	MountTmpfs  = "tmpfs"
+	MountProc   = "proc"
+	MountSysfs  = "sysfs"
+	MountDevpts = "devpts"
+	MountMqueue = "mqueue"
+	MountCgroup = "cgroup" // v1, v2 or hybrid as the host has it
+)
+
+// Mount is one mount of the box, in mount(8)'s terms.
+type Mount struct {
+	Type        string
+	Source      string // bind: host path
+	Target      string // inside
+	ReadOnly    bool
+	NoSuid      bool
+	NoDev       bool
+	NoExec      bool
+	Recursive   bool   // bind: with submounts (rbind)
+	Propagation string // "", private, rprivate, slave, rslave, shared, rshared
+	Data        string // file system options: "size=64m,mode=1777"
+	// CopyUp fills an empty named volume (bind) with what the image has at Target.
+	CopyUp bool
+}
+
+// NamespaceMode says how a box comes by one namespace.
+type NamespaceMode string
+
+const (
+	NamespaceNew  NamespaceMode = ""     // a new one
+	NamespaceHost NamespaceMode = "host" // the host's
+	NamespaceJoin NamespaceMode = "join" // the one at Path
+)
+
+// Namespace is one namespace of a box. Path is a file such as
+// /proc/PID/ns/net or a bind-mounted handle and is opened by the keeper.
+type Namespace struct {
+	Mode NamespaceMode
+	Path string
+}
+
+// Namespaces of a box. The mount namespace is always new.
+type Namespaces struct {
+	PID, IPC, UTS, Net, Cgroup Namespace
+}
+
+// Cgroup places and limits the box.
+type Cgroup struct {
+	// Parent is relative to the root of each hierarchy, such as
+	// "/hezi-1a2b3c4d"; the leaf is Parent + "/" + Spec.ID.
+	Parent    string
+	Resources Resources
+	// AllDevices allows every device (--privileged); otherwise the default
+	// rules and DeviceRules apply.
+	AllDevices  bool
+	DeviceRules []DeviceRule
+}
+
+// Resources are limits; a zero value means no limit of its own.
+type Resources struct {
+	Memory            int64 // bytes
+	MemorySwap        int64 // bytes, memory plus swap; -1 unlimited swap; 0 is twice Memory, as Docker's default
+	MemoryReservation int64 // bytes
+	CPUQuota          int64 // µs in each period
+	CPUPeriod         uint64
+	CPUShares         uint64
+	CpusetCpus        string
+	CpusetMems        string
+	PidsLimit         int64 // -1 or 0: unlimited
+}
+
+// DeviceRule allows access (r, w, m) to a device. Major and Minor of -1 mean all.
+type DeviceRule struct {
+	Type         string // "c", "b", "a"
+	Major, Minor int64
+	Access       string
+}
+
+// Device is a device node made in the box.
+type Device struct {
+	Path         string // inside
+	Type         string // "c" or "b"
+	Major, Minor int64
+	Mode         uint32 // permission bits
+	UID, GID     uint32
+}
+
+// Process is the program, of a start or of an exec.
+type Process struct {
+	Args []string // Args[0] is looked up in PATH of Env inside the root, as execvp(3) does
+	Env  []string // HOME is added from the passwd file inside when it is absent
+	Cwd  string   // inside; created when absent at start, as Docker does
+	// User is what --user takes: name, uid, name:group, uid:gid ... It is
+	// resolved against /etc/passwd and /etc/group inside the root. "" is root.
+	User             string
+	AdditionalGroups []string // names or numbers, resolved inside
+
+	Terminal        bool
+	ConsoleHeight   uint16 // character cells; 0: 80x24 is not forced
+	ConsoleWidth    uint16
+	OpenStdin       bool // a pipe is kept for standard input; otherwise /dev/null
+	AttachStdout    bool // exec only: false sends it to /dev/null
+	AttachStderr    bool
+	Capabilities    Capabilities
+	NoNewPrivileges bool
+	Seccomp         []byte // compiled struct sock_filter array in host byte order; nil: no filter
+	SeccompFlags    uint32 // SECCOMP_FILTER_FLAG_*
+	Rlimits         []Rlimit
+	OOMScoreAdj     *int // nil: inherited
+	AppArmorProfile string
+	SELinuxLabel    string
+	Umask           *uint32
+}
+
+// Capabilities as names such as "CAP_CHOWN".
+type Capabilities struct {
+	Bounding, Effective, Permitted, Inheritable, Ambient []string
+}
+
+// Rlimit is one resource limit (getrlimit(2)); Type is such as "RLIMIT_NOFILE".
+type Rlimit struct {
+	Type       string
+	Soft, Hard uint64
+}
+
+// Exit is how a process of a box ended.
+type Exit struct {
+	Code      int // 0-255; 128+n when signal n ended it; 255 with Reason when it cannot be known
+	Signal    int // the signal that ended it, or 0
+	OOMKilled bool
+	At        time.Time
+	Reason    string // why Code could not be known, "" otherwise
+}
+
+// Step names of the start path, as they reach the client in an Error.
+const (
+	StepCgroup    = "cgroup"
+	StepNamespace = "namespaces"
+	StepRoot      = "root file system"
+	StepMount     = "mount"
+	StepDevice    = "device"
+	StepPivot     = "pivot_root"
+	StepHostname  = "hostname"
+	StepSysctl    = "sysctl"
+	StepRlimit    = "resource limit"
+	StepUser      = "user"
+	StepCwd       = "working directory"
+	StepTerminal  = "terminal"
+	StepCaps      = "capabilities"
+	StepSeccomp   = "seccomp"
+	StepExec      = "exec"
+)
+
+// Error is a step of a start or exec that failed. ExitCode is what the client
+// exits with: 127 when the program is missing, 126 when it cannot be executed
+// (a directory, no permission, a wrong architecture), else 125... as
+// docker-run(1) has it. It travels as JSON from init through the keeper.
+type Error struct {
+	Step     string
+	Subject  string // the path, name or value that the step was about
+	Message  string // a sentence for a person, with Docker's wording where scripts match it
+	Errno    int
+	ExitCode int
+}
+
+func (e *Error) Error() string { return e.Message }

@@ -1,0 +1,150 @@
+package keeper
+
+import (
+	"encoding/json"
+	"time"
+
+	"hezi/internal/box"
+)
+
+// ProtocolVersion is raised when a message changes so that an older keeper
+// would misread it. hezid asks a keeper of an older build to replace itself
+// by execve (Client.Upgrade) before it uses newer messages.
+const ProtocolVersion = 1
+
+// LogConfig says where a container's output is written. Only file formats are
+// written by the keeper; Driver "none" writes nothing.
+type LogConfig struct {
+	Driver   string // "json-file", "local" or "none"
+	Path     string // host path of the current file
+	MaxSize  int64  // bytes of one file before it is rotated; 0: unlimited
+	MaxFiles int    // files kept, the current one included; at least 1
+	Compress bool
+	Attrs    map[string]string // "attrs" of each json-file record
+}
+
+// StartRequest starts a container's first process.
+type StartRequest struct {
+	Spec      box.Spec
+	Log       LogConfig
+	StdinOnce bool // close stdin when the first attached client ends its side
+}
+
+// Started answers Start and ExecStart.
+type Started struct {
+	PID       int // in the host's pid namespace
+	StartedAt time.Time
+	// CgroupPaths: controller to directory on v1; "" to directory on v2.
+	CgroupPaths map[string]string
+}
+
+// ExecRequest starts another process in a running container.
+type ExecRequest struct {
+	ContainerID string
+	ExecID      string
+	Process     box.Process
+	StdinOnce   bool
+	DetachKeys  []byte
+	// KillOnDisconnect ends the process when the attached client goes away.
+	KillOnDisconnect bool
+}
+
+// AttachRequest joins a client's connection to a process. ExecID is "" for
+// the container's first process. The keeper speaks the raw stream for a
+// terminal and moby's 8-byte framed stream (api/pkg/stdcopy) without one.
+type AttachRequest struct {
+	ContainerID string
+	ExecID      string
+	Stdin       bool
+	Stdout      bool
+	Stderr      bool
+	Stream      bool // false: only what Logs asks for, then the end
+	Logs        bool // send what is in the log first
+	DetachKeys  []byte
+	// Starter marks the client that starts the container (attach before
+	// start): it exerts back-pressure where there is no log to catch up from.
+	Starter bool
+	// NextStart: the container is not running yet; join at its next start.
+	NextStart bool
+	Terminal  bool
+}
+
+// WaitCondition of a WaitRequest, as the API has it.
+type WaitCondition string
+
+const (
+	WaitNotRunning WaitCondition = "not-running"
+	WaitNextExit   WaitCondition = "next-exit"
+	WaitRemoved    WaitCondition = "removed"
+)
+
+// WaitRequest hands over a client's connection on which the body of
+// POST /containers/{id}/wait is written ({"StatusCode":N}) and then closed.
+// Headers were already sent.
+type WaitRequest struct {
+	ContainerID string
+	Condition   WaitCondition
+}
+
+// LogsRequest hands over a client's connection for followed logs. Headers were
+// already sent; the body ends when the connection is closed.
+type LogsRequest struct {
+	ContainerID            string
+	Log                    LogConfig
+	Stdout, Stderr, Follow bool
+	Timestamps             bool
+	Details                bool
+	Terminal               bool // raw stream instead of frames
+	Tail                   int  // lines; -1: all
+	Since, Until           time.Time
+}
+
+// Status is what the keeper knows of one container. It survives hezid, and
+// the keeper's own replacement or death.
+type Status struct {
+	ID        string
+	PID       int // 0 once it has exited
+	StartedAt time.Time
+	Paused    bool
+	Exit      *box.Exit // set once it has exited and is not yet forgotten
+	Execs     []ExecStatus
+}
+
+// ExecStatus is one exec of a container.
+type ExecStatus struct {
+	ID   string
+	PID  int
+	Exit *box.Exit
+}
+
+// EventType of an Event.
+type EventType string
+
+const (
+	EventExit     EventType = "exit" // a container's first process
+	EventExecExit EventType = "exec_exit"
+	EventOOM      EventType = "oom"
+	EventDetach   EventType = "detach" // a client left by the detach keys
+)
+
+// Event is sent to every subscriber. Exit and ExecExit are repeated to a
+// subscriber that (re)connects until they are acknowledged by Forget or
+// ForgetExec.
+type Event struct {
+	Type        EventType
+	ContainerID string
+	ExecID      string
+	Exit        *box.Exit
+}
+
+// Info describes the running keeper.
+type Info struct {
+	Version         string // the build's version
+	ProtocolVersion int
+	PID             int
+	HolderPID       int
+	Containers      int
+}
+
+// Extra lets a message carry what only newer builds know.
+type Extra map[string]json.RawMessage

@@ -1,0 +1,34 @@
+package network
+
+import (
+	"net/netip"
+
+	"github.com/moby/moby/api/types/network"
+)
+
+// EndpointRequest asks for a container's place in a network. Network "host"
+// and "none" never come here except none: a sandbox with loopback alone.
+type EndpointRequest struct {
+	ContainerID   string
+	ContainerName string
+	Network       string     // name or id: "bridge" or "none"
+	IPv4          netip.Addr // requested address; zero: any
+	MAC           string     // requested; "": one made from the address
+	// Ports are the published ports: host side may be zero (a free one is
+	// chosen) or an address (a binding to it alone).
+	Ports network.PortMap
+}
+
+// Sandbox is a ready network namespace with its endpoint.
+type Sandbox struct {
+	ContainerID string
+	// Path is the bind-mounted namespace handle for box.Namespace.Path.
+	Path string
+	// Endpoint as inspect shows it.
+	NetworkName string
+	Endpoint    network.EndpointSettings
+	// Ports with the host ports that were chosen.
+	Ports network.PortMap
+	// Interface is the name inside the box, "eth0"; "" for none.
+	Interface string
+}
