@@ -5,6 +5,12 @@ LDFLAGS = -s -w -X hezi/internal/version.Version=$(VERSION)
 STATIC = CGO_ENABLED=0 $(GO) build -trimpath
 INITBIN = internal/box/initbin/bin
 HELLOBIN = internal/image/hello/bin
+TINYFLAGS = -Os -static -nostdlib -fno-stack-protector -fno-asynchronous-unwind-tables -Wall -Werror
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 .PHONY: build
 build: embedded ## build bin/hezi, bin/hezid and bin/hezi-keeper
@@ -13,8 +19,44 @@ build: embedded ## build bin/hezi, bin/hezid and bin/hezi-keeper
 # What is embedded into other binaries: init and the tiny init into the
 # keeper, the greeting program into the engine.
 .PHONY: embedded
-embedded:
+embedded: toolchain
 	@mkdir -p $(INITBIN) $(HELLOBIN)
 	$(STATIC) -ldflags '-s -w' -o $(INITBIN)/hezi-init ./cmd/hezi-init
-	gcc -Os -static -nostdlib -fno-stack-protector -fno-asynchronous-unwind-tables -Wall -Werror -o $(INITBIN)/hezi-tiny cmd/hezi-tiny/tiny.c
+	gcc $(TINYFLAGS) -o $(INITBIN)/hezi-tiny cmd/hezi-tiny/tiny.c
 	$(STATIC) -ldflags '-s -w' -o $(HELLOBIN)/hezi-hello ./cmd/hezi-hello
+
+.PHONY: race
+race: embedded ## build bin/race/: the three programs with the race detector
+	@mkdir -p bin/race
+	CGO_ENABLED=1 $(GO) build -race -ldflags '-X hezi/internal/version.Version=$(VERSION)' -o bin/race/ ./cmd/hezi ./cmd/hezid ./cmd/hezi-keeper
+
+.PHONY: toolchain
+toolchain:
+	@command -v gcc >/dev/null || test/setup.sh gcc
+
+.PHONY: demo
+demo: build ## build, start an engine of its own, run hezi/hello, fetch its page, clean up
+	test/demo.sh
+
+.PHONY: lint
+lint: embedded ## gofmt, go vet, staticcheck, the import table and the budgets
+	@test -z "$$(gofmt -l cmd internal test)" || { echo "not gofmt-ed:"; gofmt -l cmd internal test; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -count=1 ./test/arch
+
+.PHONY: setup
+setup: ## install the Debian packages that the tests need (as root)
+	test/setup.sh
+
+.PHONY: test
+test: setup build race lint ## every test, against the real engine, as root
+	test/run.sh
+
+.PHONY: bench
+bench: build ## compare with docker, podman, crun and runc, as far as they are installed
+	$(GO) run ./test/bench
+
+.PHONY: install
+install: build ## install into $(DESTDIR)/usr/local/bin
+	install -D -t $(DESTDIR)/usr/local/bin bin/hezi bin/hezid bin/hezi-keeper

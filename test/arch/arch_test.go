@@ -1,0 +1,221 @@
+// Package arch holds the architecture: who may import whom and why, what the
+// small binaries may link, how long files and functions may be, and that
+// every package says what it is for.
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rule forbids packages below From to import what is below any of To.
+// A package named in Except may all the same.
+type rule struct {
+	From   string
+	To     []string
+	Except []string
+	Reason string
+}
+
+// rules are the import table of ARCHITECTURE.md.
+var rules = []rule{
+	{From: "hezi/internal/cli", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/cli", "hezi/internal/version"},
+		Reason: "the client speaks HTTP and starts in milliseconds: it links no room of the engine"},
+	{From: "hezi/internal/cli", To: []string{"github.com/docker/cli/cli/command", "github.com/containerd/containerd"},
+		Reason: "they cost more at start than the client's whole budget"},
+	{From: "hezi/internal/api", To: []string{"hezi/internal/keeper", "hezi/internal/box", "hezi/internal/store", "hezi/internal/snapshot", "hezi/internal/daemon", "hezi/internal/cli"},
+		Reason: "the API translates and holds no policy"},
+	{From: "hezi/internal/snapshot", To: []string{"hezi/internal/keeper", "hezi/internal/network", "hezi/internal/volume", "hezi/internal/logs", "hezi/internal/engine", "hezi/internal/api", "hezi/internal/daemon"},
+		Reason: "resources do not know each other: engine brings them together"},
+	{From: "hezi/internal/network", To: []string{"hezi/internal/keeper", "hezi/internal/snapshot", "hezi/internal/volume", "hezi/internal/logs", "hezi/internal/engine", "hezi/internal/api", "hezi/internal/daemon", "hezi/internal/image", "hezi/internal/box"},
+		Reason: "resources do not know each other: engine brings them together"},
+	{From: "hezi/internal/volume", To: []string{"hezi/internal/keeper", "hezi/internal/snapshot", "hezi/internal/network", "hezi/internal/logs", "hezi/internal/engine", "hezi/internal/api", "hezi/internal/daemon", "hezi/internal/image"},
+		Reason: "resources do not know each other: engine brings them together"},
+	{From: "hezi/internal/logs", To: []string{"hezi/internal/keeper", "hezi/internal/snapshot", "hezi/internal/network", "hezi/internal/volume", "hezi/internal/engine", "hezi/internal/api", "hezi/internal/daemon", "hezi/internal/image", "net/http"},
+		Reason: "the keeper links the log writers, and the keeper is small"},
+	{From: "hezi/internal/image", To: []string{"hezi/internal/keeper", "hezi/internal/box", "hezi/internal/network", "hezi/internal/volume", "hezi/internal/logs", "hezi/internal/engine", "hezi/internal/api", "hezi/internal/daemon"},
+		Reason: "resources do not know each other: engine brings them together"},
+	{From: "hezi/internal/keeper", To: []string{"hezi/internal/network", "hezi/internal/snapshot", "hezi/internal/volume", "hezi/internal/engine", "hezi/internal/api", "hezi/internal/daemon", "hezi/internal/image", "hezi/internal/store", "net/http", "github.com/containerd/containerd", "go.etcd.io"},
+		Reason: "the keeper must be too small to fail"},
+	{From: "hezi/internal/box", To: []string{"hezi/internal/keeper", "hezi/internal/network", "hezi/internal/snapshot", "hezi/internal/volume", "hezi/internal/logs", "hezi/internal/engine", "hezi/internal/api", "hezi/internal/daemon", "hezi/internal/image", "hezi/internal/store", "net/http", "github.com/containerd/containerd", "go.etcd.io"},
+		Reason: "the box is the kernel's room and runs in the keeper and in init"},
+	{From: "hezi/internal/engine", To: []string{"hezi/internal/api", "hezi/internal/daemon", "hezi/internal/cli", "hezi/internal/keeper/server", "net/http"},
+		Reason: "the engine is below the API and talks to the keeper by its client only"},
+	{From: "hezi/internal/store", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/store"}, Reason: "the store knows no resource"},
+	{From: "hezi/internal/events", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/events"}, Reason: "events know no resource"},
+	{From: "hezi/cmd", To: []string{"hezi/internal/engine", "hezi/internal/image", "hezi/internal/network", "hezi/internal/api"},
+		Reason: "a main only calls its room"},
+}
+
+type pkg struct {
+	ImportPath string
+	Dir        string
+	GoFiles    []string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T, patterns ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,GoFiles,Imports,Deps"}, patterns...)...)
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var all []pkg
+	for dec := json.NewDecoder(out); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func below(path, root string) bool { return path == root || strings.HasPrefix(path, root+"/") }
+
+func TestImports(t *testing.T) {
+	packages := list(t, "./...")
+	if len(packages) < 15 {
+		t.Fatalf("go list found only %d packages", len(packages))
+	}
+	for _, p := range packages {
+		for _, r := range rules {
+			if !below(p.ImportPath, r.From) {
+				continue
+			}
+			for _, imp := range p.Imports {
+				forbidden := slices.ContainsFunc(r.To, func(to string) bool { return below(imp, to) && !below(imp, r.From) })
+				allowed := slices.ContainsFunc(r.Except, func(x string) bool { return below(imp, x) })
+				if forbidden && !allowed {
+					t.Errorf("%s imports %s: %s", p.ImportPath, imp, r.Reason)
+				}
+			}
+		}
+	}
+}
+
+// TestSmallBinaries fails when the client or the keeper start to link what
+// makes them slow or large.
+func TestSmallBinaries(t *testing.T) {
+	never := map[string][]string{
+		"./cmd/hezi":        {"github.com/containerd/containerd", "go.etcd.io", "google.golang.org/grpc", "github.com/vishvananda", "hezi/internal/engine", "hezi/internal/keeper", "hezi/internal/image", "hezi/internal/network"},
+		"./cmd/hezi-keeper": {"net/http", "github.com/containerd/containerd", "go.etcd.io", "google.golang.org", "github.com/moby/moby/client", "github.com/spf13"},
+		"./cmd/hezi-init":   {"net/http", "net", "github.com/containerd/containerd", "go.etcd.io", "google.golang.org", "github.com/moby/moby", "github.com/spf13", "github.com/cilium"},
+	}
+	for path, forbidden := range never {
+		for _, p := range list(t, path) {
+			for _, dep := range p.Deps {
+				if i := slices.IndexFunc(forbidden, func(f string) bool { return below(dep, f) }); i >= 0 {
+					t.Errorf("%s links %s: it must stay small", path, dep)
+				}
+			}
+		}
+	}
+}
+
+// long lists files and functions over the budget, with the reason.
+var long = map[string]string{}
+
+const (
+	maxFile     = 800
+	maxFunction = 120
+	maxPackage  = 5000
+	maxMethods  = 40
+)
+
+func TestBudgets(t *testing.T) {
+	for _, p := range list(t, "./cmd/...", "./internal/...") {
+		fset := token.NewFileSet()
+		lines := 0
+		docs := 0
+		methods := map[string]int{}
+		for _, name := range p.GoFiles {
+			path := filepath.Join(p.Dir, name)
+			f, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rel := strings.TrimPrefix(p.ImportPath, "hezi/") + "/" + name
+			if f.Doc != nil && strings.TrimSpace(f.Doc.Text()) != "" {
+				docs++
+			}
+			if ast.IsGenerated(f) {
+				continue
+			}
+			n := fset.File(f.Pos()).LineCount()
+			lines += n
+			if n > maxFile && long[rel] == "" {
+				t.Errorf("%s has %d lines, more than %d", rel, n, maxFile)
+			}
+			checkFunctions(t, fset, f, rel, methods)
+		}
+		if docs != 1 {
+			t.Errorf("%s has %d package docs, not one", p.ImportPath, docs)
+		}
+		if lines > maxPackage && long[p.ImportPath] == "" {
+			t.Errorf("%s has %d lines, more than %d", p.ImportPath, lines, maxPackage)
+		}
+		for typ, n := range methods {
+			if n > maxMethods {
+				t.Errorf("%s.%s has %d methods, more than %d", p.ImportPath, typ, n, maxMethods)
+			}
+		}
+	}
+}
+
+func checkFunctions(t *testing.T, fset *token.FileSet, f *ast.File, rel string, methods map[string]int) {
+	for _, d := range f.Decls {
+		fn, ok := d.(*ast.FuncDecl)
+		if !ok {
+			continue
+		}
+		n := fset.Position(fn.End()).Line - fset.Position(fn.Pos()).Line + 1
+		id := fmt.Sprintf("%s:%s", rel, fn.Name.Name)
+		if n > maxFunction && long[id] == "" {
+			t.Errorf("%s has %d lines, more than %d", id, n, maxFunction)
+		}
+		if fn.Recv == nil || len(fn.Recv.List) == 0 {
+			continue
+		}
+		typ := fn.Recv.List[0].Type
+		if star, ok := typ.(*ast.StarExpr); ok {
+			typ = star.X
+		}
+		if ident, ok := typ.(*ast.Ident); ok {
+			methods[ident.Name]++
+		}
+	}
+}
+
+func TestNoDrawers(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		switch filepath.Base(p.ImportPath) {
+		case "util", "utils", "common", "helpers", "manager", "misc", "types":
+			t.Errorf("%s: a room is named by what it holds", p.ImportPath)
+		}
+	}
+}

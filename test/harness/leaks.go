@@ -1,0 +1,99 @@
+package harness
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Counts is what the kernel and the disk hold of an engine.
+type Counts map[string]int
+
+// Count reads mounts, links, cgroups, namespaces and folders.
+func (e *Engine) Count() Counts {
+	c := Counts{}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	c["mounts"] = strings.Count(string(mounts), e.Dir+"/")
+	links, _ := net.Interfaces()
+	c["links"] = len(links)
+	c["cgroups"] = countCgroups()
+	for name, dir := range map[string]string{
+		"container folders": "data/containers", "writable layers": "data/writable",
+		"run folders": "run/containers", "volumes": "data/volumes",
+	} {
+		entries, _ := os.ReadDir(filepath.Join(e.Dir, dir))
+		c[name] = len(entries)
+	}
+	if out, err := exec.Command("nft", "list", "ruleset").Output(); err == nil {
+		c["firewall lines"] = strings.Count(string(out), "\n")
+	}
+	c["engine descriptors"] = descriptors(e.PID())
+	keeper, holder := e.Keeper()
+	c["keeper descriptors"] = descriptors(keeper)
+	c["holder descriptors"] = descriptors(holder)
+	return c
+}
+
+// NothingLeft compares with an earlier count, and waits for what is cleaned up
+// behind an answer. slack allows a few of each kind that a pool may hold.
+func (e *Engine) NothingLeft(t testing.TB, before Counts, slack int) {
+	t.Helper()
+	var last string
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		now := e.Count()
+		last = ""
+		for _, k := range slices.Sorted(maps.Keys(now)) {
+			if now[k] > before[k]+slack {
+				last += fmt.Sprintf("%s: %d before, %d now\n", k, before[k], now[k])
+			}
+		}
+		if last == "" {
+			return
+		}
+	}
+	t.Errorf("left behind:\n%s", last)
+}
+
+func descriptors(pid int) int {
+	if pid == 0 {
+		return 0
+	}
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	return len(entries)
+}
+
+func countCgroups() int {
+	n := 0
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*/hezi*")
+	v2, _ := filepath.Glob("/sys/fs/cgroup/hezi*")
+	for _, root := range append(roots, v2...) {
+		_ = filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				n++
+			}
+			return nil
+		})
+	}
+	return n
+}
+
+// unmountBelow takes away what an engine that was killed left mounted.
+func unmountBelow(dir string) {
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	lines := strings.Split(string(b), "\n")
+	slices.Reverse(lines)
+	for _, line := range lines {
+		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
+			_ = syscall.Unmount(f[4], syscall.MNT_DETACH)
+		}
+	}
+}

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs every test against the real engine. Called by `make test`, as root.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+[ "$(id -u)" = 0 ] || { echo "make test starts real engines and needs root: run it with sudo" >&2; exit 1; }
+
+failed=()
+step() { # step NAME COMMAND...
+	local name=$1 begun=$SECONDS
+	shift
+	echo "== $name"
+	if "$@"; then
+		echo "== $name: ok, $((SECONDS - begun)) s"
+	else
+		echo "== $name: FAILED, $((SECONDS - begun)) s"
+		failed+=("$name")
+	fi
+}
+
+step "rooms, under the race detector" env CGO_ENABLED=1 go test -race -timeout 15m ./internal/... ./cmd/...
+step "end to end" go test -count=1 -timeout 15m ./test/e2e ./test/compat ./test/fault
+step "end to end, engine built with the race detector" env HEZI_TEST_BIN="$PWD/bin/race" go test -count=1 -timeout 15m ./test/e2e
+step "the demo" test/demo.sh
+
+if [ ${#failed[@]} -gt 0 ]; then
+	printf 'FAILED: %s\n' "${failed[@]}"
+	exit 1
+fi
+echo "all tests passed"

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Installs the Debian packages that the build (gcc) and the tests need.
+# Usage: setup.sh [gcc]
+set -eu
+[ "$(id -u)" = 0 ] || { echo "setup.sh: installing packages needs root; run it with sudo" >&2; exit 1; }
+
+missing=
+need() { # need PROGRAM PACKAGE
+	PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || missing="$missing $2"
+}
+need gcc gcc
+if [ "${1-}" != gcc ]; then
+	need busybox busybox-static
+	need debootstrap debootstrap
+	need docker-registry docker-registry
+	need nft nftables
+	need ip iproute2
+	need runc runc
+	need docker docker.io
+	need curl curl
+	[ -e /usr/share/doc/libseccomp-dev ] || missing="$missing libseccomp-dev"
+	[ -e /usr/share/doc/libc6-dev ] || missing="$missing libc6-dev"
+fi
+[ -n "$missing" ] || exit 0
+echo "installing:$missing"
+
+# No service may start: the tests start what they need with roots of their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+	printf '#!/bin/sh\nexit 101\n' >$policy
+	chmod +x $policy
+	trap 'rm -f $policy' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 # a list of words
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
