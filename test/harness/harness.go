@@ -21,12 +21,12 @@ import (
 
 // Engine is a running hezid of a test.
 type Engine struct {
-	Dir      string // everything of it: data/, run/, log
-	Host     string // unix:///.../run/hezi.sock
-	bin      string
-	args     []string
-	cmd      *exec.Cmd
-	exited   chan struct{}
+	Dir    string // everything of it: data/, run/, log
+	Host   string // unix:///.../run/hezi.sock
+	bin    string
+	args   []string
+	cmd    *exec.Cmd
+	exited chan struct{}
 }
 
 // Bin is the folder of the programs under test: bin/, or HEZI_TEST_BIN.
@@ -223,9 +223,6 @@ type Result struct {
 // Hezi runs the client against the engine.
 func (e *Engine) Hezi(args ...string) Result { return e.run(filepath.Join(e.bin, "hezi"), nil, args) }
 
-// Docker runs Docker's own client against the engine.
-func (e *Engine) Docker(args ...string) Result { return e.run("docker", nil, args) }
-
 // HeziIn is Hezi with a standard input.
 func (e *Engine) HeziIn(stdin []byte, args ...string) Result {
 	return e.run(filepath.Join(e.bin, "hezi"), stdin, args)
@@ -234,6 +231,13 @@ func (e *Engine) HeziIn(stdin []byte, args ...string) Result {
 // Command is the client's command, not yet started.
 func (e *Engine) Command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(e.bin, "hezi"), args...)
+	cmd.Env = e.Env()
+	return cmd
+}
+
+// Docker is a command of Docker's own client, not yet started.
+func (e *Engine) Docker(args ...string) *exec.Cmd {
+	cmd := exec.Command("docker", args...)
 	cmd.Env = e.Env()
 	return cmd
 }

@@ -1,29 +1,87 @@
 package harness
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// ScriptCommands are what test scripts know beside testscript's own:
+// Main starts the one engine of a package of scripts, with busybox:latest in
+// it, and ends it after the tests. Call it from TestMain.
+func Main(m *testing.M, e **Engine) (code int) {
+	var err error
+	if *e, err = New(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() {
+		if err := (*e).Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "closing the engine:", err)
+			code = 1
+		}
+	}()
+	if err := (*e).LoadBusybox(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// Scripts runs testdata/*.txtar against the engine, side by side. Scripts name
+// their containers after themselves and remove them; afterwards nothing may be
+// left in the kernel or on the disk.
+func (e *Engine) Scripts(t *testing.T) {
+	e.Must(t, "run", "--rm", "busybox", "true") // what is made once is made
+	before := e.Count()
+	registry := Registry(t)
+	img, err := Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	Push(t, registry, "busybox:latest", img)
+	t.Run("scripts", func(t *testing.T) {
+		testscript.Run(t, testscript.Params{
+			Dir:                 "testdata",
+			RequireExplicitExec: true,
+			Cmds:                scriptCommands(),
+			Setup: func(env *testscript.Env) error {
+				env.Vars = append(env.Vars, e.Env()...)
+				env.Setenv("PATH", Bin()+string(filepath.ListSeparator)+os.Getenv("PATH"))
+				env.Setenv("HOME", env.WorkDir)
+				env.Setenv("REGISTRY", registry)
+				env.Setenv("ENGINE", e.Dir)
+				return nil
+			},
+		})
+	})
+	if ids := e.Must(t, "ps", "-aq"); ids != "" {
+		t.Errorf("scripts left containers behind:\n%s", e.Must(t, "ps", "-a"))
+	}
+	e.NothingLeft(t, before, 4)
+}
+
+// scriptCommands are what scripts know beside testscript's own:
 //
 //	exits CODE PROGRAM ARGS...    run it and ask for its exit code
 //	eventually PROGRAM ARGS...    run it until it succeeds, for ten seconds
-func ScriptCommands(e *Engine) map[string]func(ts *testscript.TestScript, neg bool, args []string) {
+func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 			if neg || len(args) < 2 {
 				ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
 			}
-			want, err := strconv.Atoi(args[0])
-			ts.Check(err)
-			// The shell prints the code behind the program's own errors.
-			script := `"$@"; code=$?; [ $code = ` + args[0] + ` ] || { echo "exit code $code, not ` + args[0] + `" >&2; exit 1; }`
-			if err := ts.Exec("sh", append([]string{"-c", script, "sh"}, args[1:]...)...); err != nil {
-				ts.Fatalf("%s: want exit code %d: %v", strings.Join(args[1:], " "), want, err)
+			if _, err := strconv.Atoi(args[0]); err != nil {
+				ts.Fatalf("exits: %v", err)
+			}
+			script := `want=$1; shift; "$@"; code=$?; [ $code = $want ] || { echo "exit code $code" >&2; exit 1; }`
+			if err := ts.Exec("sh", append([]string{"-c", script, "sh"}, args...)...); err != nil {
+				ts.Fatalf("%s: want exit code %s: %v", strings.Join(args[1:], " "), args[0], err)
 			}
 		},
 		"eventually": func(ts *testscript.TestScript, neg bool, args []string) {
