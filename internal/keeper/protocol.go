@@ -47,6 +47,8 @@ type ExecRequest struct {
 	DetachKeys  []byte
 	// KillOnDisconnect ends the process when the attached client goes away.
 	KillOnDisconnect bool
+	// AwaitAttach holds the streams until an Attach for ExecID has come.
+	AwaitAttach bool
 }
 
 // AttachRequest joins a client's connection to a process. ExecID is "" for
@@ -144,6 +146,10 @@ type Info struct {
 	PID             int
 	HolderPID       int
 	Containers      int
+	// Generation counts the keeper's replacements in place; UpgradeError says
+	// why the last one was refused.
+	Generation   int
+	UpgradeError string
 }
 
 // Extra lets a message carry what only newer builds know.

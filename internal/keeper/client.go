@@ -1,0 +1,269 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"hezi/internal/box"
+)
+
+// Client speaks to one keeper. Each call has a connection of its own; the
+// methods may be called from any goroutine, and outlive the keeper's
+// replacement: the holder keeps the listening socket, so that a call waits.
+type Client struct {
+	socket string
+}
+
+// SocketPath is where the keeper of execRoot listens.
+func SocketPath(execRoot string) string {
+	return filepath.Join(execRoot, "keeper", "keeper.sock")
+}
+
+// NewClient does not check that a keeper runs; see EnsureRunning.
+func NewClient(execRoot string) *Client { return &Client{socket: SocketPath(execRoot)} }
+
+func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return nil, Classed(errdefs.ErrUnavailable, fmt.Sprintf("hezi-keeper does not answer on %s: %v; is it running? hezid starts it again when it is restarted", c.socket, err))
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// open sends a request and returns the connection with the answer's body.
+func (c *Client) open(ctx context.Context, op Op, body, answer any, fds ...int) (*net.UnixConn, error) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	err = func() error {
+		if err := WriteFrame(conn, Request{Op: op, Body: raw}, fds...); err != nil {
+			return err
+		}
+		var r Response
+		got, err := ReadFrame(conn, &r)
+		CloseFDs(got)
+		if err != nil {
+			return err
+		}
+		if r.Error != nil {
+			return r.Error.Err()
+		}
+		if answer != nil {
+			return json.Unmarshal(r.Body, answer)
+		}
+		return nil
+	}()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		return conn, nil
+	}
+	conn.Close()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var ne net.Error
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ne) {
+		return nil, Classed(errdefs.ErrUnavailable, fmt.Sprintf("hezi-keeper went away while it was asked to %s: %v", op, err))
+	}
+	return nil, err
+}
+
+func (c *Client) call(ctx context.Context, op Op, body, answer any, fds ...int) error {
+	conn, err := c.open(ctx, op, body, answer, fds...)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// Info describes the keeper.
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	var i Info
+	err := c.call(ctx, OpInfo, struct{}{}, &i)
+	return i, err
+}
+
+// Start starts a container. A failed step is a *box.Error.
+func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
+	var s Started
+	err := c.call(ctx, OpStart, r, &s)
+	return s, err
+}
+
+// Exec starts a process in a running container. A failed step is a *box.Error.
+func (c *Client) Exec(ctx context.Context, r ExecRequest) (Started, error) {
+	var s Started
+	err := c.call(ctx, OpExec, r, &s)
+	return s, err
+}
+
+// Attach hands conn to the keeper, with what was already read from it. On
+// success conn is closed or owned by a relay; on error it stays the caller's.
+func (c *Client) Attach(ctx context.Context, r AttachRequest, conn net.Conn, buffered []byte) error {
+	return c.takeOver(ctx, OpAttach, TakeOver{Attach: &r, Buffered: buffered}, conn)
+}
+
+// Logs hands conn to the keeper, which writes the log there; see Attach.
+func (c *Client) Logs(ctx context.Context, r LogsRequest, conn net.Conn, buffered []byte) error {
+	return c.takeOver(ctx, OpLogs, TakeOver{Logs: &r, Buffered: buffered}, conn)
+}
+
+// Wait hands conn to the keeper, which writes the wait's body there; see Attach.
+func (c *Client) Wait(ctx context.Context, r WaitRequest, conn net.Conn, buffered []byte) error {
+	return c.takeOver(ctx, OpWait, TakeOver{Wait: &r, Buffered: buffered}, conn)
+}
+
+// WaitExit blocks until the condition holds. The keeper's death does not end
+// it: it asks again.
+func (c *Client) WaitExit(ctx context.Context, id string, cond WaitCondition) (box.Exit, error) {
+	for {
+		var e box.Exit
+		err := c.call(ctx, OpWaitExit, Target{ContainerID: id, Condition: cond}, &e)
+		if err == nil || !errors.Is(err, errdefs.ErrUnavailable) {
+			return e, err
+		}
+		select {
+		case <-ctx.Done():
+			return e, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Signal sends sig to a container's first process, or to an exec.
+func (c *Client) Signal(ctx context.Context, id, execID string, sig int) error {
+	return c.call(ctx, OpSignal, Target{ContainerID: id, ExecID: execID, Signal: sig}, nil)
+}
+
+// KillAll kills everything in the container's cgroup.
+func (c *Client) KillAll(ctx context.Context, id string) error {
+	return c.call(ctx, OpKillAll, Target{ContainerID: id}, nil)
+}
+
+// Pause freezes the container's cgroup.
+func (c *Client) Pause(ctx context.Context, id string) error {
+	return c.call(ctx, OpPause, Target{ContainerID: id}, nil)
+}
+
+// Resume thaws it.
+func (c *Client) Resume(ctx context.Context, id string) error {
+	return c.call(ctx, OpResume, Target{ContainerID: id}, nil)
+}
+
+// Resize sets a terminal's size in character cells.
+func (c *Client) Resize(ctx context.Context, id, execID string, h, w uint16) error {
+	return c.call(ctx, OpResize, Target{ContainerID: id, ExecID: execID, Height: h, Width: w}, nil)
+}
+
+// List returns all containers the keeper knows, exited ones until Forget.
+func (c *Client) List(ctx context.Context) ([]Status, error) {
+	var l []Status
+	err := c.call(ctx, OpList, struct{}{}, &l)
+	return l, err
+}
+
+// Forget acknowledges a container's exit and removes its cgroup. With removed,
+// the waiters for removal are answered.
+func (c *Client) Forget(ctx context.Context, id string, removed bool) error {
+	return c.call(ctx, OpForget, Target{ContainerID: id, Removed: removed}, nil)
+}
+
+// ForgetExec acknowledges an exec's exit.
+func (c *Client) ForgetExec(ctx context.Context, id, execID string) error {
+	return c.call(ctx, OpForgetExec, Target{ContainerID: id, ExecID: execID}, nil)
+}
+
+// CloseStdin ends a process's standard input.
+func (c *Client) CloseStdin(ctx context.Context, id, execID string) error {
+	return c.call(ctx, OpCloseStdin, Target{ContainerID: id, ExecID: execID}, nil)
+}
+
+// Upgrade replaces the keeper by binary in place; containers, attached
+// clients and open terminals stay. On error the old one serves on.
+func (c *Client) Upgrade(ctx context.Context, binary string) error {
+	before, err := c.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.call(ctx, OpUpgrade, Target{Binary: binary}, nil); err != nil {
+		return err
+	}
+	// The answer came before the exec; the next one comes from the new image.
+	for {
+		after, err := c.Info(ctx)
+		switch {
+		case err == nil && after.Generation > before.Generation:
+			return nil
+		case err == nil && after.UpgradeError != "":
+			return Classed(errdefs.ErrFailedPrecondition, after.UpgradeError)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Stop ends keeper and holder; it fails while containers run.
+func (c *Client) Stop(ctx context.Context) error {
+	return c.call(ctx, OpStop, struct{}{}, nil)
+}
+
+// Subscribe calls f for each event until ctx ends, and connects again when
+// the keeper is replaced. f runs on the calling goroutine. Unacknowledged
+// exits are repeated at each connection.
+func (c *Client) Subscribe(ctx context.Context, f func(Event)) error {
+	for {
+		err := c.subscribeOnce(ctx, f)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && !errors.Is(err, errdefs.ErrUnavailable) && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+			var ne net.Error
+			if !errors.As(err, &ne) {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Client) subscribeOnce(ctx context.Context, f func(Event)) error {
+	conn, err := c.open(ctx, OpSubscribe, struct{}{}, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	for {
+		var e Event
+		fds, err := ReadFrame(conn, &e)
+		CloseFDs(fds)
+		if err != nil {
+			return err
+		}
+		f(e)
+	}
+}

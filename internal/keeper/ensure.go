@@ -1,0 +1,150 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// EnsureOptions of EnsureRunning.
+type EnsureOptions struct {
+	ExecRoot string // absolute; the socket is in ExecRoot/keeper
+	Identity string // names the keeper's cgroup, hezi-IDENTITY
+	Binary   string // hezi-keeper's path
+	Version  string // this build's version
+	Env      []string
+}
+
+const maxKeeperLog = 1 << 20
+
+// EnsureRunning finds the running keeper or starts one, detached from this
+// process: in its own session, and in its own cgroup so that stopping
+// hezid's service leaves it alone. It returns once the keeper serves.
+func EnsureRunning(ctx context.Context, o EnsureOptions) (*Client, error) {
+	c := NewClient(o.ExecRoot)
+	dir := filepath.Join(o.ExecRoot, "keeper")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the keeper's folder: %w", err)
+	}
+	if running(c.socket) {
+		_, err := c.Info(ctx)
+		return c, err
+	}
+	if err := spawn(o, dir); err != nil {
+		return nil, err
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		if _, err := c.Info(ctx); err == nil {
+			return c, nil
+		} else if ctx.Err() != nil {
+			return nil, ctx.Err()
+		} else if time.Now().After(deadline) {
+			return nil, fmt.Errorf("hezi-keeper was started and does not serve: %w; see %s", err, filepath.Join(dir, "keeper.log"))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// running says whether someone (keeper or holder) holds the listening socket:
+// the kernel refuses a connection otherwise.
+func running(socket string) bool {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: socket})
+	return err == nil || errors.Is(err, unix.EAGAIN)
+}
+
+func spawn(o EnsureOptions, dir string) error {
+	logPath := filepath.Join(dir, "keeper.log")
+	if st, err := os.Stat(logPath); err == nil && st.Size() > maxKeeperLog {
+		if err := os.Rename(logPath, logPath+".1"); err != nil {
+			return fmt.Errorf("rotate the keeper's own log: %w", err)
+		}
+	}
+	out, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the keeper's own log: %w", err)
+	}
+	defer out.Close()
+	// hold forks once more (`hold --detach`), so that it is no child of hezid.
+	cmd := exec.Command(o.Binary, "hold", "--detach", "--root", o.ExecRoot, "--identity", o.Identity)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = append(os.Environ(), o.Env...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("start %s: %w; see %s", o.Binary, err, logPath)
+	}
+	return nil
+}
+
+// LeaveCgroup moves this process to /hezi-IDENTITY/engine in every hierarchy it can.
+// It is called by the holder before it starts anything.
+func LeaveCgroup(identity string) error {
+	if identity == "" {
+		identity = "default"
+	}
+	leaf := filepath.Join("hezi-"+identity, "engine")
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	moved := false
+	for line := range strings.Lines(string(mounts)) {
+		pre, post, ok := strings.Cut(line, " - ")
+		f, kind := strings.Fields(pre), strings.Fields(post)
+		if !ok || len(f) < 5 || len(kind) == 0 || (kind[0] != "cgroup2" && kind[0] != "cgroup") {
+			continue
+		}
+		dir := filepath.Join(f[4], leaf)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if kind[0] == "cgroup" {
+			copyCpuset(f[4], dir)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		moved = true
+	}
+	if moved {
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// copyCpuset fills the two files without which a v1 cpuset takes no process.
+func copyCpuset(root, dir string) {
+	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+		v, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			return
+		}
+		for _, d := range []string{filepath.Dir(dir), dir} {
+			if err := os.WriteFile(filepath.Join(d, name), v, 0); err != nil {
+				return
+			}
+		}
+	}
+}
