@@ -1,0 +1,208 @@
+package api
+
+import (
+	"encoding/json"
+	"maps"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	imagetypes "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/system"
+)
+
+// What older versions of the API expect, by docs/CHANGELOG.md of
+// github.com/moby/moby/api: answers of the newest shape are given the fields
+// that clients of the asked version read.
+
+// object is a JSON object being given older fields.
+type object = map[string]any
+
+// objectOf turns an answer into an object. Its marshalling was ours and
+// cannot fail; an answer that is no object is left as it is.
+func objectOf(v any) (object, bool) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return nil, false
+	}
+	var o object
+	return o, json.Unmarshal(body, &o) == nil && o != nil
+}
+
+// imagesFor: VirtualSize until 1.43, Containers -1 until 1.50, no Descriptor
+// before 1.48.
+func imagesFor(v apiVersion, list []imagetypes.Summary) any {
+	list = nonNil(list)
+	if v >= 51 {
+		return list
+	}
+	type older struct {
+		imagetypes.Summary
+		VirtualSize *int64 `json:"VirtualSize,omitempty"`
+	}
+	out := make([]older, len(list))
+	for i, s := range list {
+		s.Containers = -1
+		if v < 48 {
+			s.Descriptor = nil
+		}
+		if v < 47 {
+			s.Manifests = nil
+		}
+		out[i].Summary = s
+		if v < 44 {
+			out[i].VirtualSize = &out[i].Size
+		}
+	}
+	return out
+}
+
+// imageFor: until 1.51 empty fields of the image's configuration were there,
+// until 1.49 those of a container's too, until 1.44 ContainerConfig and until
+// 1.43 VirtualSize.
+func imageFor(v apiVersion, resp imagetypes.InspectResponse) any {
+	if v < 48 {
+		resp.Descriptor, resp.Manifests = nil, nil
+	}
+	if v >= 52 {
+		return resp
+	}
+	o, ok := objectOf(resp)
+	if !ok {
+		return resp
+	}
+	setDefaults(o, object{"Parent": "", "Comment": "", "DockerVersion": "", "Author": ""})
+	conf, _ := o["Config"].(object)
+	if conf == nil {
+		conf = object{}
+		o["Config"] = conf
+	}
+	setDefaults(conf, object{"User": "", "WorkingDir": "", "Env": nil, "Cmd": nil, "Entrypoint": nil, "Labels": nil, "OnBuild": nil, "Volumes": nil})
+	if v < 50 {
+		setDefaults(conf, object{"Hostname": "", "Domainname": "", "AttachStdin": false, "AttachStdout": false, "AttachStderr": false, "Tty": false, "OpenStdin": false, "StdinOnce": false, "Image": ""})
+	}
+	if v < 45 {
+		o["Container"] = ""
+		o["ContainerConfig"] = container.Config{}
+	}
+	if v < 44 {
+		o["VirtualSize"] = resp.Size
+	}
+	return o
+}
+
+func setDefaults(o, defaults object) {
+	for key, value := range defaults {
+		if _, ok := o[key]; !ok {
+			o[key] = value
+		}
+	}
+}
+
+// summariesFor: before 1.48 there were no ImageManifestDescriptor and no
+// GwPriority; the rest is as it was in 1.24.
+func summariesFor(v apiVersion, list []container.Summary) []container.Summary {
+	list = nonNil(list)
+	for i := range list {
+		if v < 48 {
+			list[i].ImageManifestDescriptor = nil
+		}
+		if v < 46 {
+			list[i].HostConfig.Annotations = nil
+		}
+	}
+	return list
+}
+
+// inspectFor: until 1.51 NetworkSettings had the default network's endpoint
+// beside the map of endpoints, and Config had MacAddress and OnBuild.
+func inspectFor(v apiVersion, resp container.InspectResponse) any {
+	if v < 48 {
+		resp.ImageManifestDescriptor = nil
+	}
+	if v >= 52 {
+		return resp
+	}
+	o, ok := objectOf(resp)
+	if !ok {
+		return resp
+	}
+	mac := ""
+	if settings, ok := o["NetworkSettings"].(object); ok {
+		mac = legacyEndpoint(settings)
+	}
+	if conf, ok := o["Config"].(object); ok {
+		setDefaults(conf, object{"OnBuild": nil})
+		if v < 44 && mac != "" {
+			setDefaults(conf, object{"MacAddress": mac})
+		}
+	}
+	return o
+}
+
+// legacyEndpoint copies the endpoint of the network "bridge" to where clients
+// of before 1.9 look for it, and returns its MAC address.
+func legacyEndpoint(settings object) (mac string) {
+	maps.Copy(settings, object{
+		"Bridge": "", "HairpinMode": false, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
+		"SecondaryIPAddresses": nil, "SecondaryIPv6Addresses": nil,
+		"EndpointID": "", "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+		"IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
+	})
+	networks, _ := settings["Networks"].(object)
+	bridge, _ := networks["bridge"].(object)
+	for _, key := range []string{"EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress"} {
+		if value, ok := bridge[key]; ok && value != nil {
+			settings[key] = value
+		}
+	}
+	mac, _ = bridge["MacAddress"].(string)
+	return mac
+}
+
+// infoFor: the fields that were always there and that older clients of typed
+// languages need.
+func infoFor(v apiVersion, info system.Info) any {
+	if v >= 50 {
+		return info
+	}
+	o, ok := objectOf(info)
+	if !ok {
+		return info
+	}
+	o["BridgeNfIptables"], o["BridgeNfIp6tables"] = false, false
+	if v < 49 {
+		delete(o, "FirewallBackend")
+		for _, key := range []string{"ContainerdCommit", "RuncCommit", "InitCommit"} {
+			if commit, ok := o[key].(object); ok {
+				commit["Expected"] = commit["ID"]
+			}
+		}
+	}
+	if v < 42 {
+		o["KernelMemory"], o["KernelMemoryTCP"] = false, false
+	}
+	return o
+}
+
+// eventFor: until 1.51 a container's or image's event had its parts at the top too.
+func eventFor(v apiVersion, m events.Message) any {
+	type older struct {
+		Status string `json:"status,omitempty"`
+		ID     string `json:"id,omitempty"`
+		From   string `json:"from,omitempty"`
+		events.Message
+	}
+	if v >= 52 || m.Type != events.ContainerEventType && m.Type != events.ImageEventType {
+		return m
+	}
+	return older{Status: string(m.Action), ID: m.Actor.ID, From: m.Actor.Attributes["image"], Message: m}
+}
+
+// errBadCreate wraps what is wrong with a create's body.
+func errBadCreate(err error) error {
+	if errdefs.IsInvalidArgument(err) {
+		return err
+	}
+	return invalid("invalid JSON", err)
+}

@@ -1,0 +1,176 @@
+package api
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/pkg/authconfig"
+	"github.com/moby/moby/api/types/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/image"
+)
+
+var imageRoutes = []route{
+	{method: "GET", path: "/images/json", handle: (*call).imageList},
+	{method: "POST", path: "/images/create", handle: (*call).imageCreate},
+	{method: "POST", path: "/images/load", handle: (*call).imageLoad},
+	{method: "GET", path: "/images/{name...}/json", handle: (*call).imageInspect},
+	{method: "GET", path: "/images/{name...}/history", handle: (*call).imageHistory},
+	{method: "POST", path: "/images/{name...}/tag", handle: (*call).imageTag},
+	{method: "DELETE", path: "/images/{name...}", handle: (*call).imageRemove},
+}
+
+func (c *call) imageList() error {
+	f, err := c.filters()
+	if err != nil {
+		return err
+	}
+	if old := c.get("filter"); old != "" && c.version < 41 { // the parameter before filters
+		f["reference"] = map[string]bool{old: true}
+	}
+	list, err := c.backend.Images.List(c.ctx(), image.ListOptions{
+		All: c.flag("all"), SharedSize: c.flag("shared-size"), Manifests: c.flag("manifests") || c.flag("identity"), Filters: f,
+	})
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, imagesFor(c.version, list))
+}
+
+func (c *call) imageCreate() error {
+	q := c.query()
+	var platform *ocispec.Platform
+	if c.version >= 32 {
+		var err error
+		if platform, err = platformText(q.Get("platform")); err != nil {
+			return err
+		}
+	}
+	switch {
+	case q.Get("fromImage") != "":
+		auth, err := c.registryAuth()
+		if err != nil {
+			return err
+		}
+		return c.imagePull(image.PullRequest{Reference: withTag(q.Get("fromImage"), q.Get("tag")), Platform: platform, Auth: auth, Headers: metaHeaders(c.r.Header)})
+	case q.Get("fromSrc") != "":
+		r := image.ImportRequest{Source: q.Get("fromSrc"), Body: c.r.Body, Reference: withTag(q.Get("repo"), q.Get("tag")),
+			Message: q.Get("message"), Changes: q["changes"], Platform: platform}
+		out := c.progress()
+		return out.end(c.backend.Images.Import(c.ctx(), r, out.send))
+	}
+	return errdefs.ErrInvalidArgument.WithMessage("POST /images/create needs fromImage (a pull) or fromSrc (an import)")
+}
+
+// imagePull pulls until it is done or the client goes away; the image service
+// goes on when another client waits for the same image.
+func (c *call) imagePull(r image.PullRequest) error {
+	r.All = c.get("tag") == "" && !hasTag(r.Reference)
+	out := c.progress()
+	return out.end(c.backend.Images.Pull(c.ctx(), r, out.send))
+}
+
+func (c *call) imageLoad() error {
+	var list []ocispec.Platform
+	if c.version >= 48 {
+		var err error
+		if list, err = platformList(c.query()["platform"]); err != nil {
+			return err
+		}
+	}
+	out := c.progress()
+	return out.end(c.backend.Images.Load(c.ctx(), c.r.Body, list, c.flagOr("quiet", true), out.send))
+}
+
+func (c *call) imageInspect() error {
+	manifests := c.version >= 48 && c.flag("manifests")
+	var platform *ocispec.Platform
+	if c.version >= 49 {
+		var err error
+		if platform, err = platformJSON(c.get("platform")); err != nil {
+			return err
+		}
+	}
+	if manifests && platform != nil {
+		return errdefs.ErrInvalidArgument.WithMessage("conflicting options: manifests and platform options cannot both be set")
+	}
+	resp, err := c.backend.Images.Inspect(c.ctx(), c.arg, platform, manifests)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, imageFor(c.version, resp))
+}
+
+func (c *call) imageHistory() error {
+	var platform *ocispec.Platform
+	if c.version >= 48 {
+		var err error
+		if platform, err = platformJSON(c.get("platform")); err != nil {
+			return err
+		}
+	}
+	resp, err := c.backend.Images.History(c.ctx(), c.arg, platform)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, resp)
+}
+
+func (c *call) imageTag() error {
+	repo := c.get("repo")
+	if repo == "" {
+		return errdefs.ErrInvalidArgument.WithMessage("refusing to create a tag without a name: say it with ?repo=")
+	}
+	if err := c.backend.Images.Tag(c.lasting(), c.arg, withTag(repo, c.get("tag"))); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+func (c *call) imageRemove() error {
+	o := image.RemoveOptions{Force: c.flag("force"), NoPrune: c.flag("noprune")}
+	if c.version >= 50 {
+		var err error
+		if o.Platforms, err = platformList(c.query()["platforms"]); err != nil {
+			return err
+		}
+	}
+	resp, err := c.backend.Images.Remove(c.lasting(), c.arg, o)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, resp)
+}
+
+// registryAuth of a pull. A header that cannot be read is the client's error:
+// pulling without the credentials that it meant would fail with a riddle.
+func (c *call) registryAuth() (*registry.AuthConfig, error) {
+	h := c.r.Header.Get(registry.AuthHeader)
+	if h == "" {
+		return nil, nil
+	}
+	auth, err := authconfig.Decode(h)
+	if err != nil {
+		return nil, invalid(fmt.Sprintf("bad %s header", registry.AuthHeader), err)
+	}
+	if *auth == (registry.AuthConfig{}) {
+		return nil, nil
+	}
+	return auth, nil
+}
+
+// metaHeaders are the X-Meta-* headers, which a pull sends to the registry.
+func metaHeaders(h http.Header) map[string][]string {
+	out := map[string][]string{}
+	for _, key := range slices.Collect(maps.Keys(h)) {
+		if len(key) > 7 && http.CanonicalHeaderKey(key)[:7] == "X-Meta-" {
+			out[key] = h[key]
+		}
+	}
+	return out
+}

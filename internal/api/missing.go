@@ -1,0 +1,117 @@
+package api
+
+import (
+	"github.com/containerd/errdefs"
+)
+
+// missing refuses an operation that this version of Hezi does not have yet:
+// what is missing and what does the same meanwhile.
+func missing(what, instead string) func(*call) error {
+	return func(*call) error {
+		return errdefs.ErrNotImplemented.WithMessage(what + " is not supported by this version of Hezi: " + instead)
+	}
+}
+
+var missingRoutes = []route{
+	{method: "GET", path: "/containers/{id}/changes", handle: missing("diff", "compare the container's files with a container of the same image by exec")},
+	{method: "GET", path: "/containers/{id}/export", handle: missing("export", "write a tar archive from inside: hezi exec CONTAINER tar -c --one-file-system / > FILE")},
+	{method: "GET", path: "/containers/{id}/stats", handle: missing("stats", "read the container's cgroup, or use top")},
+	{method: "POST", path: "/containers/{id}/update", handle: missing("update of a container", "create it again with the new settings")},
+	{method: "GET", path: "/containers/{id}/attach/ws", handle: missing("attach over a websocket", "use POST /containers/{id}/attach")},
+	{method: "HEAD", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
+	{method: "GET", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
+	{method: "PUT", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
+	{method: "POST", path: "/commit", handle: missing("commit", "build the image elsewhere, and load or pull it")},
+	{method: "POST", path: "/build", handle: missing("build", "build the image elsewhere, for example with docker buildx or buildah, and load it (hezi load) or push it to a registry and pull it")},
+	{method: "POST", path: "/build/prune", handle: missing("build", "there is no build cache yet that could be pruned")},
+	{method: "POST", path: "/build/cancel", handle: missing("build", "there is no build that could be cancelled")},
+	{method: "POST", path: "/session", handle: missing("build", "build the image elsewhere, and load or pull it")},
+	{method: "POST", path: "/grpc", handle: missing("build", "build the image elsewhere, and load or pull it")},
+	{method: "POST", path: "/images/{name...}/push", handle: missing("push", "copy the image with a tool that reads it from its source registry")},
+	{method: "GET", path: "/images/{name...}/get", handle: missing("save", "pull the image where it is needed")},
+	{method: "GET", path: "/images/get", handle: missing("save", "pull the images where they are needed")},
+	{method: "GET", path: "/images/{name...}/attestations", handle: missing("reading attestations", "read them from the registry"), since: 55},
+	{method: "GET", path: "/images/search", handle: missing("search", "use the registry's own page or API")},
+	{method: "POST", path: "/images/prune", handle: missing("prune of images", "remove images by name: hezi rmi IMAGE")},
+	{method: "GET", path: "/distribution/{name...}/json", handle: missing("reading a manifest from a registry", "pull the image and inspect it")},
+	{method: "GET", path: "/system/df", handle: missing("system df", "use df and du on the data root")},
+	{method: "PUT", path: "/volumes/{name...}", handle: missing("update of a volume", "only cluster volumes can be updated, and there is no cluster")},
+	{method: "POST", path: "/volumes/prune", handle: missing("prune of volumes", "remove volumes by name: hezi volume rm VOLUME")},
+	{method: "POST", path: "/networks/create", handle: missing("networks of your own", "use the networks bridge, host and none")},
+	{method: "DELETE", path: "/networks/{id}", handle: missing("removing networks", "bridge, host and none are part of the engine")},
+	{method: "POST", path: "/networks/{id}/connect", handle: missing("connecting a container to another network", "create it with --network bridge, host or none")},
+	{method: "POST", path: "/networks/{id}/disconnect", handle: missing("disconnecting a container", "create it with --network none")},
+	{method: "POST", path: "/networks/prune", handle: missing("prune of networks", "there are only bridge, host and none")},
+}
+
+const (
+	copying     = "copying files (cp)"
+	copyInstead = "bind a host folder with -v, or pipe tar through exec: hezi exec CONTAINER tar -c PATH | tar -x"
+)
+
+// notInSwarm answers as an engine does that is in no swarm; the texts are Docker's.
+func notInSwarm(*call) error {
+	return errdefs.ErrUnavailable.WithMessage(`This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
+}
+
+// noSwarm refuses to begin or enter a swarm.
+func noSwarm(*call) error {
+	return errdefs.ErrNotImplemented.WithMessage("this engine has no swarm mode: run Kubernetes on it for more than one machine, or Compose for one")
+}
+
+// notPart answers what asks to leave a swarm, or to unlock one.
+func notPart(*call) error {
+	return errdefs.ErrUnavailable.WithMessage("This node is not part of a swarm")
+}
+
+var swarmRoutes = []route{
+	{method: "GET", path: "/nodes", handle: notInSwarm},
+	{method: "GET", path: "/nodes/{id}", handle: notInSwarm},
+	{method: "DELETE", path: "/nodes/{id}", handle: notInSwarm},
+	{method: "POST", path: "/nodes/{id}/update", handle: notInSwarm},
+	{method: "GET", path: "/swarm", handle: notInSwarm},
+	{method: "POST", path: "/swarm/init", handle: noSwarm},
+	{method: "POST", path: "/swarm/join", handle: noSwarm},
+	{method: "POST", path: "/swarm/leave", handle: notPart},
+	{method: "POST", path: "/swarm/update", handle: notInSwarm},
+	{method: "GET", path: "/swarm/unlockkey", handle: notInSwarm},
+	{method: "POST", path: "/swarm/unlock", handle: notPart},
+	{method: "GET", path: "/services", handle: notInSwarm},
+	{method: "POST", path: "/services/create", handle: notInSwarm},
+	{method: "GET", path: "/services/{id}", handle: notInSwarm},
+	{method: "DELETE", path: "/services/{id}", handle: notInSwarm},
+	{method: "POST", path: "/services/{id}/update", handle: notInSwarm},
+	{method: "GET", path: "/services/{id}/logs", handle: notInSwarm},
+	{method: "GET", path: "/tasks", handle: notInSwarm},
+	{method: "GET", path: "/tasks/{id}", handle: notInSwarm},
+	{method: "GET", path: "/tasks/{id}/logs", handle: notInSwarm},
+	{method: "GET", path: "/secrets", handle: notInSwarm},
+	{method: "POST", path: "/secrets/create", handle: notInSwarm},
+	{method: "GET", path: "/secrets/{id}", handle: notInSwarm},
+	{method: "DELETE", path: "/secrets/{id}", handle: notInSwarm},
+	{method: "POST", path: "/secrets/{id}/update", handle: notInSwarm},
+	{method: "GET", path: "/configs", handle: notInSwarm},
+	{method: "POST", path: "/configs/create", handle: notInSwarm},
+	{method: "GET", path: "/configs/{id}", handle: notInSwarm},
+	{method: "DELETE", path: "/configs/{id}", handle: notInSwarm},
+	{method: "POST", path: "/configs/{id}/update", handle: notInSwarm},
+}
+
+// noPlugins refuses Docker's managed plugins.
+func noPlugins(*call) error {
+	return errdefs.ErrNotImplemented.WithMessage("this engine has no managed plugins: what Docker's plugins add is built in or done by programs beside the engine")
+}
+
+var pluginRoutes = []route{
+	{method: "GET", path: "/plugins", handle: func(c *call) error { return c.writeJSON(200, []struct{}{}) }},
+	{method: "GET", path: "/plugins/privileges", handle: noPlugins},
+	{method: "POST", path: "/plugins/pull", handle: noPlugins},
+	{method: "GET", path: "/plugins/{name...}/json", handle: noPlugins},
+	{method: "DELETE", path: "/plugins/{name...}", handle: noPlugins},
+	{method: "POST", path: "/plugins/{name...}/enable", handle: noPlugins},
+	{method: "POST", path: "/plugins/{name...}/disable", handle: noPlugins},
+	{method: "POST", path: "/plugins/{name...}/upgrade", handle: noPlugins},
+	{method: "POST", path: "/plugins/create", handle: noPlugins},
+	{method: "POST", path: "/plugins/{name...}/push", handle: noPlugins},
+	{method: "POST", path: "/plugins/{name...}/set", handle: noPlugins},
+}

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+
+	"github.com/moby/moby/api/types"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/registry"
+)
+
+var systemRoutes = []route{
+	{method: "GET", path: "/_ping", handle: (*call).ping, early: true},
+	{method: "HEAD", path: "/_ping", handle: (*call).ping, early: true},
+	{method: "GET", path: "/version", handle: (*call).systemVersion},
+	{method: "GET", path: "/info", handle: (*call).systemInfo},
+	{method: "POST", path: "/auth", handle: (*call).systemAuth},
+	{method: "GET", path: "/events", handle: (*call).systemEvents},
+	{method: "GET", path: "/debug/pprof/{name...}", handle: (*call).debugProfile, early: true},
+	{method: "GET", path: "/debug/pprof/", handle: (*call).debugProfile, early: true},
+}
+
+// ping answers before the engine is ready: it says which API is spoken here.
+// Builder-Version 1 tells clients to send builds to POST /build, whose refusal
+// says what to do instead.
+func (c *call) ping() error {
+	h := c.w.Header()
+	h.Set("Builder-Version", "1")
+	h.Set("Swarm", "inactive")
+	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
+	h.Set("Pragma", "no-cache")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	if c.r.Method == http.MethodHead {
+		h.Set("Content-Length", "0")
+		return nil
+	}
+	_, _ = io.WriteString(c.w, "OK") // the client may be gone
+	return nil
+}
+
+func (c *call) systemVersion() error {
+	v, err := c.backend.System.Version(c.ctx())
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, v)
+}
+
+func (c *call) systemInfo() error {
+	info, err := c.backend.System.Info(c.ctx())
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, infoFor(c.version, info))
+}
+
+func (c *call) systemAuth() error {
+	var auth registry.AuthConfig
+	if err := c.body(&auth); err != nil {
+		return err
+	}
+	resp, err := c.backend.System.Login(c.ctx(), auth)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, resp)
+}
+
+// systemEvents sends events until the client goes away or `until` is past.
+func (c *call) systemEvents() error {
+	f, err := c.filters()
+	if err != nil {
+		return err
+	}
+	kind, prefix := c.eventsType()
+	c.w.Header().Set("Content-Type", kind)
+	begin := func() { c.w.WriteHeader(http.StatusOK); c.flush() }
+	if c.get("until") == "" {
+		begin() // clients wait for the headers
+	}
+	err = c.backend.System.Events(c.ctx(), c.get("since"), c.get("until"), f, func(m events.Message) error {
+		body, err := json.Marshal(eventFor(c.version, m))
+		if err != nil {
+			return err
+		}
+		_, err = c.w.Write(append(append([]byte(prefix), body...), '\n'))
+		c.flush()
+		return err
+	})
+	if errors.Is(err, c.ctx().Err()) {
+		return nil
+	}
+	return err
+}
+
+func (c *call) flush() {
+	_ = http.NewResponseController(c.w).Flush() // a client that is gone ends the request's context
+}
+
+// eventsType negotiates the stream's type, and what stands before each record.
+func (c *call) eventsType() (contentType, prefix string) {
+	if c.version < 52 {
+		return types.MediaTypeJSON, ""
+	}
+	for part := range strings.SplitSeq(c.r.Header.Get("Accept"), ",") {
+		mt, _, err := mime.ParseMediaType(part)
+		switch {
+		case err != nil:
+		case mt == types.MediaTypeJSONSequence:
+			return mt, "\x1e"
+		case mt == types.MediaTypeNDJSON, mt == types.MediaTypeJSONLines && c.version >= 53:
+			return mt, ""
+		}
+	}
+	return types.MediaTypeJSON, ""
+}
+
+// debugProfile serves Go's profiles, in debug mode only.
+func (c *call) debugProfile() error {
+	if !c.debug() {
+		return errPageNotFound
+	}
+	switch c.arg {
+	case "cmdline":
+		pprof.Cmdline(c.w, c.r)
+	case "profile":
+		pprof.Profile(c.w, c.r)
+	case "symbol":
+		pprof.Symbol(c.w, c.r)
+	case "trace":
+		pprof.Trace(c.w, c.r)
+	case "":
+		pprof.Index(c.w, c.r)
+	default:
+		pprof.Handler(c.arg).ServeHTTP(c.w, c.r)
+	}
+	return nil
+}
