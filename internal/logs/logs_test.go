@@ -1,0 +1,153 @@
+package logs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func entry(s string) Entry {
+	return Entry{Stream: "stdout", Time: time.Unix(1700000000, 5), Line: []byte(s)}
+}
+
+func read(t *testing.T, cfg Config, w *Writer, q Query) string {
+	t.Helper()
+	var b bytes.Buffer
+	q.Stdout, q.Stderr = true, true
+	if _, err := Read(context.Background(), cfg, w, q, func(e *Entry) error { b.Write(e.Line); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestRecordIsDockersAndExact(t *testing.T) {
+	e := entry("hi \"<\x01>\"\n")
+	got := string(appendRecord(nil, &e, encodeAttrs(map[string]string{"a": "b"})))
+	want := `{"log":"hi \"<\u0001>\"\n","stream":"stdout","attrs":{"a":"b"},"time":"2023-11-14T22:13:20.000000005Z"}` + "\n"
+	if got != want {
+		t.Fatalf("record %s\nwant %s", got, want)
+	}
+	all := make([]byte, 256)
+	for i := range all {
+		all[i] = byte(i)
+	}
+	e.Line = all
+	back, ok := parseRecord(appendRecord(nil, &e, nil))
+	if !ok || !bytes.Equal(back.Line, all) {
+		t.Fatalf("bytes do not come back: %q", back.Line)
+	}
+}
+
+func TestTornRecordIsCut(t *testing.T) {
+	cfg := Config{Driver: "json-file", Path: filepath.Join(t.TempDir(), "log")}
+	w, err := Open(cfg, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Append([]Entry{entry("a\n")}); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	f, _ := os.OpenFile(cfg.Path, os.O_APPEND|os.O_WRONLY, 0)
+	f.WriteString(`{"log":"torn`)
+	f.Close()
+	if w, err = Open(cfg, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Append([]Entry{entry("b\n")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, cfg, w, Query{Tail: -1}); got != "a\nb\n" {
+		t.Fatalf("got %q", got)
+	}
+}
+
+func TestRotateTailFollow(t *testing.T) {
+	for _, compress := range []bool{false, true} {
+		t.Run(fmt.Sprint("compress=", compress), func(t *testing.T) {
+			cfg := Config{Driver: "json-file", Path: filepath.Join(t.TempDir(), "log"), MaxSize: 2000, MaxFiles: 100, Compress: compress}
+			w, err := Open(cfg, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want bytes.Buffer
+			var followed bytes.Buffer
+			done := make(chan error, 1)
+			go func() {
+				done <- w.Follow(context.Background(), Pos{}, Query{Stdout: true}, func(e *Entry) error { followed.Write(e.Line); return nil })
+			}()
+			for i := range 500 {
+				if err := w.MaybeRotate(); err != nil {
+					t.Fatal(err)
+				}
+				e := entry(fmt.Sprintf("line %d\n", i))
+				e.Time = time.Unix(int64(i), 0)
+				want.Write(e.Line)
+				if err := w.Append([]Entry{e}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := read(t, cfg, w, Query{Tail: -1}); got != want.String() {
+				t.Fatalf("read %d bytes, want %d", len(got), want.Len())
+			}
+			lines := bytes.SplitAfter(want.Bytes(), []byte("\n"))
+			for _, n := range []int{0, 1, 3, 40, 499, 500, 600} {
+				k := max(len(lines)-1-n, 0)
+				if got := read(t, cfg, w, Query{Tail: n}); got != string(bytes.Join(lines[k:], nil)) {
+					t.Fatalf("tail %d: %d bytes: %.80q", n, len(got), got)
+				}
+			}
+			if got := read(t, cfg, w, Query{Tail: -1, Since: time.Unix(490, 0), Until: time.Unix(491, 0)}); got != "line 490\nline 491\n" {
+				t.Fatalf("since/until: %q", got)
+			}
+			w.Close()
+			if err := <-done; err != nil || followed.String() != want.String() {
+				t.Fatalf("follow: %v, %d bytes of %d", err, followed.Len(), want.Len())
+			}
+		})
+	}
+}
+
+func TestSinceBisects(t *testing.T) {
+	cfg := Config{Driver: "json-file", Path: filepath.Join(t.TempDir(), "log")}
+	w, err := Open(cfg, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	var es []Entry
+	for i := range 20000 {
+		e := entry(fmt.Sprintf("%d\n", i))
+		e.Time = time.Unix(int64(i), 0)
+		es = append(es, e)
+	}
+	if err := w.Append(es); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, cfg, w, Query{Tail: -1, Since: time.Unix(19998, 0)}); got != "19998\n19999\n" {
+		t.Fatalf("since: %.100q", got)
+	}
+}
+
+func FuzzReader(f *testing.F) {
+	e := entry("x\n")
+	f.Add(appendRecord(nil, &e, nil), 1)
+	f.Add([]byte("{\"log\":\n\n{}{\n"), 3)
+	f.Add(bytes.Repeat([]byte("z"), 70000), 2)
+	f.Fuzz(func(t *testing.T, data []byte, tail int) {
+		path := filepath.Join(t.TempDir(), "log")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range []Query{{Tail: -1}, {Tail: tail}, {Tail: -1, Since: time.Unix(1700000000, 0)}} {
+			if _, err := Read(context.Background(), Config{Path: path}, nil, q, func(*Entry) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
