@@ -1,0 +1,318 @@
+// Package config is hezid's configuration: daemon.json (with comments and
+// trailing commas) and dockerd's flags where the feature exists. One table
+// (options.go) has every option; a flag overrides the file.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// Config of an engine. Sizes are bytes, times are seconds.
+type Config struct {
+	Hosts    []string // unix://PATH, tcp://ADDR:PORT, fd://[NAME or NUMBER]
+	DataRoot string
+	ExecRoot string
+	PIDFile  string // "": EXECROOT/hezi.pid
+	Group    string // owner of unix sockets
+
+	Debug     bool
+	LogLevel  string // debug, info, warn, error
+	LogFormat string // text or json
+	Labels    []string
+
+	RegistryMirrors        []string
+	InsecureRegistries     []string
+	MaxConcurrentDownloads int
+	MaxDownloadAttempts    int
+
+	BIP       string // the default bridge's address with prefix length
+	FixedCIDR string // the part of it that containers get
+	IP        string // default address of published ports
+	IPForward bool
+	IPMasq    bool
+	MTU       int // 0: the default route's
+	DNS       []string
+	DNSSearch []string
+	DNSOpts   []string
+
+	Init            bool
+	NoNewPrivileges bool
+	SeccompProfile  string // "": the built-in default; "unconfined"; or a file
+	DefaultShmSize  int64
+	LogDriver       string
+	LogOpts         map[string]string
+	StorageDriver   string
+	LiveRestore     bool
+	ShutdownTimeout int // how long requests and, without live restore, containers may take to end
+
+	TLS, TLSVerify             bool
+	TLSCACert, TLSCert, TLSKey string
+
+	// File is the configuration file that was read; "" when there was none.
+	File string
+	// Overridden are the keys of the file that a flag overrides.
+	Overridden []string
+	// Validate asks only whether the configuration is right.
+	Validate bool
+	// ShowVersion asks only for the version.
+	ShowVersion bool
+}
+
+// The default places.
+const (
+	DefaultDataRoot = "/var/lib/hezi"
+	DefaultExecRoot = "/run/hezi"
+	DefaultFile     = "/etc/hezi/daemon.json"
+	certificates    = "/etc/hezi"
+)
+
+// defaults: logs are capped unless the configuration says otherwise: a
+// container that writes for ever must not fill the disk.
+func defaults() *Config {
+	return &Config{
+		DataRoot: DefaultDataRoot, ExecRoot: DefaultExecRoot, Group: "hezi",
+		LogLevel: "info", LogFormat: "text",
+		MaxConcurrentDownloads: 3, MaxDownloadAttempts: 5,
+		IPForward: true, IPMasq: true,
+		DefaultShmSize: 64 << 20,
+		LogDriver:      "json-file",
+		StorageDriver:  "overlay2",
+		LiveRestore:    true, ShutdownTimeout: 15,
+		TLSCACert: filepath.Join(certificates, "ca.pem"),
+		TLSCert:   filepath.Join(certificates, "cert.pem"),
+		TLSKey:    filepath.Join(certificates, "key.pem"),
+	}
+}
+
+// ErrHelp is returned when --help was asked for; its text is the help.
+type ErrHelp struct{ Text string }
+
+func (e *ErrHelp) Error() string { return e.Text }
+
+// Load reads the flags and the file that they name.
+func Load(args []string) (*Config, error) {
+	c := defaults()
+	opts := c.options()
+	fs := pflag.NewFlagSet("hezid", pflag.ContinueOnError)
+	fs.SortFlags = true
+	fs.Usage = func() {}
+	file := fs.String("config-file", DefaultFile, "configuration file (JSON; comments and trailing commas are allowed)")
+	fs.BoolVar(&c.Validate, "validate", false, "check the configuration and exit")
+	fs.BoolVarP(&c.ShowVersion, "version", "v", false, "show the version and exit")
+	for i := range opts {
+		o := &opts[i]
+		f := fs.VarPF(o.value, o.flagName(), o.short, o.usage)
+		if _, ok := o.value.(*boolean); ok {
+			f.NoOptDefVal = "true"
+		}
+	}
+	unsupportedFlags(fs)
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return nil, &ErrHelp{Text: "Usage: hezid [OPTIONS]\n\nThe engine of Hezi.\n\nOptions:\n" + fs.FlagUsages()}
+		}
+		return nil, fmt.Errorf("%w; see hezid --help", err)
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("hezid takes no arguments, only options: %q; see hezid --help", fs.Arg(0))
+	}
+	if err := c.readFile(*file, fs.Changed("config-file"), opts, func(o *option) bool { return fs.Changed(o.flagName()) }); err != nil {
+		return nil, err
+	}
+	c.normalize()
+	return c, c.check()
+}
+
+// Reload reads the file again and returns a configuration in which what can
+// change without a restart is new; everything else is as it is in c. The
+// names of changed keys that need a restart are returned beside it.
+func (c *Config) Reload(args []string) (next *Config, needRestart []string, err error) {
+	fresh, err := Load(args)
+	if err != nil {
+		return nil, nil, err
+	}
+	merged := *c
+	next = &merged
+	freshOpts, nextOpts := fresh.options(), next.options()
+	for i := range nextOpts {
+		if freshOpts[i].value.String() == nextOpts[i].value.String() {
+			continue
+		}
+		if !nextOpts[i].reload {
+			needRestart = append(needRestart, nextOpts[i].key)
+			continue
+		}
+		nextOpts[i].value.copyFrom(freshOpts[i].value)
+	}
+	return next, needRestart, nil
+}
+
+// normalize fills what follows from other options.
+func (c *Config) normalize() {
+	if c.PIDFile == "" {
+		c.PIDFile = filepath.Join(c.ExecRoot, "hezi.pid")
+	}
+	if len(c.Hosts) == 0 {
+		c.Hosts = []string{"unix://" + filepath.Join(c.ExecRoot, "hezi.sock")}
+	}
+	for i, h := range c.Hosts {
+		c.Hosts[i] = fullHost(h)
+	}
+	slices.Sort(c.Hosts)
+	c.Hosts = slices.Compact(c.Hosts)
+	if c.Debug {
+		c.LogLevel = "debug"
+	}
+	if c.TLSVerify {
+		c.TLS = true
+	}
+	if c.LogDriver == "json-file" || c.LogDriver == "local" {
+		opts := map[string]string{"max-size": "20m", "max-file": "5"}
+		for k, v := range c.LogOpts {
+			opts[k] = v
+		}
+		c.LogOpts = opts
+	}
+}
+
+// fullHost lets a bare path or address be written.
+func fullHost(h string) string {
+	switch {
+	case strings.Contains(h, "://"):
+		return strings.TrimSuffix(h, "/")
+	case strings.HasPrefix(h, "/"):
+		return "unix://" + h
+	}
+	return "tcp://" + h
+}
+
+// check refuses what cannot be meant.
+func (c *Config) check() error {
+	for _, p := range []struct{ key, path string }{{"data-root", c.DataRoot}, {"exec-root", c.ExecRoot}, {"pidfile", c.PIDFile}} {
+		if !filepath.IsAbs(p.path) {
+			return fmt.Errorf("%s %q: an absolute path is needed", p.key, p.path)
+		}
+	}
+	if filepath.Clean(c.DataRoot) == filepath.Clean(c.ExecRoot) {
+		return fmt.Errorf("data-root and exec-root are both %s: the exec root must be a folder of its own, best on a tmpfs", c.DataRoot)
+	}
+	if _, err := c.Level(); err != nil {
+		return err
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		return fmt.Errorf("log-format %q: text or json is needed", c.LogFormat)
+	}
+	for _, h := range c.Hosts {
+		if scheme, _, _ := strings.Cut(h, "://"); !slices.Contains([]string{"unix", "tcp", "fd"}, scheme) {
+			return fmt.Errorf("host %q: unix:///path, tcp://address:port or fd:// is needed", h)
+		}
+	}
+	switch c.StorageDriver {
+	case "overlay2", "overlay", "overlayfs":
+	default:
+		return fmt.Errorf("storage-driver %q is not supported by this version of Hezi: use overlay2 or leave the option out", c.StorageDriver)
+	}
+	switch c.LogDriver {
+	case "json-file", "local", "none":
+	default:
+		return fmt.Errorf("log-driver %q is not supported by this version of Hezi: use json-file, local or none", c.LogDriver)
+	}
+	return errors.Join(c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels())
+}
+
+func (c *Config) checkNetwork() error {
+	if c.BIP != "" {
+		if p, err := netip.ParsePrefix(c.BIP); err != nil || !p.Addr().Is4() {
+			return fmt.Errorf("bip %q: an IPv4 address with a prefix length is needed, as in 10.88.0.1/16", c.BIP)
+		}
+	}
+	if c.FixedCIDR != "" {
+		if p, err := netip.ParsePrefix(c.FixedCIDR); err != nil || !p.Addr().Is4() {
+			return fmt.Errorf("fixed-cidr %q: an IPv4 network is needed, as in 10.88.1.0/24", c.FixedCIDR)
+		}
+	}
+	if c.IP != "" {
+		if _, err := netip.ParseAddr(c.IP); err != nil {
+			return fmt.Errorf("ip %q: an IP address is needed", c.IP)
+		}
+	}
+	for _, d := range c.DNS {
+		if _, err := netip.ParseAddr(d); err != nil {
+			return fmt.Errorf("dns %q: an IP address is needed", d)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkTLS() error {
+	if !c.TLS {
+		return nil
+	}
+	files := []struct{ key, path string }{{"tlscert", c.TLSCert}, {"tlskey", c.TLSKey}}
+	if c.TLSVerify {
+		files = append(files, struct{ key, path string }{"tlscacert", c.TLSCACert})
+	}
+	for _, f := range files {
+		if _, err := os.Stat(f.path); err != nil {
+			return fmt.Errorf("TLS was asked for, but %s cannot be read: %w", f.key, err)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkNumbers() error {
+	for _, n := range []struct {
+		key      string
+		got, min int64
+	}{
+		{"max-concurrent-downloads", int64(c.MaxConcurrentDownloads), 1},
+		{"max-download-attempts", int64(c.MaxDownloadAttempts), 1},
+		{"mtu", int64(c.MTU), 0},
+		{"shutdown-timeout", int64(c.ShutdownTimeout), -1},
+		{"default-shm-size", c.DefaultShmSize, 1},
+	} {
+		if n.got < n.min {
+			return fmt.Errorf("%s %d: at least %d is needed", n.key, n.got, n.min)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkLabels() error {
+	seen := map[string]string{}
+	for _, l := range c.Labels {
+		key, value, ok := strings.Cut(l, "=")
+		if !ok || key == "" {
+			return fmt.Errorf("label %q: KEY=VALUE is needed", l)
+		}
+		if old, dup := seen[key]; dup && old != value {
+			return fmt.Errorf("label %q has two values: %q and %q", key, old, value)
+		}
+		seen[key] = value
+	}
+	return nil
+}
+
+// Level of hezid's own log.
+func (c *Config) Level() (slog.Level, error) {
+	switch strings.ToLower(c.LogLevel) {
+	case "debug", "trace":
+		return slog.LevelDebug, nil
+	case "info", "":
+		return slog.LevelInfo, nil
+	case "warn", "warning":
+		return slog.LevelWarn, nil
+	case "error", "fatal", "panic":
+		return slog.LevelError, nil
+	}
+	return 0, fmt.Errorf("log-level %q: debug, info, warn or error is needed", c.LogLevel)
+}

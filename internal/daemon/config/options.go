@@ -1,0 +1,127 @@
+package config
+
+import (
+	"fmt"
+
+	"github.com/spf13/pflag"
+)
+
+// option is one setting: its key in daemon.json and its flag.
+type option struct {
+	key    string
+	flag   string // "": as the key
+	short  string
+	usage  string
+	value  value
+	reload bool // SIGHUP applies it
+}
+
+func (o *option) flagName() string {
+	if o.flag != "" {
+		return o.flag
+	}
+	return o.key
+}
+
+// options is the table of everything that can be set; names are dockerd's.
+func (c *Config) options() []option {
+	return []option{
+		{key: "hosts", flag: "host", short: "H", usage: "where to listen: unix:///path, tcp://address:port or fd:// (may be given several times)", value: &list{&c.Hosts}},
+		{key: "data-root", usage: "folder of images, volumes and containers", value: &text{&c.DataRoot}},
+		{key: "exec-root", usage: "folder of run state, best on a tmpfs", value: &text{&c.ExecRoot}},
+		{key: "pidfile", short: "p", usage: "file of hezid's process id (default EXECROOT/hezi.pid)", value: &text{&c.PIDFile}},
+		{key: "group", short: "G", usage: "group that may use the unix socket", value: &text{&c.Group}},
+		{key: "debug", short: "D", usage: "debug mode: debug log and profiles", value: &boolean{&c.Debug}, reload: true},
+		{key: "log-level", short: "l", usage: "debug, info, warn or error", value: &text{&c.LogLevel}, reload: true},
+		{key: "log-format", usage: "hezid's own log: text or json", value: &text{&c.LogFormat}},
+		{key: "labels", flag: "label", usage: "KEY=VALUE label of the engine", value: &list{&c.Labels}, reload: true},
+		{key: "registry-mirrors", flag: "registry-mirror", usage: "mirror of Docker Hub, asked first", value: &list{&c.RegistryMirrors}, reload: true},
+		{key: "insecure-registries", flag: "insecure-registry", usage: "registry (host[:port] or network) that may speak HTTP or have an unknown certificate", value: &list{&c.InsecureRegistries}, reload: true},
+		{key: "max-concurrent-downloads", usage: "layers downloaded at once for each pull", value: &number{&c.MaxConcurrentDownloads}, reload: true},
+		{key: "max-download-attempts", usage: "tries of each download", value: &number{&c.MaxDownloadAttempts}, reload: true},
+		{key: "bip", usage: "address and prefix length of the default bridge, as in 10.88.0.1/16", value: &text{&c.BIP}},
+		{key: "fixed-cidr", usage: "part of the bridge's network that containers get", value: &text{&c.FixedCIDR}},
+		{key: "ip", usage: "default address of published ports", value: &text{&c.IP}},
+		{key: "ip-forward", usage: "switch net.ipv4.ip_forward on", value: &boolean{&c.IPForward}},
+		{key: "ip-masq", usage: "masquerade what containers send to the outside", value: &boolean{&c.IPMasq}},
+		{key: "mtu", usage: "MTU of the default bridge (0: the default route's)", value: &number{&c.MTU}},
+		{key: "dns", usage: "DNS server of containers", value: &list{&c.DNS}},
+		{key: "dns-search", usage: "DNS search domain of containers", value: &list{&c.DNSSearch}},
+		{key: "dns-opts", flag: "dns-opt", usage: "resolv.conf option of containers", value: &list{&c.DNSOpts}},
+		{key: "init", usage: "run an init in every container that does not say otherwise", value: &boolean{&c.Init}},
+		{key: "no-new-privileges", usage: "set no-new-privileges in every container that does not say otherwise", value: &boolean{&c.NoNewPrivileges}},
+		{key: "seccomp-profile", usage: "seccomp profile of containers: a file, or unconfined (default: built in)", value: &text{&c.SeccompProfile}},
+		{key: "default-shm-size", usage: "size of /dev/shm", value: &size{&c.DefaultShmSize}, reload: true},
+		{key: "log-driver", usage: "containers' log driver: json-file, local or none", value: &text{&c.LogDriver}},
+		{key: "log-opts", flag: "log-opt", usage: "KEY=VALUE option of the log driver (default max-size=20m, max-file=5)", value: &table{&c.LogOpts}},
+		{key: "storage-driver", short: "s", usage: "overlay2", value: &text{&c.StorageDriver}},
+		{key: "live-restore", usage: "keep containers running while hezid is stopped", value: &boolean{&c.LiveRestore}, reload: true},
+		{key: "shutdown-timeout", usage: "seconds that requests may take to end when hezid stops", value: &number{&c.ShutdownTimeout}, reload: true},
+		{key: "tls", usage: "TLS on tcp:// hosts", value: &boolean{&c.TLS}},
+		{key: "tlsverify", usage: "TLS on tcp:// hosts, clients need a certificate of tlscacert", value: &boolean{&c.TLSVerify}},
+		{key: "tlscacert", usage: "authority of the clients' certificates", value: &text{&c.TLSCACert}},
+		{key: "tlscert", usage: "server certificate", value: &text{&c.TLSCert}},
+		{key: "tlskey", usage: "server key", value: &text{&c.TLSKey}},
+	}
+}
+
+// unsupported are dockerd's other keys, each with what to do without it.
+var unsupported = map[string]string{
+	"allow-direct-routing": "publish ports instead", "authorization-plugins": "limit who may open the socket by its group",
+	"bip6": restricted, "bridge": "containers that need no network take --network none; the default bridge is Hezi's own",
+	"bridge-accept-fwmark": restricted, "builder": "there is no builder yet", "cdi-spec-dirs": restricted,
+	"cgroup-parent": restricted, "containerd": "Hezi needs no containerd", "containerd-namespace": "Hezi needs no containerd",
+	"containerd-plugin-namespace": "Hezi needs no containerd", "cpu-rt-period": restricted, "cpu-rt-runtime": restricted,
+	"cri-containerd": restricted, "default-address-pools": "use bip for the default bridge's network",
+	"default-cgroupns-mode": "containers have a cgroup namespace of their own", "default-gateway": restricted, "default-gateway-v6": restricted,
+	"default-init": "use init", "default-ipc-mode": "containers have an IPC namespace of their own", "default-network-opts": restricted,
+	"default-runtime": "Hezi starts containers itself", "default-stop-timeout": "use --stop-timeout of run", "default-ulimits": restricted,
+	"exec-opts": "Hezi makes its cgroups itself", "experimental": "there are no experimental features to switch",
+	"features": "there are no features to switch", "firewall-backend": "Hezi uses nftables always", "fixed-cidr-v6": restricted,
+	"host-gateway-ip": "host-gateway is the bridge's address", "host-gateway-ips": "host-gateway is the bridge's address",
+	"http-proxy": "set HTTP_PROXY in hezid's environment", "https-proxy": "set HTTPS_PROXY in hezid's environment",
+	"no-proxy": "set NO_PROXY in hezid's environment", "proxies": "set HTTP_PROXY, HTTPS_PROXY and NO_PROXY in hezid's environment",
+	"icc": restricted, "init-path": "Hezi has an init of its own", "ip-forward-no-drop": "Hezi does not change the policy of FORWARD",
+	"ip6tables": "Hezi uses nftables always", "iptables": "Hezi uses nftables always", "ipv6": restricted,
+	"max-concurrent-uploads": "there is no push yet", "metrics-addr": restricted, "min-api-version": "Hezi serves API 1.24 and newer always",
+	"network-control-plane-mtu": "there is no swarm", "network-diagnostic-port": "there is no swarm", "node-generic-resources": "there is no swarm",
+	"nri-opts": restricted, "raw-logs": "hezid's log has no colours", "resolv-conf": "use dns, dns-search and dns-opts", "rootless": restricted,
+	"runtimes": "Hezi starts containers itself", "selinux-enabled": restricted, "storage-opts": restricted,
+	"swarm-default-advertise-addr": "there is no swarm", "swarm-raft-election-tick": "there is no swarm", "swarm-raft-heartbeat-tick": "there is no swarm",
+	"userland-proxy": "Hezi needs no proxy processes for published ports", "userland-proxy-path": "Hezi needs no proxy processes for published ports",
+	"userns-remap": restricted,
+}
+
+// restricted is the remedy where there is no other way yet.
+const restricted = "remove it; it comes with a later version"
+
+// refused is the error of an unsupported option.
+func refused(key string) error {
+	return fmt.Errorf("%q is an option of Docker that this version of Hezi does not support: %s", key, unsupported[key])
+}
+
+// refusing is the flag of an unsupported option.
+type refusing struct{ key string }
+
+func (v refusing) String() string   { return "" }
+func (v refusing) Type() string     { return "" }
+func (v refusing) Set(string) error { return refused(v.key) }
+
+// unsupportedFlags lets dockerd's other flags be refused with a reason.
+func unsupportedFlags(fs *pflag.FlagSet) {
+	for key := range unsupported {
+		name := key
+		switch key { // keys in the plural whose flags are in the singular
+		case "authorization-plugins", "cdi-spec-dirs", "default-address-pools", "default-network-opts", "default-ulimits",
+			"exec-opts", "host-gateway-ips", "node-generic-resources", "runtimes", "storage-opts":
+			name = key[:len(key)-1]
+		case "features":
+			name = "feature"
+		}
+		if name == "host-gateway-ip" && key == "host-gateway-ips" || fs.Lookup(name) != nil {
+			continue
+		}
+		f := fs.VarPF(refusing{key}, name, "", "")
+		f.NoOptDefVal, f.Hidden = "true", true
+	}
+}

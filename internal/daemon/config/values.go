@@ -1,0 +1,144 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+)
+
+// value is an option's place in Config: set by a flag's text or by JSON.
+type value interface {
+	Set(string) error
+	String() string
+	Type() string
+	// setJSON takes the file's value. Its error says which type is needed.
+	setJSON(json.RawMessage) error
+	copyFrom(value)
+}
+
+type text struct{ p *string }
+
+func (v *text) Set(s string) error { *v.p = s; return nil }
+func (v *text) String() string     { return *v.p }
+func (v *text) Type() string       { return "string" }
+func (v *text) copyFrom(o value)   { *v.p = *o.(*text).p }
+func (v *text) setJSON(b json.RawMessage) error {
+	if json.Unmarshal(b, v.p) != nil {
+		return fmt.Errorf("a string is needed")
+	}
+	return nil
+}
+
+type boolean struct{ p *bool }
+
+func (v *boolean) String() string   { return strconv.FormatBool(*v.p) }
+func (v *boolean) Type() string     { return "bool" }
+func (v *boolean) copyFrom(o value) { *v.p = *o.(*boolean).p }
+func (v *boolean) Set(s string) (err error) {
+	b, err := strconv.ParseBool(s)
+	if err != nil {
+		return fmt.Errorf("true or false is needed")
+	}
+	*v.p = b
+	return nil
+}
+func (v *boolean) setJSON(b json.RawMessage) error {
+	if json.Unmarshal(b, v.p) != nil {
+		return fmt.Errorf("true or false is needed, without quotes")
+	}
+	return nil
+}
+
+type number struct{ p *int }
+
+func (v *number) String() string   { return strconv.Itoa(*v.p) }
+func (v *number) Type() string     { return "int" }
+func (v *number) copyFrom(o value) { *v.p = *o.(*number).p }
+func (v *number) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return fmt.Errorf("a whole number is needed")
+	}
+	*v.p = n
+	return nil
+}
+func (v *number) setJSON(b json.RawMessage) error {
+	if json.Unmarshal(b, v.p) != nil {
+		return fmt.Errorf("a whole number is needed, without quotes")
+	}
+	return nil
+}
+
+// size is bytes, written as a number or as "64m".
+type size struct{ p *int64 }
+
+func (v *size) String() string   { return strings.ReplaceAll(units.BytesSize(float64(*v.p)), " ", "") }
+func (v *size) Type() string     { return "bytes" }
+func (v *size) copyFrom(o value) { *v.p = *o.(*size).p }
+func (v *size) Set(s string) error {
+	n, err := units.RAMInBytes(s)
+	if err != nil {
+		return fmt.Errorf("a size is needed, as in 64m or 67108864")
+	}
+	*v.p = n
+	return nil
+}
+func (v *size) setJSON(b json.RawMessage) error {
+	var s string
+	if json.Unmarshal(b, &s) == nil {
+		return v.Set(s)
+	}
+	if json.Unmarshal(b, v.p) != nil {
+		return fmt.Errorf("a size is needed, as in \"64m\" or 67108864")
+	}
+	return nil
+}
+
+// list is given once for each value as a flag.
+type list struct{ p *[]string }
+
+func (v *list) Set(s string) error { *v.p = append(*v.p, s); return nil }
+func (v *list) String() string     { return strings.Join(*v.p, ",") }
+func (v *list) Type() string       { return "list" }
+func (v *list) copyFrom(o value)   { *v.p = slices.Clone(*o.(*list).p) }
+func (v *list) setJSON(b json.RawMessage) error {
+	if json.Unmarshal(b, v.p) != nil {
+		return fmt.Errorf("a list of strings is needed, as in [\"a\", \"b\"]")
+	}
+	return nil
+}
+
+// table is key=value pairs.
+type table struct{ p *map[string]string }
+
+func (v *table) Type() string     { return "map" }
+func (v *table) copyFrom(o value) { *v.p = maps.Clone(*o.(*table).p) }
+func (v *table) String() string {
+	pairs := make([]string, 0, len(*v.p))
+	for _, k := range slices.Sorted(maps.Keys(*v.p)) {
+		pairs = append(pairs, k+"="+(*v.p)[k])
+	}
+	return strings.Join(pairs, ",")
+}
+func (v *table) Set(s string) error {
+	k, val, ok := strings.Cut(s, "=")
+	if !ok || k == "" {
+		return fmt.Errorf("KEY=VALUE is needed")
+	}
+	if *v.p == nil {
+		*v.p = map[string]string{}
+	}
+	(*v.p)[k] = val
+	return nil
+}
+func (v *table) setJSON(b json.RawMessage) error {
+	if json.Unmarshal(b, v.p) != nil {
+		return fmt.Errorf("an object of strings is needed, as in {\"max-size\": \"10m\"}")
+	}
+	return nil
+}
