@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"hezi/internal/version"
 )
@@ -30,6 +33,8 @@ type Server struct {
 	log     *slog.Logger
 	debug   func() bool
 	ready   chan struct{}
+	ending  chan struct{}
+	endOnce sync.Once
 	backend Backend
 	router  router
 }
@@ -37,13 +42,31 @@ type Server struct {
 // NewServer makes a server whose requests wait for Ready. debug says whether
 // the daemon runs in debug mode now; only then is /debug/pprof served.
 func NewServer(log *slog.Logger, debug func() bool) *Server {
-	return &Server{log: log, debug: debug, ready: make(chan struct{}), router: newRouter(routes())}
+	return &Server{log: log, debug: debug, ready: make(chan struct{}), ending: make(chan struct{}), router: newRouter(routes())}
 }
 
 // Ready lets the waiting requests through. It is called once.
 func (s *Server) Ready(b Backend) {
 	s.backend = b
 	close(s.ready)
+}
+
+// EndStreams ends the answers that would last for ever, so that a stopping
+// daemon need not wait for them.
+func (s *Server) EndStreams() { s.endOnce.Do(func() { close(s.ending) }) }
+
+// streaming is the request's context for an answer without an end: it ends
+// with the client and with EndStreams.
+func (c *call) streaming() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(c.r.Context())
+	go func() {
+		select {
+		case <-c.ending:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // call is one request on its way through a handler.
@@ -95,6 +118,9 @@ func (s *Server) serve(w *recorder, r *http.Request) {
 	if !rt.early {
 		select {
 		case <-s.ready:
+		case <-s.ending:
+			c.fail(errdefs.ErrUnavailable.WithMessage("hezid is stopping"))
+			return
 		case <-r.Context().Done():
 			return
 		}

@@ -80,7 +80,9 @@ func (c *call) containerWait() error {
 		c.w.WriteHeader(http.StatusOK)
 		_ = http.NewResponseController(c.w).Flush() // a client that is gone ends the request's context
 	}
-	resp, err := c.backend.Streams.Wait(c.ctx(), c.arg, cond, nil)
+	ctx, cancel := c.streaming()
+	defer cancel()
+	resp, err := c.backend.Streams.Wait(ctx, c.arg, cond, nil)
 	if err != nil && c.version < 30 {
 		return err
 	}

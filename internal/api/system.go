@@ -83,7 +83,9 @@ func (c *call) systemEvents() error {
 	if c.get("until") == "" {
 		begin() // clients wait for the headers
 	}
-	err = c.backend.System.Events(c.ctx(), c.get("since"), c.get("until"), f, func(m events.Message) error {
+	ctx, cancel := c.streaming()
+	defer cancel()
+	err = c.backend.System.Events(ctx, c.get("since"), c.get("until"), f, func(m events.Message) error {
 		body, err := json.Marshal(eventFor(c.version, m))
 		if err != nil {
 			return err
@@ -92,7 +94,7 @@ func (c *call) systemEvents() error {
 		c.flush()
 		return err
 	})
-	if errors.Is(err, c.ctx().Err()) {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil
 	}
 	return err

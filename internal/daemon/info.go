@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/api/types/system"
+
+	"hezi/internal/daemon/config"
+	"hezi/internal/engine"
+	"hezi/internal/image"
+	"hezi/internal/version"
+)
+
+// Info answers GET /info.
+func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
+	c := s.config()
+	name, osVersion := operatingSystem()
+	host, err := os.Hostname()
+	if err != nil {
+		return system.Info{}, fmt.Errorf("the machine's name: %w", err)
+	}
+	info := system.Info{
+		ID: s.id, Name: host,
+		Driver: "overlay2", DriverStatus: [][2]string{{"Backing Filesystem", backingFilesystem(c.DataRoot)}, {"Supports d_type", "true"}, {"driver-type", "io.containerd.snapshotter.v1"}},
+		Plugins: system.PluginsInfo{
+			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "local", "none"},
+		},
+		Debug: c.Debug, NFd: openDescriptors(), NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano),
+		LoggingDriver: c.LogDriver, NEventsListener: s.listeners(),
+		KernelVersion: kernelRelease(), OperatingSystem: name, OSVersion: osVersion, OSType: "linux", Architecture: machine(),
+		NCPU: runtime.NumCPU(), MemTotal: memory(),
+		IndexServerAddress: "https://index.docker.io/v1/", RegistryConfig: registryConfig(c),
+		DockerRootDir: c.DataRoot, Labels: append([]string{}, c.Labels...),
+		HTTPProxy: withoutPassword(proxy("HTTP_PROXY")), HTTPSProxy: withoutPassword(proxy("HTTPS_PROXY")), NoProxy: proxy("NO_PROXY"),
+		ServerVersion:  version.Version,
+		Runtimes:       map[string]system.RuntimeWithStatus{"hezi": {Runtime: system.Runtime{Path: s.keeperPath}}},
+		DefaultRuntime: "hezi", InitBinary: "hezi-tiny",
+		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
+		LiveRestoreEnabled: c.LiveRestore, IPv4Forwarding: sysctl("net.ipv4.ip_forward"),
+		SecurityOptions: securityOptions(c), CDISpecDirs: []string{},
+		FirewallBackend:  &system.FirewallInfo{Driver: "nftables"},
+		ContainerdCommit: system.Commit{ID: "none"}, RuncCommit: system.Commit{ID: "none"}, InitCommit: system.Commit{ID: "none"},
+	}
+	limits(&info)
+	return info, s.count(ctx, &info)
+}
+
+// limits says what the kernel's cgroups can do, and what is missing.
+func limits(info *system.Info) {
+	g := readCgroups()
+	info.CgroupDriver, info.CgroupVersion = "cgroupfs", g.version
+	info.MemoryLimit, info.SwapLimit = g.controllers["memory"], g.controllers["memory"] && g.swap
+	info.CPUCfsPeriod, info.CPUCfsQuota, info.CPUShares = g.controllers["cpu"] && g.cfs, g.controllers["cpu"] && g.cfs, g.controllers["cpu"]
+	info.CPUSet, info.PidsLimit = g.controllers["cpuset"], g.controllers["pids"]
+	info.OomKillDisable = g.oomControl
+	for _, w := range []struct {
+		missing bool
+		text    string
+	}{
+		{!info.MemoryLimit, "No memory limit support: enable the memory cgroup controller (kernel option cgroup_enable=memory)"},
+		{info.MemoryLimit && !info.SwapLimit, "No swap limit support: boot with the kernel option swapaccount=1"},
+		{!info.CPUCfsQuota, "No cpu cfs quota support: the kernel lacks CONFIG_CFS_BANDWIDTH or the cpu cgroup controller"},
+		{!info.CPUShares, "No cpu shares support: enable the cpu cgroup controller"},
+		{!info.CPUSet, "No cpuset support: enable the cpuset cgroup controller"},
+		{!info.PidsLimit, "No pids limit support: enable the pids cgroup controller"},
+		{!info.IPv4Forwarding, "IPv4 forwarding is disabled: containers cannot reach the outside; sysctl -w net.ipv4.ip_forward=1, or start hezid with ip-forward"},
+	} {
+		if w.missing {
+			info.Warnings = append(info.Warnings, "WARNING: "+w.text)
+		}
+	}
+}
+
+// count fills the numbers of containers and images.
+func (s *systemRoom) count(ctx context.Context, info *system.Info) error {
+	list, err := s.backend.Views.List(ctx, engine.ListOptions{All: true})
+	if err != nil {
+		return err
+	}
+	info.Containers = len(list)
+	for _, c := range list {
+		switch c.State {
+		case container.StateRunning, container.StateRestarting:
+			info.ContainersRunning++
+		case container.StatePaused:
+			info.ContainersPaused++
+		default:
+			info.ContainersStopped++
+		}
+	}
+	images, err := s.backend.Images.List(ctx, image.ListOptions{})
+	info.Images = len(images)
+	return err
+}
+
+// securityOptions in Docker's syntax.
+func securityOptions(c *config.Config) []string {
+	profile := "builtin"
+	if c.SeccompProfile != "" {
+		profile = c.SeccompProfile
+	}
+	out := []string{"name=seccomp,profile=" + profile}
+	if readCgroups().version == "2" {
+		out = append(out, "name=cgroupns")
+	}
+	if c.NoNewPrivileges {
+		out = append(out, "name=no-new-privileges")
+	}
+	return out
+}
+
+// registryConfig shows mirrors and insecure registries; loopback is always
+// among them, as with Docker.
+func registryConfig(c *config.Config) *registry.ServiceConfig {
+	out := &registry.ServiceConfig{
+		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")},
+		IndexConfigs:          map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: append([]string{}, c.RegistryMirrors...), Secure: true, Official: true}},
+		Mirrors:               append([]string{}, c.RegistryMirrors...),
+	}
+	for _, r := range c.InsecureRegistries {
+		if p, err := netip.ParsePrefix(r); err == nil {
+			out.InsecureRegistryCIDRs = append(out.InsecureRegistryCIDRs, p)
+			continue
+		}
+		out.IndexConfigs[r] = &registry.IndexInfo{Name: r, Mirrors: []string{}}
+	}
+	return out
+}
+
+func proxy(name string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return os.Getenv(strings.ToLower(name))
+}
+
+// withoutPassword hides the credentials of a proxy's URL.
+func withoutPassword(u string) string {
+	scheme, rest, ok := strings.Cut(u, "://")
+	if !ok {
+		return u
+	}
+	if i := strings.LastIndex(rest, "@"); i >= 0 {
+		return scheme + "://xxxxx:xxxxx" + rest[i:]
+	}
+	return u
+}
+
+// Version answers GET /version.
+func (s *systemRoom) Version(ctx context.Context) (system.VersionResponse, error) {
+	v := system.VersionResponse{
+		Platform: system.PlatformInfo{Name: "Hezi"},
+		Version:  version.Version, APIVersion: version.API, MinAPIVersion: version.MinAPI,
+		Os: runtime.GOOS, Arch: runtime.GOARCH, GoVersion: runtime.Version(), KernelVersion: kernelRelease(),
+	}
+	v.Components = []system.ComponentVersion{{Name: "Engine", Version: version.Version, Details: map[string]string{
+		"ApiVersion": version.API, "MinAPIVersion": version.MinAPI, "Os": v.Os, "Arch": v.Arch,
+		"GoVersion": v.GoVersion, "KernelVersion": v.KernelVersion, "Experimental": "false",
+	}}}
+	keeper := system.ComponentVersion{Name: "hezi-keeper", Version: "not running"}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if info, err := s.keeper.Info(ctx); err == nil {
+		keeper.Version = info.Version
+		keeper.Details = map[string]string{"Protocol": fmt.Sprint(info.ProtocolVersion), "Containers": fmt.Sprint(info.Containers)}
+	}
+	v.Components = append(v.Components, keeper)
+	return v, nil
+}
