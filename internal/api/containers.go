@@ -12,23 +12,23 @@ import (
 )
 
 var containerRoutes = []route{
-	{method: "GET", path: "/containers/json", handle: (*call).containerList},
-	{method: "POST", path: "/containers/create", handle: (*call).containerCreate},
-	{method: "POST", path: "/containers/prune", handle: (*call).containerPrune, since: 25},
-	{method: "GET", path: "/containers/{id}/json", handle: (*call).containerInspect},
-	{method: "GET", path: "/containers/{id}/top", handle: (*call).containerTop},
-	{method: "POST", path: "/containers/{id}/start", handle: (*call).containerStart},
-	{method: "POST", path: "/containers/{id}/stop", handle: (*call).containerStop},
-	{method: "POST", path: "/containers/{id}/restart", handle: (*call).containerRestart},
-	{method: "POST", path: "/containers/{id}/kill", handle: (*call).containerKill},
-	{method: "POST", path: "/containers/{id}/pause", handle: (*call).containerPause},
-	{method: "POST", path: "/containers/{id}/unpause", handle: (*call).containerUnpause},
-	{method: "POST", path: "/containers/{id}/rename", handle: (*call).containerRename},
-	{method: "POST", path: "/containers/{id}/resize", handle: (*call).containerResize},
-	{method: "DELETE", path: "/containers/{id}", handle: (*call).containerRemove},
+	{method: "GET", path: "/containers/json", handle: containerList},
+	{method: "POST", path: "/containers/create", handle: containerCreate},
+	{method: "POST", path: "/containers/prune", handle: containerPrune, since: 25},
+	{method: "GET", path: "/containers/{id}/json", handle: containerInspect},
+	{method: "GET", path: "/containers/{id}/top", handle: containerTop},
+	{method: "POST", path: "/containers/{id}/start", handle: containerStart},
+	{method: "POST", path: "/containers/{id}/stop", handle: containerStop},
+	{method: "POST", path: "/containers/{id}/restart", handle: containerRestart},
+	{method: "POST", path: "/containers/{id}/kill", handle: containerKill},
+	{method: "POST", path: "/containers/{id}/pause", handle: containerPause},
+	{method: "POST", path: "/containers/{id}/unpause", handle: containerUnpause},
+	{method: "POST", path: "/containers/{id}/rename", handle: containerRename},
+	{method: "POST", path: "/containers/{id}/resize", handle: containerResize},
+	{method: "DELETE", path: "/containers/{id}", handle: containerRemove},
 }
 
-func (c *call) containerList() error {
+func containerList(c *call) error {
 	f, err := c.filters()
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (c *call) containerList() error {
 	return c.writeJSON(http.StatusOK, summariesFor(c.version, list))
 }
 
-func (c *call) containerCreate() error {
+func containerCreate(c *call) error {
 	if c.r.ContentLength == 0 {
 		return errdefs.ErrInvalidArgument.WithMessage("invalid JSON: got EOF while reading request body")
 	}
@@ -75,13 +75,11 @@ func (c *call) containerCreate() error {
 	if err != nil {
 		return err
 	}
-	if resp.Warnings == nil {
-		resp.Warnings = []string{}
-	}
+	resp.Warnings = nonNil(resp.Warnings)
 	return c.writeJSON(http.StatusCreated, resp)
 }
 
-func (c *call) containerInspect() error {
+func containerInspect(c *call) error {
 	resp, err := c.backend.Views.Inspect(c.ctx(), c.arg, c.flag("size"))
 	if err != nil {
 		return err
@@ -89,7 +87,7 @@ func (c *call) containerInspect() error {
 	return c.writeJSON(http.StatusOK, inspectFor(c.version, resp))
 }
 
-func (c *call) containerTop() error {
+func containerTop(c *call) error {
 	resp, err := c.backend.Views.Top(c.ctx(), c.arg, strings.Fields(c.get("ps_args")))
 	if err != nil {
 		return err
@@ -97,7 +95,7 @@ func (c *call) containerTop() error {
 	return c.writeJSON(http.StatusOK, resp)
 }
 
-func (c *call) containerPrune() error {
+func containerPrune(c *call) error {
 	f, err := c.filters()
 	if err != nil {
 		return err
@@ -111,7 +109,7 @@ func (c *call) containerPrune() error {
 
 // containerStart refuses a body as Docker does since 1.24; up to 7 bytes are
 // let through because clients in use send "{}", "null" or a line end.
-func (c *call) containerStart() error {
+func containerStart(c *call) error {
 	if c.r.ContentLength > 7 || c.r.ContentLength == -1 {
 		return errdefs.ErrInvalidArgument.WithMessage("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
 	}
@@ -131,7 +129,7 @@ func (c *call) stopOptions() (engine.StopOptions, error) {
 	return o, err
 }
 
-func (c *call) containerStop() error {
+func containerStop(c *call) error {
 	o, err := c.stopOptions()
 	if err != nil {
 		return err
@@ -139,7 +137,7 @@ func (c *call) containerStop() error {
 	return c.noContent(c.backend.Containers.Stop(c.lasting(), c.arg, o))
 }
 
-func (c *call) containerRestart() error {
+func containerRestart(c *call) error {
 	o, err := c.stopOptions()
 	if err != nil {
 		return err
@@ -147,35 +145,31 @@ func (c *call) containerRestart() error {
 	return c.noContent(c.backend.Containers.Restart(c.lasting(), c.arg, o))
 }
 
-func (c *call) containerKill() error {
+func containerKill(c *call) error {
 	return c.noContent(c.backend.Containers.Kill(c.lasting(), c.arg, c.get("signal")))
 }
 
-func (c *call) containerPause() error {
+func containerPause(c *call) error {
 	return c.noContent(c.backend.Containers.Pause(c.lasting(), c.arg))
 }
 
-func (c *call) containerUnpause() error {
+func containerUnpause(c *call) error {
 	return c.noContent(c.backend.Containers.Unpause(c.lasting(), c.arg))
 }
 
-func (c *call) containerRename() error {
+func containerRename(c *call) error {
 	return c.noContent(c.backend.Containers.Rename(c.lasting(), c.arg, c.get("name")))
 }
 
-func (c *call) containerResize() error {
+func containerResize(c *call) error {
 	h, w, err := c.size()
 	if err != nil {
 		return err
 	}
-	if err := c.backend.Containers.Resize(c.ctx(), c.arg, h, w); err != nil {
-		return err
-	}
-	c.w.WriteHeader(http.StatusOK)
-	return nil
+	return c.ok(c.backend.Containers.Resize(c.ctx(), c.arg, h, w))
 }
 
-func (c *call) containerRemove() error {
+func containerRemove(c *call) error {
 	o := engine.RemoveOptions{Force: c.flag("force"), Volumes: c.flag("v"), Link: c.flag("link")}
 	return c.noContent(c.backend.Containers.Remove(c.lasting(), c.arg, o))
 }

@@ -235,3 +235,12 @@ func (c *call) writeJSONBody(v any) error {
 	_, _ = c.w.Write(append(body, '\n')) // the client may be gone
 	return nil
 }
+
+// ok answers 200 without a body.
+func (c *call) ok(err error) error {
+	if err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusOK)
+	return nil
+}

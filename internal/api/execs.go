@@ -10,11 +10,11 @@ import (
 )
 
 var execRoutes = []route{
-	{method: "POST", path: "/containers/{id}/exec", handle: (*call).execCreate},
-	{method: "POST", path: "/exec/{id}/start", handle: (*call).execStart},
-	{method: "POST", path: "/exec/{id}/resize", handle: (*call).execResize},
-	{method: "GET", path: "/exec/{id}/json", handle: (*call).execInspect},
-	{method: "POST", path: "/exec/{id}/kill", handle: (*call).execKill}, // Hezi's own
+	{method: "POST", path: "/containers/{id}/exec", handle: execCreate},
+	{method: "POST", path: "/exec/{id}/start", handle: execStart},
+	{method: "POST", path: "/exec/{id}/resize", handle: execResize},
+	{method: "GET", path: "/exec/{id}/json", handle: execInspect},
+	{method: "POST", path: "/exec/{id}/kill", handle: execKill}, // Hezi's own
 }
 
 // execCreateRequest is Docker's with what Hezi adds to it.
@@ -23,7 +23,7 @@ type execCreateRequest struct {
 	KillOnDisconnect bool
 }
 
-func (c *call) execCreate() error {
+func execCreate(c *call) error {
 	var r execCreateRequest
 	if err := c.body(&r); err != nil {
 		return err
@@ -47,7 +47,7 @@ func (c *call) execCreate() error {
 	return c.writeJSON(http.StatusCreated, container.ExecCreateResponse{ID: id})
 }
 
-func (c *call) execStart() error {
+func execStart(c *call) error {
 	var r container.ExecStartRequest
 	if err := c.optionalBody(&r); err != nil {
 		return err
@@ -61,11 +61,7 @@ func (c *call) execStart() error {
 		o.ConsoleHeight, o.ConsoleWidth = r.ConsoleSize[0], r.ConsoleSize[1]
 	}
 	if r.Detach {
-		err := c.backend.Execs.ExecStart(c.lasting(), c.arg, o, nil)
-		if err == nil {
-			c.w.WriteHeader(http.StatusOK)
-		}
-		return err
+		return c.ok(c.backend.Execs.ExecStart(c.lasting(), c.arg, o, nil))
 	}
 	terminal := ex.ProcessConfig != nil && ex.ProcessConfig.Tty
 	kind := c.streamType(terminal)
@@ -75,7 +71,7 @@ func (c *call) execStart() error {
 	return nil
 }
 
-func (c *call) execInspect() error {
+func execInspect(c *call) error {
 	resp, err := c.backend.Execs.ExecInspect(c.ctx(), c.arg)
 	if err != nil {
 		return err
@@ -83,18 +79,14 @@ func (c *call) execInspect() error {
 	return c.writeJSON(http.StatusOK, resp)
 }
 
-func (c *call) execResize() error {
+func execResize(c *call) error {
 	h, w, err := c.size()
 	if err != nil {
 		return err
 	}
-	if err := c.backend.Execs.ExecResize(c.ctx(), c.arg, h, w); err != nil {
-		return err
-	}
-	c.w.WriteHeader(http.StatusOK)
-	return nil
+	return c.ok(c.backend.Execs.ExecResize(c.ctx(), c.arg, h, w))
 }
 
-func (c *call) execKill() error {
+func execKill(c *call) error {
 	return c.noContent(c.backend.Execs.ExecKill(c.lasting(), c.arg, c.get("signal")))
 }

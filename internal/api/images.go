@@ -15,16 +15,16 @@ import (
 )
 
 var imageRoutes = []route{
-	{method: "GET", path: "/images/json", handle: (*call).imageList},
-	{method: "POST", path: "/images/create", handle: (*call).imageCreate},
-	{method: "POST", path: "/images/load", handle: (*call).imageLoad},
-	{method: "GET", path: "/images/{name...}/json", handle: (*call).imageInspect},
-	{method: "GET", path: "/images/{name...}/history", handle: (*call).imageHistory},
-	{method: "POST", path: "/images/{name...}/tag", handle: (*call).imageTag},
-	{method: "DELETE", path: "/images/{name...}", handle: (*call).imageRemove},
+	{method: "GET", path: "/images/json", handle: imageList},
+	{method: "POST", path: "/images/create", handle: imageCreate},
+	{method: "POST", path: "/images/load", handle: imageLoad},
+	{method: "GET", path: "/images/{name...}/json", handle: imageInspect},
+	{method: "GET", path: "/images/{name...}/history", handle: imageHistory},
+	{method: "POST", path: "/images/{name...}/tag", handle: imageTag},
+	{method: "DELETE", path: "/images/{name...}", handle: imageRemove},
 }
 
-func (c *call) imageList() error {
+func imageList(c *call) error {
 	f, err := c.filters()
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (c *call) imageList() error {
 	return c.writeJSON(http.StatusOK, imagesFor(c.version, list))
 }
 
-func (c *call) imageCreate() error {
+func imageCreate(c *call) error {
 	q := c.query()
 	var platform *ocispec.Platform
 	if c.version >= 32 {
@@ -52,11 +52,7 @@ func (c *call) imageCreate() error {
 	}
 	switch {
 	case q.Get("fromImage") != "":
-		auth, err := c.registryAuth()
-		if err != nil {
-			return err
-		}
-		return c.imagePull(image.PullRequest{Reference: withTag(q.Get("fromImage"), q.Get("tag")), Platform: platform, Auth: auth, Headers: metaHeaders(c.r.Header)})
+		return imagePull(c, platform)
 	case q.Get("fromSrc") != "":
 		r := image.ImportRequest{Source: q.Get("fromSrc"), Body: c.r.Body, Reference: withTag(q.Get("repo"), q.Get("tag")),
 			Message: q.Get("message"), Changes: q["changes"], Platform: platform}
@@ -68,13 +64,18 @@ func (c *call) imageCreate() error {
 
 // imagePull pulls until it is done or the client goes away; the image service
 // goes on when another client waits for the same image.
-func (c *call) imagePull(r image.PullRequest) error {
+func imagePull(c *call, platform *ocispec.Platform) error {
+	auth, err := c.registryAuth()
+	if err != nil {
+		return err
+	}
+	r := image.PullRequest{Reference: withTag(c.get("fromImage"), c.get("tag")), Platform: platform, Auth: auth, Headers: metaHeaders(c.r.Header)}
 	r.All = c.get("tag") == "" && !hasTag(r.Reference)
 	out := c.progress()
 	return out.end(c.backend.Images.Pull(c.ctx(), r, out.send))
 }
 
-func (c *call) imageLoad() error {
+func imageLoad(c *call) error {
 	var list []ocispec.Platform
 	if c.version >= 48 {
 		var err error
@@ -86,7 +87,7 @@ func (c *call) imageLoad() error {
 	return out.end(c.backend.Images.Load(c.ctx(), c.r.Body, list, c.flagOr("quiet", true), out.send))
 }
 
-func (c *call) imageInspect() error {
+func imageInspect(c *call) error {
 	manifests := c.version >= 48 && c.flag("manifests")
 	var platform *ocispec.Platform
 	if c.version >= 49 {
@@ -105,7 +106,7 @@ func (c *call) imageInspect() error {
 	return c.writeJSON(http.StatusOK, imageFor(c.version, resp))
 }
 
-func (c *call) imageHistory() error {
+func imageHistory(c *call) error {
 	var platform *ocispec.Platform
 	if c.version >= 48 {
 		var err error
@@ -120,7 +121,7 @@ func (c *call) imageHistory() error {
 	return c.writeJSON(http.StatusOK, resp)
 }
 
-func (c *call) imageTag() error {
+func imageTag(c *call) error {
 	repo := c.get("repo")
 	if repo == "" {
 		return errdefs.ErrInvalidArgument.WithMessage("refusing to create a tag without a name: say it with ?repo=")
@@ -132,7 +133,7 @@ func (c *call) imageTag() error {
 	return nil
 }
 
-func (c *call) imageRemove() error {
+func imageRemove(c *call) error {
 	o := image.RemoveOptions{Force: c.flag("force"), NoPrune: c.flag("noprune")}
 	if c.version >= 50 {
 		var err error

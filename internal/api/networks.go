@@ -7,11 +7,11 @@ import (
 )
 
 var networkRoutes = []route{
-	{method: "GET", path: "/networks", handle: (*call).networkList},
-	{method: "GET", path: "/networks/{id}", handle: (*call).networkInspect},
+	{method: "GET", path: "/networks", handle: networkList},
+	{method: "GET", path: "/networks/{id}", handle: networkInspect},
 }
 
-func (c *call) networkList() error {
+func networkList(c *call) error {
 	f, err := c.filters()
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func (c *call) networkList() error {
 	return c.writeJSON(http.StatusOK, out)
 }
 
-func (c *call) networkInspect() error {
+func networkInspect(c *call) error {
 	n, err := c.backend.Networks.Inspect(c.ctx(), c.arg)
 	if err != nil {
 		return err

@@ -11,12 +11,12 @@ import (
 )
 
 var streamRoutes = []route{
-	{method: "POST", path: "/containers/{id}/attach", handle: (*call).containerAttach},
-	{method: "GET", path: "/containers/{id}/logs", handle: (*call).containerLogs},
-	{method: "POST", path: "/containers/{id}/wait", handle: (*call).containerWait},
+	{method: "POST", path: "/containers/{id}/attach", handle: containerAttach},
+	{method: "GET", path: "/containers/{id}/logs", handle: containerLogs},
+	{method: "POST", path: "/containers/{id}/wait", handle: containerWait},
 }
 
-func (c *call) containerAttach() error {
+func containerAttach(c *call) error {
 	o := engine.AttachOptions{
 		Stdin: c.flag("stdin"), Stdout: c.flag("stdout"), Stderr: c.flag("stderr"),
 		Stream: c.flag("stream"), Logs: c.flag("logs"),
@@ -29,7 +29,7 @@ func (c *call) containerAttach() error {
 	return c.backend.Streams.Attach(c.lasting(), c.arg, o, c.hijackStream(c.streamType(terminal)))
 }
 
-func (c *call) containerLogs() error {
+func containerLogs(c *call) error {
 	o, err := c.logsOptions()
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func (c *call) logsOptions() (o engine.LogsOptions, err error) {
 // containerWait answers with headers at once: clients create, wait and then
 // start, and would wait for ever for an answer that comes only at the end.
 // Before 1.30 the answer came whole.
-func (c *call) containerWait() error {
+func containerWait(c *call) error {
 	cond, err := c.waitCondition()
 	if err != nil {
 		return err
@@ -72,6 +72,11 @@ func (c *call) containerWait() error {
 		_, err := c.backend.Streams.Wait(c.lasting(), c.arg, cond, c.hijackBody(types.MediaTypeJSON))
 		return err
 	}
+	return waitRelayed(c, cond)
+}
+
+// waitRelayed answers a client whose connection cannot be handed over.
+func waitRelayed(c *call, cond container.WaitCondition) error {
 	if _, err := c.backend.Streams.Terminal(c.ctx(), c.arg); err != nil {
 		return err // no such container, while it can still be said with a status
 	}

@@ -15,20 +15,20 @@ import (
 )
 
 var systemRoutes = []route{
-	{method: "GET", path: "/_ping", handle: (*call).ping, early: true},
-	{method: "HEAD", path: "/_ping", handle: (*call).ping, early: true},
-	{method: "GET", path: "/version", handle: (*call).systemVersion},
-	{method: "GET", path: "/info", handle: (*call).systemInfo},
-	{method: "POST", path: "/auth", handle: (*call).systemAuth},
-	{method: "GET", path: "/events", handle: (*call).systemEvents},
-	{method: "GET", path: "/debug/pprof/{name...}", handle: (*call).debugProfile, early: true},
-	{method: "GET", path: "/debug/pprof/", handle: (*call).debugProfile, early: true},
+	{method: "GET", path: "/_ping", handle: ping, early: true},
+	{method: "HEAD", path: "/_ping", handle: ping, early: true},
+	{method: "GET", path: "/version", handle: systemVersion},
+	{method: "GET", path: "/info", handle: systemInfo},
+	{method: "POST", path: "/auth", handle: systemAuth},
+	{method: "GET", path: "/events", handle: systemEvents},
+	{method: "GET", path: "/debug/pprof/{name...}", handle: debugProfile, early: true},
+	{method: "GET", path: "/debug/pprof/", handle: debugProfile, early: true},
 }
 
 // ping answers before the engine is ready: it says which API is spoken here.
 // Builder-Version 1 tells clients to send builds to POST /build, whose refusal
 // says what to do instead.
-func (c *call) ping() error {
+func ping(c *call) error {
 	h := c.w.Header()
 	h.Set("Builder-Version", "1")
 	h.Set("Swarm", "inactive")
@@ -43,7 +43,7 @@ func (c *call) ping() error {
 	return nil
 }
 
-func (c *call) systemVersion() error {
+func systemVersion(c *call) error {
 	v, err := c.backend.System.Version(c.ctx())
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func (c *call) systemVersion() error {
 	return c.writeJSON(http.StatusOK, v)
 }
 
-func (c *call) systemInfo() error {
+func systemInfo(c *call) error {
 	info, err := c.backend.System.Info(c.ctx())
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func (c *call) systemInfo() error {
 	return c.writeJSON(http.StatusOK, infoFor(c.version, info))
 }
 
-func (c *call) systemAuth() error {
+func systemAuth(c *call) error {
 	var auth registry.AuthConfig
 	if err := c.body(&auth); err != nil {
 		return err
@@ -72,31 +72,36 @@ func (c *call) systemAuth() error {
 }
 
 // systemEvents sends events until the client goes away or `until` is past.
-func (c *call) systemEvents() error {
+// Clients that follow wait for the headers.
+func systemEvents(c *call) error {
 	f, err := c.filters()
 	if err != nil {
 		return err
 	}
 	kind, prefix := c.eventsType()
 	c.w.Header().Set("Content-Type", kind)
-	begin := func() { c.w.WriteHeader(http.StatusOK); c.flush() }
 	if c.get("until") == "" {
-		begin() // clients wait for the headers
+		c.w.WriteHeader(http.StatusOK)
+		c.flush()
 	}
 	ctx, cancel := c.streaming()
 	defer cancel()
 	err = c.backend.System.Events(ctx, c.get("since"), c.get("until"), f, func(m events.Message) error {
-		body, err := json.Marshal(eventFor(c.version, m))
-		if err != nil {
-			return err
-		}
-		_, err = c.w.Write(append(append([]byte(prefix), body...), '\n'))
-		c.flush()
-		return err
+		return c.sendEvent(prefix, m)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil
 	}
+	return err
+}
+
+func (c *call) sendEvent(prefix string, m events.Message) error {
+	body, err := json.Marshal(eventFor(c.version, m))
+	if err != nil {
+		return err
+	}
+	_, err = c.w.Write(append(append([]byte(prefix), body...), '\n'))
+	c.flush()
 	return err
 }
 
@@ -123,7 +128,7 @@ func (c *call) eventsType() (contentType, prefix string) {
 }
 
 // debugProfile serves Go's profiles, in debug mode only.
-func (c *call) debugProfile() error {
+func debugProfile(c *call) error {
 	if !c.debug() {
 		return errPageNotFound
 	}

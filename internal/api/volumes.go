@@ -7,13 +7,13 @@ import (
 )
 
 var volumeRoutes = []route{
-	{method: "GET", path: "/volumes", handle: (*call).volumeList},
-	{method: "POST", path: "/volumes/create", handle: (*call).volumeCreate},
-	{method: "GET", path: "/volumes/{name...}", handle: (*call).volumeInspect},
-	{method: "DELETE", path: "/volumes/{name...}", handle: (*call).volumeRemove},
+	{method: "GET", path: "/volumes", handle: volumeList},
+	{method: "POST", path: "/volumes/create", handle: volumeCreate},
+	{method: "GET", path: "/volumes/{name...}", handle: volumeInspect},
+	{method: "DELETE", path: "/volumes/{name...}", handle: volumeRemove},
 }
 
-func (c *call) volumeList() error {
+func volumeList(c *call) error {
 	f, err := c.filters()
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func (c *call) volumeList() error {
 	return c.writeJSON(http.StatusOK, volume.ListResponse{Volumes: nonNil(list), Warnings: []string{}})
 }
 
-func (c *call) volumeCreate() error {
+func volumeCreate(c *call) error {
 	var r volume.CreateRequest
 	if err := c.body(&r); err != nil {
 		return err
@@ -37,7 +37,7 @@ func (c *call) volumeCreate() error {
 	return c.writeJSON(http.StatusCreated, v)
 }
 
-func (c *call) volumeInspect() error {
+func volumeInspect(c *call) error {
 	v, err := c.backend.Volumes.Get(c.ctx(), c.arg)
 	if err != nil {
 		return err
@@ -45,6 +45,6 @@ func (c *call) volumeInspect() error {
 	return c.writeJSON(http.StatusOK, v)
 }
 
-func (c *call) volumeRemove() error {
+func volumeRemove(c *call) error {
 	return c.noContent(c.backend.Volumes.Remove(c.lasting(), c.arg, c.flag("force")))
 }
