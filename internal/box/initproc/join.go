@@ -1,0 +1,40 @@
+package initproc
+
+import (
+	"encoding/binary"
+
+	"hezi/internal/box/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+// join enters a running box and forks the program there. This process itself
+// stays in the host's pid namespace: setns(2) moves only its children.
+func (s *session) join() error {
+	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail("namespaces", "/proc", err, "cannot open the host's procfs")
+	}
+	s.proc = proc
+	if err := s.enterCgroup(); err != nil {
+		return err
+	}
+	if err := s.processAttributes(); err != nil { // while the host's procfs is the one in sight
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	if err := s.prepareProgram(); err != nil {
+		return err
+	}
+	flags := uint64(unix.CLONE_PARENT)
+	if dir := s.fd(s.plan.CgroupDir); dir >= 0 {
+		flags |= unix.CLONE_INTO_CGROUP
+	}
+	pid, errno := s.tape.fork(flags, s.fd(s.plan.CgroupDir))
+	if errno != 0 {
+		return fail("namespaces", "", errno, "cannot make a process in the container (is it still running, and below its limit of processes?)")
+	}
+	return s.send(binary.LittleEndian.AppendUint32([]byte{plan.Child}, uint32(pid)))
+}

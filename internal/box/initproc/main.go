@@ -1,0 +1,62 @@
+package initproc
+
+import (
+	"runtime"
+	"syscall"
+
+	"hezi/internal/box/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+// ModeVariable is the environment variable that holds the mode. Init links
+// neither os (which would raise its limit of descriptors, and so the program's)
+// nor runtime/debug: the keeper sets GOGC=off beside it.
+const ModeVariable = "HEZI_INIT"
+
+// Modes of init.
+const (
+	ModeStart = "start" // in new namespaces: leave the host's mounts at once
+	ModeJoin  = "join"
+)
+
+// Main runs init and never returns.
+func Main() {
+	runtime.LockOSThread()
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	_ = unix.CloseRange(4, ^uint(0), 0)
+	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	mode, _ := syscall.Getenv(ModeVariable)
+	s := &session{}
+	if err := s.run(mode == ModeStart); err != nil {
+		s.report(err)
+		unix.Exit(1)
+	}
+	unix.Exit(0)
+}
+
+func (s *session) run(start bool) error {
+	if start {
+		if err := s.leaveHost(); err != nil {
+			return err
+		}
+	}
+	if err := s.receive(); err != nil {
+		return err
+	}
+	if s.plan.Join {
+		return s.join()
+	}
+	return s.start()
+}
+
+func fail(step, subject string, err error, message string) error {
+	e := &plan.Error{Step: step, Subject: subject, Message: message, ExitCode: 125}
+	if errno, ok := err.(unix.Errno); ok {
+		e.Errno = int(errno)
+	}
+	if err != nil {
+		e.Message += ": " + err.Error()
+	}
+	return e
+}

@@ -1,0 +1,205 @@
+package initproc
+
+import (
+	"strconv"
+	"strings"
+
+	"hezi/internal/box/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+// leaveHost puts an empty tmpfs in place of the host's mounts, so that a spare
+// init pins none of them.
+func (s *session) leaveHost() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fail(stepRoot, "/", err, "cannot make the new mount namespace private")
+	}
+	fd, err := newMount("tmpfs", "size=4k,mode=755", 0)
+	if err != nil {
+		return fail(stepRoot, "/", err, "cannot make an empty root")
+	}
+	defer unix.Close(fd)
+	return pivot(fd, true)
+}
+
+// pivot makes the mount the root and forgets the old one.
+func pivot(root int, detached bool) error {
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(stepPivot, "/", err, "cannot open the old root")
+	}
+	defer unix.Close(old)
+	if detached {
+		if err := attach(root, old); err != nil {
+			return fail(stepRoot, "/", err, "cannot attach the root file system")
+		}
+	}
+	if err := unix.Fchdir(root); err != nil {
+		return fail(stepPivot, "/", err, "cannot enter the root file system")
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fail(stepPivot, "/", err, "cannot make the container's file system the root (pivot_root; a host that runs from its initramfs cannot do it)")
+	}
+	if err := unix.Fchdir(old); err != nil {
+		return fail(stepPivot, "/", err, "cannot return to the old root")
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fail(stepPivot, "/", err, "cannot leave the old root")
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fail(stepPivot, "/", err, "cannot enter the new root")
+	}
+	return nil
+}
+
+// start builds the box around this process and becomes its program.
+func (s *session) start() error {
+	unix.Umask(0)
+	if err := s.enter(); err != nil {
+		return err
+	}
+	if err := s.openProc(); err != nil {
+		return err
+	}
+	if err := s.buildRoot(); err != nil {
+		return err
+	}
+	if err := s.cgroupNamespace(); err != nil {
+		return err
+	}
+	if err := s.names(); err != nil {
+		return err
+	}
+	if err := pivot(s.root, false); err != nil {
+		return err
+	}
+	if err := s.prepareProgram(); err != nil {
+		return err
+	}
+	if err := s.send([]byte{plan.Ready}); err != nil {
+		return err
+	}
+	if err := s.wait(); err != nil {
+		return err
+	}
+	s.tape.play() // reports its own failure
+	unix.Exit(1)
+	return nil
+}
+
+func (s *session) enter() error {
+	for _, e := range s.plan.Enter {
+		if err := unix.Setns(s.fd(e.FD), e.Flags); err != nil {
+			return fail("namespaces", e.Name, err, "cannot join the "+e.Name+" namespace")
+		}
+	}
+	return nil
+}
+
+// openProc makes the procfs that is attached nowhere: no mount inside can
+// stand in for it (CVE-2025-52881).
+func (s *session) openProc() error {
+	fd, err := newMount("proc", "", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return fail(stepMount, "/proc", err, "cannot make a private procfs")
+	}
+	s.proc = fd
+	return nil
+}
+
+func (s *session) buildRoot() error {
+	s.root = s.fd(s.plan.Root)
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(stepRoot, "/", err, "cannot open the old root")
+	}
+	err = attach(s.root, old)
+	unix.Close(old)
+	if err != nil {
+		return fail(stepRoot, "/", err, "cannot attach the container's root file system")
+	}
+	if err := s.mountAll(); err != nil {
+		return err
+	}
+	if err := s.makeDevices(); err != nil {
+		return err
+	}
+	if err := s.workingDirectory(); err != nil {
+		return err
+	}
+	if err := s.hide(); err != nil {
+		return err
+	}
+	if s.plan.ReadonlyRoot {
+		if err := setAttr(s.root, unix.MOUNT_ATTR_RDONLY, 0, false); err != nil {
+			return fail(stepRoot, "/", err, "cannot make the root file system read-only")
+		}
+	}
+	return nil
+}
+
+// workingDirectory makes the working directory when the image lacks it. The
+// root may be read-only soon, so it happens here.
+func (s *session) workingDirectory() error {
+	fd, err := ensure(s.root, s.plan.Process.Cwd, false)
+	if err == unix.EROFS || err == unix.EEXIST {
+		return nil // chdir will say what is wrong
+	}
+	if err != nil {
+		return fail("working directory", s.plan.Process.Cwd, err, "cannot make the working directory "+strconv.Quote(s.plan.Process.Cwd)+" in the container")
+	}
+	unix.Close(fd)
+	return nil
+}
+
+func (s *session) cgroupNamespace() error {
+	if err := s.enterCgroup(); err != nil {
+		return err
+	}
+	if !s.plan.UnshareCgroup || s.unshared {
+		return nil
+	}
+	s.unshared = true
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fail("namespaces", "cgroup", err, "cannot make a new cgroup namespace")
+	}
+	return nil
+}
+
+// names sets what belongs to the UTS and other namespaces.
+func (s *session) names() error {
+	p := &s.plan
+	if p.Hostname != "" {
+		if err := unix.Sethostname([]byte(p.Hostname)); err != nil {
+			return fail("hostname", p.Hostname, err, "cannot set the hostname "+strconv.Quote(p.Hostname))
+		}
+	}
+	if p.Domainname != "" {
+		if err := unix.Setdomainname([]byte(p.Domainname)); err != nil {
+			return fail("hostname", p.Domainname, err, "cannot set the domain name "+strconv.Quote(p.Domainname))
+		}
+	}
+	for _, kv := range p.Sysctl {
+		name := kv.Key
+		if !strings.Contains(name, "/") {
+			name = strings.ReplaceAll(name, ".", "/")
+		}
+		if err := s.writeProc("sys/"+name, kv.Value); err != nil {
+			return fail("sysctl", kv.Key, err, "cannot set the sysctl "+kv.Key+" to "+strconv.Quote(kv.Value)+" (write "+strconv.Quote(kv.Key+"="+kv.Value)+" to /proc/sys)")
+		}
+	}
+	return nil
+}
+
+// writeProc writes a file of the private procfs; its "self" is this process.
+func (s *session) writeProc(name, value string) error {
+	how := unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV}
+	fd, err := unix.Openat2(s.proc, name, &how)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, []byte(value))
+	return err
+}

@@ -1,0 +1,145 @@
+// Package plan is what the keeper tells init and what init answers.
+//
+// Both sides are built together (init is embedded in the keeper), so the
+// encoding has no versions. It links neither fmt nor encoding/json: init's
+// start is on the path of every container.
+//
+//	keeper                                    init
+//	  one or more Begin + descriptors     ->    (the first descriptor is a memfd with the Plan)
+//	                                      <-    NeedCgroup, when the cgroup must be entered by now
+//	  Go                                  ->
+//	                                      <-    Console + the terminal's master
+//	                                      <-    Ready (start) or Child + pid (join)
+//	  Go (start only)                     ->
+//	                                      <-    Failed + errno + Error, or end of file: the program runs
+package plan
+
+// Message types, the first byte of each packet.
+const (
+	Begin      = 'B' // then the count of descriptors in all, uint16
+	NeedCgroup = 'N'
+	Go         = 'G'
+	Console    = 'C'
+	Ready      = 'R'
+	Child      = 'P' // then the pid, uint32
+	Failed     = 'F' // then an errno, uint32, and an encoded Error
+)
+
+// DescriptorsEach is how many descriptors one packet carries at most (the
+// kernel's SCM_MAX_FD is 253).
+const DescriptorsEach = 200
+
+// NoFD stands for an absent descriptor.
+const NoFD = -1
+
+// Plan is one start or join. Fields of descriptors are indexes into the
+// descriptors that came along.
+type Plan struct {
+	Join bool
+	ID   string
+
+	Hostname   string
+	Domainname string
+
+	Root         int // detached mount
+	ReadonlyRoot bool
+	Mounts       []Mount
+	Devices      []Device
+	Sysctl       []Pair
+	Masked       []string
+	Readonly     []string
+	Null         int // detached bind of the host's verified /dev/null
+
+	Enter         []Entry // namespaces to join
+	UnshareCgroup bool
+	CgroupV2      bool
+	CgroupDir     int // v2 and join: the directory to clone into
+
+	Stdio [3]int
+	Tiny  int // memfd of hezi-tiny, or NoFD
+
+	Process Process
+}
+
+// Pair is a key and its value.
+type Pair struct{ Key, Value string }
+
+// Entry is a namespace (or, with a pidfd, several) to enter by setns(2).
+type Entry struct {
+	FD    int
+	Flags int
+	Name  string
+}
+
+// Mount is one mount. FD is a detached tree for binds, else NoFD.
+type Mount struct {
+	Type        string
+	Target      string
+	FD          int
+	File        bool   // a bind of something that is not a directory
+	Set         uint64 // MOUNT_ATTR_*
+	Recursive   bool
+	Propagation uint64 // MS_*, or 0
+	Data        string
+	CopyUp      bool
+	Hierarchies []Hierarchy // cgroup on v1
+}
+
+// Hierarchy is one cgroup v1 hierarchy: the box's own directory in it.
+type Hierarchy struct {
+	Name  string   // the directory under /sys/fs/cgroup
+	Links []string // symbolic links to it, for controllers mounted together
+	FD    int      // detached bind of the box's directory
+}
+
+// Device is a device node.
+type Device struct {
+	Path         string
+	Mode         uint32 // type and permission bits
+	Major, Minor uint32
+	UID, GID     uint32
+}
+
+// Rlimit is a resource limit by number.
+type Rlimit struct {
+	Name       string
+	Resource   int
+	Soft, Hard uint64
+}
+
+// Caps are the five capability sets.
+type Caps struct {
+	Bounding, Effective, Permitted, Inheritable, Ambient uint64
+}
+
+// Process is the program to run.
+type Process struct {
+	Args, Env        []string
+	Cwd              string
+	User             string
+	AdditionalGroups []string
+	Terminal         bool
+	Height, Width    uint16
+	Caps             Caps
+	NoNewPrivileges  bool
+	Seccomp          []byte
+	SeccompFlags     uint32
+	Rlimits          []Rlimit
+	HasOOMScoreAdj   bool
+	OOMScoreAdj      int
+	AppArmor         string
+	SELinux          string
+	HasUmask         bool
+	Umask            uint32
+}
+
+// Error has the fields of box.Error.
+type Error struct {
+	Step     string
+	Subject  string
+	Message  string
+	Errno    int
+	ExitCode int
+}
+
+func (e *Error) Error() string { return e.Message }
