@@ -1,0 +1,155 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the goldens")
+
+// Each testdata/NAME.json is read; what Load says of it is in NAME.txt.
+func TestFiles(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no testdata", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			got := "accepted\n"
+			if _, err := Load([]string{"--config-file", file}); err != nil {
+				got = err.Error() + "\n"
+			}
+			golden := strings.TrimSuffix(file, ".json") + ".txt"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got:\n%swant:\n%s", got, want)
+			}
+		})
+	}
+}
+
+func load(t *testing.T, args ...string) *Config {
+	t.Helper()
+	c, err := Load(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "daemon.json")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestFlagsOverrideTheFile(t *testing.T) {
+	path := file(t, `{"hosts": ["unix:///a.sock"], "debug": false, "mtu": 1400, "dns": ["1.1.1.1"]}`)
+	c := load(t, "--config-file", path, "-H", "unix:///b.sock", "-H", "unix:///c.sock", "-D")
+	if want := []string{"unix:///b.sock", "unix:///c.sock"}; !reflect.DeepEqual(c.Hosts, want) {
+		t.Errorf("hosts %v", c.Hosts)
+	}
+	if !c.Debug || c.LogLevel != "debug" || c.MTU != 1400 || len(c.DNS) != 1 {
+		t.Errorf("%+v", c)
+	}
+	if want := []string{"hosts", "debug"}; !reflect.DeepEqual(c.Overridden, want) {
+		t.Errorf("overridden %v", c.Overridden)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c := load(t, "--config-file", file(t, ""))
+	if c.DataRoot != "/var/lib/hezi" || c.ExecRoot != "/run/hezi" || c.PIDFile != "/run/hezi/hezi.pid" || !c.LiveRestore {
+		t.Errorf("%+v", c)
+	}
+	if c.LogOpts["max-size"] != "20m" || c.LogOpts["max-file"] != "5" {
+		t.Errorf("logs are not capped: %v", c.LogOpts)
+	}
+	if c.Hosts[0] != "unix:///run/hezi/hezi.sock" {
+		t.Errorf("hosts %v", c.Hosts)
+	}
+	c = load(t, "--config-file", file(t, ""), "--log-opt", "max-size=-1", "--exec-root", "/x")
+	if c.LogOpts["max-size"] != "-1" || c.LogOpts["max-file"] != "5" || c.PIDFile != "/x/hezi.pid" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestBadFlags(t *testing.T) {
+	none := file(t, "{}")
+	for _, tc := range []struct{ args, says string }{
+		{"--userns-remap=default", `"userns-remap" is an option of Docker that this version of Hezi does not support: remove it; it comes with a later version`},
+		{"--add-runtime=x", "unknown flag: --add-runtime"},
+		{"--iptables=false", "Hezi uses nftables always"},
+		{"--mtu=big", "a whole number is needed"},
+		{"--storage-driver=zfs", "use overlay2"},
+		{"--data-root=data", "an absolute path is needed"},
+		{"-H=ftp://x", "unix:///path, tcp://address:port or fd:// is needed"},
+		{"--label=x", "KEY=VALUE is needed"},
+		{"run", "hezid takes no arguments"},
+		{"--config-file=/nonexistent/daemon.json", "cannot be read"},
+	} {
+		if _, err := Load([]string{"--config-file", none, tc.args}); err == nil || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v", tc.args, err)
+		}
+	}
+	_, err := Load([]string{"--help"})
+	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userns-remap") {
+		t.Errorf("help: %v", err)
+	}
+}
+
+func TestReload(t *testing.T) {
+	path := file(t, `{"debug": false, "mtu": 1400, "labels": ["a=b"]}`)
+	args := []string{"--config-file", path}
+	c := load(t, args...)
+	if err := os.WriteFile(path, []byte(`{"debug": true, "mtu": 1500, "labels": ["c=d"], "registry-mirrors": ["https://m"]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	next, restart, err := c.Reload(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !next.Debug || next.LogLevel != "debug" || next.MTU != 1400 || next.Labels[0] != "c=d" || next.RegistryMirrors[0] != "https://m" {
+		t.Errorf("%+v", next)
+	}
+	if !reflect.DeepEqual(restart, []string{"mtu"}) || c.Debug {
+		t.Errorf("needs a restart: %v; the old one is %+v", restart, c)
+	}
+}
+
+// Every key of Docker's is known: supported, or refused with a remedy.
+func TestEveryKeyOfDockerIsKnown(t *testing.T) {
+	text, err := os.ReadFile("testdata/docker-keys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, o := range new(Config).options() {
+		known[o.key] = true
+	}
+	keys := strings.Fields(string(text))
+	if len(keys) < 95 {
+		t.Fatalf("only %d keys", len(keys))
+	}
+	for _, key := range keys {
+		if known[key] == (unsupported[key] != "") {
+			t.Errorf("%s: supported %v, refused with %q", key, known[key], unsupported[key])
+		}
+	}
+}
