@@ -1,0 +1,248 @@
+// Package netns makes network namespaces, the bridge and what joins them. A
+// handle is a file on which a namespace is bind-mounted: it keeps the
+// namespace alive until Remove and is what a container's init joins.
+//
+// No device is moved between namespaces or deleted on anyone's path: both cost
+// a grace period. The peer of a veth is born in its namespace with its final
+// name, and dies with it.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Inside is the interface's name inside a namespace.
+const Inside = "eth0"
+
+// Endpoint says how a namespace is connected.
+type Endpoint struct {
+	Bridge  int    // the bridge's interface index
+	Outside string // the name of the host's end
+	MAC     net.HardwareAddr
+	MTU     int // bytes
+	Address netip.Prefix
+	Gateway netip.Addr
+}
+
+// Make creates a namespace with lo up, mounts its handle at path and, if ep is
+// not nil, connects it to the bridge: when Make returns, packets can flow.
+func Make(path string, ep *Endpoint) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("make the handle of a network namespace: %w", err)
+	}
+	_ = f.Close() // read-only and empty
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, Remove(path))
+		}
+	}()
+
+	done := make(chan error, 1)
+	go func() { done <- build(path, ep) }()
+	return <-done
+}
+
+// build does Make's work on a thread of its own while that thread is in the
+// new namespace. The thread ends with the goroutine if it cannot return.
+func build(path string, ep *Endpoint) (err error) {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the host's network namespace: %w", err)
+	}
+	defer home.Close()
+	var out *nl.NetlinkSocket
+	if ep != nil {
+		if out, err = nl.Subscribe(unix.NETLINK_ROUTE); err != nil {
+			runtime.UnlockOSThread()
+			return fmt.Errorf("open rtnetlink: %w", err)
+		}
+		defer out.Close()
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("make a network namespace: %w", err)
+	}
+	defer func() {
+		if e := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); e != nil {
+			err = errors.Join(err, fmt.Errorf("return to the host's network namespace: %w", e))
+			return
+		}
+		runtime.UnlockOSThread()
+	}()
+	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount a network namespace at %s: %w", path, err)
+	}
+	in, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open rtnetlink in a new namespace: %w", err)
+	}
+	defer in.Close()
+	if err := in.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}}); err != nil {
+		return fmt.Errorf("bring lo up in a new namespace: %w", err)
+	}
+	if ep == nil {
+		return nil
+	}
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("open a new network namespace: %w", err)
+	}
+	defer ns.Close()
+	if err := addVeth(out, ep, int(ns.Fd())); err != nil {
+		return err
+	}
+	return address(in, ep)
+}
+
+// addVeth makes the pair with one message: this end on the bridge and up, the
+// other in the namespace ns with its final name, address and MTU, and up.
+func addVeth(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+	up := func(m *nl.IfInfomsg) { m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP }
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	up(msg)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(ep.Outside)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(ep.MTU))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(ep.Bridge))))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	up(nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC))
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(Inside))
+	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(ep.MTU)))
+	peer.AddRtAttr(unix.IFLA_ADDRESS, ep.MAC)
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns)))
+	req.AddData(info)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		if errors.Is(err, unix.EXFULL) || errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("the bridge has no free port (a Linux bridge holds 1023): %w", err)
+		}
+		return fmt.Errorf("make the veth pair %s: %w", ep.Outside, err)
+	}
+	return nil
+}
+
+// address gives eth0 its address and the default route, from inside.
+func address(in *netlink.Handle, ep *Endpoint) error {
+	link, err := in.LinkByName(Inside)
+	if err != nil {
+		return fmt.Errorf("find eth0 in a new namespace: %w", err)
+	}
+	if err := in.AddrAdd(link, &netlink.Addr{IPNet: ipNet(ep.Address), Broadcast: broadcast(ep.Address)}); err != nil {
+		return fmt.Errorf("give eth0 the address %s: %w", ep.Address, err)
+	}
+	if err := in.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: ep.Gateway.AsSlice()}); err != nil {
+		return fmt.Errorf("route by %s: %w", ep.Gateway, err)
+	}
+	return nil
+}
+
+// Remove unmounts and unlinks a handle. The namespace itself dies, in the
+// background, when its last process has ended.
+func Remove(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH)
+		if err == nil {
+			continue // mounted twice by a restart in the middle
+		}
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			break
+		}
+		return fmt.Errorf("unmount the network namespace %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the handle of a network namespace: %w", err)
+	}
+	return nil
+}
+
+// Mounted says whether a namespace is mounted at path.
+func Mounted(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+// Bridge finds or makes the bridge with its address, up. It returns the index.
+func Bridge(name string, gateway netip.Prefix, mac net.HardwareAddr, mtu int) (int, error) {
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.HardwareAddr = name, mtu, mac
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return 0, fmt.Errorf("make the bridge %s: %w", name, err)
+		}
+		link, err = netlink.LinkByName(name)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find the bridge %s: %w", name, err)
+	}
+	if link.Type() != "bridge" {
+		return 0, fmt.Errorf("%s is a %s, not a bridge: rename or remove it", name, link.Type())
+	}
+	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return 0, fmt.Errorf("read the addresses of %s: %w", name, err)
+	}
+	found := false
+	for i := range have {
+		if have[i].IPNet.String() == gateway.String() {
+			found = true
+			continue
+		}
+		if err := netlink.AddrDel(link, &have[i]); err != nil {
+			return 0, fmt.Errorf("remove the old address %s of %s: %w", have[i].IPNet, name, err)
+		}
+	}
+	if !found {
+		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(gateway), Broadcast: broadcast(gateway)}); err != nil {
+			return 0, fmt.Errorf("give the bridge %s the address %s: %w", name, gateway, err)
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return 0, fmt.Errorf("bring the bridge %s up: %w", name, err)
+	}
+	return link.Attrs().Index, nil
+}
+
+// Ports are the names of the devices on the bridge.
+func Ports(bridge int) (map[string]bool, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list the network devices: %w", err)
+	}
+	names := map[string]bool{}
+	for _, l := range links {
+		if l.Attrs().MasterIndex == bridge {
+			names[l.Attrs().Name] = true
+		}
+	}
+	return names, nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// broadcast is the last address of a network.
+func broadcast(p netip.Prefix) net.IP {
+	b := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	return b[:]
+}
