@@ -1,9 +1,12 @@
 package box
 
 import (
-	"context"
-	"errors"
 	"os"
+	"sync"
+
+	"hezi/internal/box/initbin"
+
+	"golang.org/x/sys/unix"
 )
 
 // Options of a Runtime.
@@ -16,11 +19,40 @@ type Options struct {
 
 // Runtime starts boxes. The keeper has one. Its methods may be called from
 // any goroutine.
-type Runtime struct{}
+type Runtime struct {
+	init    *os.File // sealed memfd of hezi-init
+	cgroups cgroups
+	pool    *pool
+
+	tinyOnce sync.Once
+	tiny     *os.File
+	tinyErr  error
+}
 
 // NewRuntime seals init into a memfd, grows the descriptor table once and
 // prepares the pool.
-func NewRuntime(o Options) (*Runtime, error) { return nil, errors.New("box: not built") }
+func NewRuntime(o Options) (*Runtime, error) {
+	return newRuntime(o, newCgroups(o.Identity))
+}
+
+func newRuntime(o Options, groups cgroups) (*Runtime, error) {
+	growDescriptors()
+	file, err := initbin.Init()
+	if err != nil {
+		return nil, err
+	}
+	r := &Runtime{init: file, cgroups: groups}
+	r.pool = newPool(r, o.Pool)
+	return r, nil
+}
+
+// growDescriptors makes the descriptor table large once: growing it later, in
+// a process with threads, waits for an RCU grace period each time.
+func growDescriptors() {
+	if fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 1000); err == nil {
+		unix.Close(fd)
+	}
+}
 
 // Stdio is the container's side of the standard streams. A nil file is
 // /dev/null. With Process.Terminal all are ignored. Start and Exec do not
@@ -39,17 +71,11 @@ type Proc struct {
 	CgroupPaths map[string]string
 }
 
-// Start makes a box and returns once its program runs. On error nothing of it
-// is left, and the error is an *Error where a step failed.
-func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, error) {
-	return nil, errors.New("box: not built")
-}
-
-// Exec starts p in the running box whose first process is pid (pidfd proves
-// that pid still is that process), in the box's namespaces and cgroup.
-func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths map[string]string, p *Process, stdio Stdio) (*Proc, error) {
-	return nil, errors.New("box: not built")
-}
-
 // Close ends the pool.
-func (r *Runtime) Close() error { return nil }
+func (r *Runtime) Close() error {
+	r.pool.close()
+	if r.tiny != nil {
+		r.tiny.Close()
+	}
+	return r.init.Close()
+}

@@ -30,6 +30,9 @@ func newMount(kind, data string, attr uint64) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", sourceOf(kind)); err != nil {
+		return -1, err
+	}
 	for option := range strings.SplitSeq(data, ",") {
 		if option == "" {
 			continue
@@ -52,6 +55,14 @@ func newMount(kind, data string, attr uint64) (int, error) {
 		return -1, &optionError{data, fsLog(fs), err}
 	}
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
+}
+
+// sourceOf is what mountinfo shows as the source, as runc has it.
+func sourceOf(kind string) string {
+	if kind == "cgroup2" {
+		return "cgroup"
+	}
+	return kind
 }
 
 type optionError struct {

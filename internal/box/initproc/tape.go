@@ -58,7 +58,7 @@ func afterForkInChild()
 //
 //go:norace
 func (t tape) fork(flags uint64, cgroup int) (int, unix.Errno) {
-	args := cloneArgs{flags: flags, exitSignal: uint64(unix.SIGCHLD), cgroup: uint64(cgroup)}
+	args := cloneArgs{flags: flags, cgroup: uint64(cgroup)} // with CLONE_PARENT the exit signal is inherited
 	size := uintptr(unsafe.Sizeof(args))
 	if flags&unix.CLONE_INTO_CGROUP == 0 {
 		args.cgroup = 0

@@ -1,0 +1,78 @@
+package box
+
+import (
+	"context"
+	"os"
+
+	"hezi/internal/box/initproc"
+	"hezi/internal/box/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+const allNamespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS
+
+// Exec starts p in the running box whose first process is pid (pidfd proves
+// that pid still is that process), in the box's namespaces and cgroup.
+func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths map[string]string, p *Process, stdio Stdio) (*Proc, error) {
+	b := newBundle()
+	defer b.close()
+	b.plan.Join = true
+	if err := b.process(p); err != nil {
+		return nil, err
+	}
+	b.lendStdio(stdio)
+	b.plan.Enter = []plan.Entry{{FD: b.lend(rawFD(pidfd)), Flags: allNamespaces, Name: "container's"}}
+	if dir := cgroupPaths[""]; dir != "" && len(cgroupPaths) == 1 {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, stepError(StepCgroup, dir, err, "cannot open the container's cgroup")
+		}
+		b.plan.CgroupDir = b.give(fd)
+	}
+	c, err := r.spawn(birth{mode: initproc.ModeJoin, cgroupFD: -1, pidNS: -1})
+	if err != nil {
+		return nil, err
+	}
+	proc := &Proc{CgroupPaths: cgroupPaths}
+	err = c.drive(ctx, b, proc, func(message byte) error {
+		if message == plan.NeedCgroup && b.plan.CgroupDir == plan.NoFD {
+			return addToPaths(cgroupPaths, c.pid)
+		}
+		return nil
+	})
+	if err == nil {
+		proc.PidFD, err = openPidfd(proc.PID)
+	}
+	if err != nil {
+		proc.abandon()
+		c.kill()
+		return nil, err
+	}
+	c.conn.Close()
+	c.reap()
+	c.pidfd.Close()
+	return proc, nil
+}
+
+// openPidfd is safe for a child that is not reaped yet: its pid cannot be
+// anyone else's.
+func openPidfd(pid int) (*os.File, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, stepError(StepNamespace, "", err, "cannot open the new process")
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
+// abandon ends and reaps what a failed exec left.
+func (p *Proc) abandon() {
+	if p.Console != nil {
+		p.Console.Close()
+	}
+	if p.PID == 0 {
+		return
+	}
+	_ = unix.Kill(p.PID, unix.SIGKILL)
+	(&child{pid: p.PID}).reap()
+}

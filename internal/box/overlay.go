@@ -1,0 +1,88 @@
+package box
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountOverlay makes a detached overlay mount: no one but the box sees it.
+func mountOverlay(o *Overlay) (int, error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, stepError(StepRoot, "overlay", err, "the kernel cannot mount overlay file systems (is the module there? `modprobe overlay`)")
+	}
+	defer unix.Close(fs)
+	set := func(key, value string) error { return unix.FsconfigSetString(fs, key, value) }
+	if err := set("source", "overlay"); err != nil {
+		return -1, overlayError(fs, o, err)
+	}
+	if err := setLowers(o.Lower, set); err != nil {
+		return -1, overlayError(fs, o, err)
+	}
+	if o.Upper != "" {
+		for _, kv := range [][2]string{{"upperdir", o.Upper}, {"workdir", o.Work}} {
+			value := strings.ReplaceAll(kv[1], `\`, `\\`) // the kernel unescapes these two
+			if err := set(kv[0], value); err != nil {
+				return -1, overlayError(fs, o, err)
+			}
+		}
+	}
+	if o.Volatile && o.Upper != "" {
+		if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
+			return -1, overlayError(fs, o, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, overlayError(fs, o, err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, overlayError(fs, o, err)
+	}
+	return fd, nil
+}
+
+// setLowers adds the layers one by one (lowerdir+, Linux 6.7), which has no
+// limit of length and no characters to escape; older kernels take one string.
+func setLowers(lower []string, set func(key, value string) error) error {
+	for i, dir := range lower {
+		err := set("lowerdir+", dir)
+		if err == nil {
+			continue
+		}
+		if i > 0 || err != unix.EINVAL {
+			return err
+		}
+		escaped := make([]string, len(lower))
+		for j, d := range lower {
+			escaped[j] = strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(d)
+		}
+		return set("lowerdir", strings.Join(escaped, ":"))
+	}
+	return nil
+}
+
+// overlayError explains the errors that overlay gives without words.
+func overlayError(fs int, o *Overlay, err error) error {
+	message := "cannot mount the container's root file system (overlay)"
+	for _, dir := range append([]string{o.Upper, o.Work}, o.Lower...) {
+		var st unix.Stat_t
+		if dir != "" && unix.Stat(dir, &st) != nil {
+			return stepError(StepRoot, dir, err, message+": the directory "+dir+" is missing")
+		}
+	}
+	buf := make([]byte, 1024)
+	if n, readErr := unix.Read(fs, buf); readErr == nil && n > 2 {
+		message += ": the kernel says: " + strings.TrimSpace(string(buf[2:n]))
+	}
+	switch err {
+	case unix.EINVAL:
+		message += " (upper and work must be on one file system that supports overlay's extended attributes, which another overlay does not; a layer is named at most once)"
+	case unix.EBUSY:
+		message += " (the upper or work directory belongs to another container that runs)"
+	case unix.E2BIG, unix.ENAMETOOLONG:
+		message += " (too many layers for this kernel)"
+	}
+	return stepError(StepRoot, o.Upper, err, message)
+}

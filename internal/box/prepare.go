@@ -1,0 +1,300 @@
+package box
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"hezi/internal/box/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+// bundle is a plan with its descriptors. The first slot is the plan's own memfd.
+type bundle struct {
+	plan  plan.Plan
+	files []int
+	owned []int // closed after sending
+}
+
+func newBundle() *bundle {
+	b := &bundle{files: []int{-1}}
+	b.plan.Root, b.plan.Null, b.plan.Tiny, b.plan.CgroupDir = plan.NoFD, plan.NoFD, plan.NoFD, plan.NoFD
+	b.plan.Stdio = [3]int{plan.NoFD, plan.NoFD, plan.NoFD}
+	return b
+}
+
+// lend adds a descriptor that stays the caller's; give adds one to close later.
+func (b *bundle) lend(fd int) int {
+	b.files = append(b.files, fd)
+	return len(b.files) - 1
+}
+
+func (b *bundle) give(fd int) int {
+	b.owned = append(b.owned, fd)
+	return b.lend(fd)
+}
+
+func (b *bundle) close() {
+	for _, fd := range b.owned {
+		unix.Close(fd)
+	}
+	b.owned = nil
+}
+
+func (b *bundle) lendStdio(stdio Stdio) {
+	for i, f := range []*os.File{stdio.Stdin, stdio.Stdout, stdio.Stderr} {
+		if f != nil {
+			b.plan.Stdio[i] = b.lend(rawFD(f))
+		}
+	}
+}
+
+// rawFD is f's descriptor, without Fd's side effect of making it block.
+func rawFD(f *os.File) int {
+	fd := -1
+	if c, err := f.SyscallConn(); err == nil {
+		_ = c.Control(func(p uintptr) { fd = int(p) })
+	}
+	return fd
+}
+
+func stepError(step, subject string, err error, message string) *Error {
+	e := &Error{Step: step, Subject: subject, Message: message, ExitCode: 125}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		e.Errno = int(errno)
+	}
+	if err != nil {
+		e.Message += ": " + err.Error()
+	}
+	return e
+}
+
+// fill opens every host path of the spec and writes the plan. Nothing of it
+// depends on the cgroup.
+func (b *bundle) fill(spec *Spec) error {
+	p := &b.plan
+	p.ID, p.Hostname, p.Domainname = spec.ID, spec.Hostname, spec.Domainname
+	p.ReadonlyRoot = spec.Root.ReadOnly
+	p.Masked, p.Readonly = spec.MaskedPaths, spec.ReadonlyPaths
+	for _, key := range sortedKeys(spec.Sysctl) {
+		p.Sysctl = append(p.Sysctl, plan.Pair{Key: key, Value: spec.Sysctl[key]})
+	}
+	if err := b.process(&spec.Process); err != nil {
+		return err
+	}
+	if err := b.root(&spec.Root); err != nil {
+		return err
+	}
+	if err := b.mounts(spec.Mounts); err != nil {
+		return err
+	}
+	if err := b.null(); err != nil {
+		return err
+	}
+	for i := range spec.Devices {
+		d := &spec.Devices[i]
+		kind := uint32(unix.S_IFCHR)
+		if d.Type == "b" {
+			kind = unix.S_IFBLK
+		}
+		p.Devices = append(p.Devices, plan.Device{Path: d.Path, Mode: kind | d.Mode&0o7777,
+			Major: uint32(d.Major), Minor: uint32(d.Minor), UID: d.UID, GID: d.GID})
+	}
+	return b.namespaces(&spec.Namespaces)
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (b *bundle) root(r *Root) error {
+	if r.Overlay != nil {
+		fd, err := mountOverlay(r.Overlay)
+		if err != nil {
+			return err
+		}
+		b.plan.Root = b.give(fd)
+		return nil
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, r.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return stepError(StepRoot, r.Path, err, "cannot open the root file system "+r.Path)
+	}
+	b.plan.Root = b.give(fd)
+	return b.private(fd, r.Path)
+}
+
+func (b *bundle) private(fd int, path string) error {
+	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	if err != nil {
+		return stepError(StepMount, path, err, "cannot make the mount of "+path+" private (Linux 5.12 or newer is needed)")
+	}
+	return nil
+}
+
+var propagations = map[string]struct {
+	flag      uint64
+	recursive bool
+}{
+	"": {unix.MS_PRIVATE, true}, "private": {unix.MS_PRIVATE, false}, "rprivate": {unix.MS_PRIVATE, true},
+	"slave": {unix.MS_SLAVE, false}, "rslave": {unix.MS_SLAVE, true},
+	"shared": {unix.MS_SHARED, false}, "rshared": {unix.MS_SHARED, true},
+}
+
+func (b *bundle) mounts(list []Mount) error {
+	for i := range list {
+		m := &list[i]
+		out := plan.Mount{Type: m.Type, Target: m.Target, FD: plan.NoFD, Recursive: m.Recursive, Data: m.Data, CopyUp: m.CopyUp}
+		for _, f := range []struct {
+			on   bool
+			attr uint64
+		}{{m.ReadOnly, unix.MOUNT_ATTR_RDONLY}, {m.NoSuid, unix.MOUNT_ATTR_NOSUID}, {m.NoDev, unix.MOUNT_ATTR_NODEV}, {m.NoExec, unix.MOUNT_ATTR_NOEXEC}} {
+			if f.on {
+				out.Set |= f.attr
+			}
+		}
+		how, ok := propagations[m.Propagation]
+		if !ok {
+			return stepError(StepMount, m.Target, nil, "the mount at "+m.Target+" asks for the propagation "+strconv.Quote(m.Propagation)+", which is none of private, rprivate, slave, rslave, shared, rshared")
+		}
+		if m.Propagation != "" {
+			out.Propagation = how.flag
+		}
+		if m.Type == MountBind {
+			fd, file, err := openBind(m, how.flag, how.recursive)
+			if err != nil {
+				return err
+			}
+			out.FD, out.File = b.give(fd), file
+			out.Propagation = 0
+		}
+		b.plan.Mounts = append(b.plan.Mounts, out)
+	}
+	return nil
+}
+
+// openBind clones the tree at a bind's source, detached.
+func openBind(m *Mount, propagation uint64, recursive bool) (fd int, file bool, err error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if m.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err = unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
+	if err == unix.ENOENT {
+		return -1, false, stepError(StepMount, m.Source, nil, "bind source path does not exist: "+m.Source)
+	}
+	if err != nil {
+		return -1, false, stepError(StepMount, m.Source, err, "cannot open the bind source path "+m.Source)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, false, stepError(StepMount, m.Source, err, "cannot read the bind source path "+m.Source)
+	}
+	at := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		at |= unix.AT_RECURSIVE
+	}
+	if err := unix.MountSetattr(fd, "", at, &unix.MountAttr{Propagation: propagation}); err != nil {
+		unix.Close(fd)
+		return -1, false, stepError(StepMount, m.Source, err, "cannot set the propagation of the bind of "+m.Source)
+	}
+	return fd, st.Mode&unix.S_IFMT != unix.S_IFDIR, nil
+}
+
+// null clones the host's /dev/null, proven to be the device 1:3, for masks
+// (CVE-2025-31133: the container's own could be something else).
+func (b *bundle) null() error {
+	if len(b.plan.Masked) == 0 {
+		return nil
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/dev/null", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return stepError(StepDevice, "/dev/null", err, "cannot open the host's /dev/null")
+	}
+	b.plan.Null = b.give(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return stepError(StepDevice, "/dev/null", err, "the host's /dev/null is not the null device: mend it with `rm /dev/null; mknod -m 666 /dev/null c 1 3`")
+	}
+	return b.private(fd, "/dev/null")
+}
+
+// namespaces opens those that are joined, but for the pid namespace, which
+// only a child can be born into.
+func (b *bundle) namespaces(n *Namespaces) error {
+	for _, ns := range []struct {
+		name string
+		flag int
+		Namespace
+	}{{"ipc", unix.CLONE_NEWIPC, n.IPC}, {"uts", unix.CLONE_NEWUTS, n.UTS}, {"net", unix.CLONE_NEWNET, n.Net}, {"cgroup", unix.CLONE_NEWCGROUP, n.Cgroup}} {
+		if ns.Mode != NamespaceJoin {
+			continue
+		}
+		fd, err := openNamespace(ns.name, ns.Path)
+		if err != nil {
+			return err
+		}
+		b.plan.Enter = append(b.plan.Enter, plan.Entry{FD: b.give(fd), Flags: ns.flag, Name: ns.name})
+	}
+	b.plan.UnshareCgroup = n.Cgroup.Mode == NamespaceNew
+	return nil
+}
+
+func openNamespace(name, path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, stepError(StepNamespace, path, err, "cannot open the "+name+" namespace "+path+" (is its container still running?)")
+	}
+	return fd, nil
+}
+
+// hierarchies adds what the cgroup mount shows on v1: the box's own directory
+// of each hierarchy.
+func (b *bundle) hierarchies(paths map[string]string) error {
+	if dir, ok := paths[""]; ok && len(paths) == 1 {
+		b.plan.CgroupV2 = dir != ""
+		return nil
+	}
+	for i := range b.plan.Mounts {
+		m := &b.plan.Mounts[i]
+		if m.Type != MountCgroup {
+			continue
+		}
+		for name, dir := range hierarchyDirs(paths) {
+			fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+			if err != nil {
+				return stepError(StepCgroup, dir, err, "cannot open the cgroup "+dir)
+			}
+			h := plan.Hierarchy{Name: name, FD: b.give(fd)}
+			if parts := strings.Split(name, ","); len(parts) > 1 {
+				h.Links = parts
+			}
+			m.Hierarchies = append(m.Hierarchies, h)
+		}
+	}
+	return nil
+}
+
+// hierarchyDirs maps the names under /sys/fs/cgroup to the box's directories;
+// controllers mounted together share one.
+func hierarchyDirs(paths map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, dir := range paths {
+		rest, ok := strings.CutPrefix(filepath.Clean(dir), "/sys/fs/cgroup/")
+		if name, _, found := strings.Cut(rest, "/"); ok && found {
+			out[name] = dir
+		}
+	}
+	return out
+}

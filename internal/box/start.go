@@ -1,0 +1,190 @@
+package box
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"hezi/internal/box/initbin"
+	"hezi/internal/box/initproc"
+	"hezi/internal/box/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+// Start makes a box and returns once its program runs. On error nothing of it
+// is left, and the error is an *Error where a step failed.
+func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, error) {
+	group, err := r.cgroups.create(ctx, &spec.Cgroup, spec.ID)
+	if err != nil {
+		return nil, cgroupError(spec.ID, err)
+	}
+	proc, err := r.startIn(ctx, spec, stdio, group)
+	if err != nil {
+		return nil, errors.Join(err, group.Remove())
+	}
+	return proc, nil
+}
+
+func cgroupError(id string, err error) error {
+	var step *Error
+	if errors.As(err, &step) {
+		return err
+	}
+	return stepError(StepCgroup, id, err, "cannot set up the container's cgroup")
+}
+
+func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, group group) (*Proc, error) {
+	b := newBundle()
+	defer b.close()
+	c, attached, err := r.bear(spec, group)
+	if err != nil {
+		return nil, err
+	}
+	proc, err := r.build(ctx, c, b, spec, stdio, group, attached)
+	if err != nil {
+		c.kill()
+		<-attached // writing the pid may still be under way
+		return nil, err
+	}
+	c.conn.Close()
+	return proc, nil
+}
+
+// bear starts init and, where it could not be born in its cgroup, moves it
+// there meanwhile: the move waits for an RCU grace period, beside which init
+// builds the box.
+func (r *Runtime) bear(spec *Spec, group group) (*child, <-chan error, error) {
+	b := birth{mode: initproc.ModeStart, flags: unix.CLONE_NEWNS, cgroupFD: group.FD(), pidNS: -1}
+	for _, ns := range []struct {
+		flag uintptr
+		Namespace
+	}{{unix.CLONE_NEWPID, spec.Namespaces.PID}, {unix.CLONE_NEWIPC, spec.Namespaces.IPC},
+		{unix.CLONE_NEWUTS, spec.Namespaces.UTS}, {unix.CLONE_NEWNET, spec.Namespaces.Net}} {
+		if ns.Mode == NamespaceNew {
+			b.flags |= ns.flag
+		}
+	}
+	if pid := spec.Namespaces.PID; pid.Mode == NamespaceJoin {
+		fd, err := openNamespace("pid", pid.Path)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer unix.Close(fd)
+		b.pidNS = fd
+	}
+	c, err := r.spawn(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	attached := make(chan error, 1)
+	if b.cgroupFD >= 0 {
+		close(attached)
+		return c, attached, nil
+	}
+	go func() {
+		defer close(attached)
+		if err := group.Add(c.pid); err != nil {
+			attached <- cgroupError(spec.ID, err)
+		}
+	}()
+	return c, attached, nil
+}
+
+func (r *Runtime) build(ctx context.Context, c *child, b *bundle, spec *Spec, stdio Stdio, group group, attached <-chan error) (*Proc, error) {
+	if err := b.fill(spec); err != nil {
+		return nil, err
+	}
+	if err := b.hierarchies(group.Paths()); err != nil {
+		return nil, err
+	}
+	b.lendStdio(stdio)
+	if spec.Init {
+		tiny, err := r.tinyInit()
+		if err != nil {
+			return nil, stepError(StepExec, "hezi-tiny", nil, err.Error())
+		}
+		b.plan.Tiny = b.lend(rawFD(tiny))
+	}
+	proc := &Proc{PID: c.pid, PidFD: c.pidfd, CgroupPaths: group.Paths()}
+	err := c.drive(ctx, b, proc, func(message byte) error {
+		switch message {
+		case plan.NeedCgroup:
+			select {
+			case err := <-attached:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case plan.Ready:
+			if err := group.ApplyLate(); err != nil {
+				return cgroupError(spec.ID, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		if proc.Console != nil {
+			proc.Console.Close()
+		}
+		return nil, err
+	}
+	return proc, nil
+}
+
+// drive sends the plan and answers init until its socket closes. before runs
+// ahead of each Go.
+func (c *child) drive(ctx context.Context, b *bundle, proc *Proc, before func(message byte) error) error {
+	defer c.watch(ctx)()
+	if err := c.sendPlan(b); err != nil {
+		return c.lost(ctx, err)
+	}
+	running := false
+	var failed error
+	for {
+		text, file, err := c.receive()
+		if err == io.EOF && failed != nil {
+			return failed
+		}
+		if err == io.EOF && running {
+			return nil
+		}
+		if err != nil {
+			return c.lost(ctx, err)
+		}
+		switch text[0] {
+		case plan.Console:
+			proc.Console = file
+		case plan.NeedCgroup, plan.Ready:
+			if err := before(text[0]); err != nil {
+				return err
+			}
+			running = text[0] == plan.Ready
+			if err := c.send([]byte{plan.Go}, nil); err != nil {
+				return c.lost(ctx, err)
+			}
+		case plan.Child:
+			running = true
+			proc.PID = int(text[1]) | int(text[2])<<8 | int(text[3])<<16 | int(text[4])<<24
+		case plan.Failed:
+			failed = failure(text) // a joined child's pid may still come
+		}
+	}
+}
+
+// lost explains why the talk with init broke off.
+func (c *child) lost(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == io.EOF || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return stepError(StepNamespace, "init", nil, "init ended before the program ran: it was killed (by a memory limit that is too small?)")
+	}
+	return stepError(StepNamespace, "init", err, "cannot talk to init")
+}
+
+func (r *Runtime) tinyInit() (*os.File, error) {
+	r.tinyOnce.Do(func() { r.tiny, r.tinyErr = initbin.Tiny() })
+	return r.tiny, r.tinyErr
+}
