@@ -22,7 +22,7 @@ import (
 
 // Info answers GET /info.
 func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
-	c := s.config()
+	c := s.conf()
 	name, osVersion := operatingSystem()
 	host, err := os.Hostname()
 	if err != nil {
@@ -35,7 +35,7 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "local", "none"},
 		},
 		Debug: c.Debug, NFd: openDescriptors(), NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano),
-		LoggingDriver: c.LogDriver, NEventsListener: s.listeners(),
+		LoggingDriver: c.LogDriver, NEventsListener: s.events.Listeners(),
 		KernelVersion: kernelRelease(), OperatingSystem: name, OSVersion: osVersion, OSType: "linux", Architecture: machine(),
 		NCPU: runtime.NumCPU(), MemTotal: memory(),
 		IndexServerAddress: "https://index.docker.io/v1/", RegistryConfig: registryConfig(c),

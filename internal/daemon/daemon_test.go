@@ -1,0 +1,159 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/registry"
+
+	"hezi/internal/daemon/config"
+)
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+func TestIdentity(t *testing.T) {
+	if got := identity("/var/lib/hezi/", "/run/hezi"); got != "" {
+		t.Errorf("the default roots have the identity %q", got)
+	}
+	a, b := identity("/a", "/b"), identity("/a", "/c")
+	if a == b || len(a) != 8 || a != identity("/a/", "/b/") {
+		t.Errorf("%q %q", a, b)
+	}
+}
+
+// The kernel ends the lock with its descriptor, so a stale pid file is no
+// obstacle and a running engine is named.
+func TestOneInstance(t *testing.T) {
+	dir := t.TempDir()
+	pid := filepath.Join(dir, "x", "hezi.pid")
+	first, err := claim(dir, pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = claim(dir, pid)
+	if err == nil || !strings.Contains(err.Error(), "another hezid (process ") || !strings.Contains(err.Error(), "--exec-root") {
+		t.Errorf("second start: %v", err)
+	}
+	if err := first.release(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(pid); !os.IsNotExist(err) {
+		t.Errorf("the pid file stays: %v", err)
+	}
+	again, err := claim(dir, pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.release(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "s", "hezi.sock")
+	l, err := listenUnix(path, "no-such-group", quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm() != 0o660 {
+		t.Errorf("%v %v", st, err)
+	}
+	if _, err := listenUnix(path, "", quiet()); err == nil || !strings.Contains(err.Error(), "another process listens there") {
+		t.Errorf("a second listener: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	l, err = listenUnix(path, "", quiet())
+	if err != nil {
+		t.Fatalf("a socket that nobody serves is in the way: %v", err)
+	}
+	l.Close()
+}
+
+func TestListenFailsWhole(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.sock")
+	c := &config.Config{Hosts: []string{"unix://" + path, "fd://"}}
+	if _, err := listen(context.Background(), c, quiet()); err == nil || !strings.Contains(err.Error(), "socket unit") {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the first socket stays open: %v", err)
+	}
+}
+
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	if err := notify("READY=1"); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	n, err := conn.Read(buf)
+	if err != nil || string(buf[:n]) != "READY=1" {
+		t.Errorf("%q, %v", buf[:n], err)
+	}
+	if !strings.HasPrefix(reloading(), "RELOADING=1\nMONOTONIC_USEC=") {
+		t.Error(reloading())
+	}
+}
+
+func TestLogin(t *testing.T) {
+	mux := http.NewServeMux()
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	mux.HandleFunc("/v2/", func(w http.ResponseWriter, r *http.Request) {
+		if u, p, ok := r.BasicAuth(); ok && u == "me" && p == "right" || r.Header.Get("Authorization") == "Bearer good" {
+			return
+		}
+		w.Header().Set("Www-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	s := &systemRoom{conf: func() *config.Config { return &config.Config{} }}
+	host := strings.TrimPrefix(srv.URL, "http://")
+	resp, err := s.Login(t.Context(), registry.AuthConfig{Username: "me", Password: "right", ServerAddress: host})
+	if err != nil || resp.Status != "Login Succeeded" {
+		t.Errorf("%v %v", resp, err)
+	}
+	_, err = s.Login(t.Context(), registry.AuthConfig{Username: "me", Password: "wrong", ServerAddress: host})
+	if !errdefs.IsUnauthorized(err) || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("a wrong password: %v", err)
+	}
+}
+
+func TestInsecure(t *testing.T) {
+	c := &config.Config{InsecureRegistries: []string{"reg.example:5000", "10.0.0.0/8"}}
+	for host, want := range map[string]bool{
+		"127.0.0.1:5000": true, "localhost:5000": true, "[::1]:5000": true, "reg.example:5000": true,
+		"10.1.2.3:5000": true, "registry-1.docker.io": false, "11.1.2.3": false, "reg.example": false,
+	} {
+		if got := isInsecure(c, host); got != want {
+			t.Errorf("%s: %v", host, got)
+		}
+	}
+}

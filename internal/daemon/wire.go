@@ -1,0 +1,47 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"github.com/moby/moby/api/types/events"
+
+	"hezi/internal/api"
+	"hezi/internal/daemon/config"
+)
+
+// rooms is everything that is open while hezid serves.
+type rooms struct {
+	backend  api.Backend
+	onReload []func(*config.Config)
+	closers  []func(context.Context, *config.Config) error // in the order of opening
+}
+
+// reload tells the rooms a new configuration.
+func (r *rooms) reload(c *config.Config) {
+	for _, f := range r.onReload {
+		f(c)
+	}
+}
+
+// close ends the rooms, the last opened first.
+func (r *rooms) close(ctx context.Context, c *config.Config) error {
+	var errs []error
+	for i := len(r.closers) - 1; i >= 0; i-- {
+		errs = append(errs, r.closers[i](ctx, c))
+	}
+	return errors.Join(errs...)
+}
+
+// eventSource is what /events and /info need of the events room.
+type eventSource interface {
+	// Follow sends what happened since and what happens until to out, until ctx ends.
+	Follow(ctx context.Context, since, until string, f api.Filters, out func(events.Message) error) error
+	// Listeners counts those who follow now.
+	Listeners() int
+}
+
+// Events answers GET /events.
+func (s *systemRoom) Events(ctx context.Context, since, until string, f api.Filters, out func(events.Message) error) error {
+	return s.events.Follow(ctx, since, until, f, out)
+}
