@@ -1,0 +1,122 @@
+package api
+
+import (
+	"encoding/json"
+	"net/netip"
+	"testing"
+
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	imagetypes "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/system"
+)
+
+func shape(t *testing.T, v any) object {
+	t.Helper()
+	o, ok := objectOf(v)
+	if !ok {
+		t.Fatalf("%#v is no object", v)
+	}
+	return o
+}
+
+// has checks which keys an answer has in a version.
+func has(t *testing.T, v apiVersion, o object, key string, want bool) {
+	t.Helper()
+	if _, ok := o[key]; ok != want {
+		t.Errorf("1.%d: %q is there: %v, want %v", v, key, ok, want)
+	}
+}
+
+func TestInspectShapes(t *testing.T) {
+	resp := container.InspectResponse{
+		Config: &container.Config{},
+		NetworkSettings: &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{
+			"bridge": {IPAddress: netip.MustParseAddr("10.88.0.2"), Gateway: netip.MustParseAddr("10.88.0.1"), IPPrefixLen: 16, MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 1}},
+		}},
+	}
+	for _, v := range []apiVersion{24, 43, 51, 52, 56} {
+		o := shape(t, inspectFor(v, resp))
+		settings := o["NetworkSettings"].(object)
+		has(t, v, settings, "IPAddress", v < 52)
+		has(t, v, settings, "Bridge", v < 52)
+		has(t, v, o["Config"].(object), "MacAddress", v < 44)
+		if v < 52 && (settings["IPAddress"] != "10.88.0.2" || settings["Gateway"] != "10.88.0.1" || settings["MacAddress"] != "02:00:00:00:00:01") {
+			t.Errorf("1.%d: %v", v, settings)
+		}
+	}
+}
+
+func TestImageShapes(t *testing.T) {
+	resp := imagetypes.InspectResponse{Size: 5, Config: &dockerspec.DockerOCIImageConfig{}}
+	for _, v := range []apiVersion{24, 43, 44, 45, 49, 51, 52} {
+		o := shape(t, imageFor(v, resp))
+		has(t, v, o, "VirtualSize", v < 44)
+		has(t, v, o, "ContainerConfig", v < 45)
+		conf, _ := o["Config"].(object)
+		has(t, v, conf, "Env", v < 52)
+		has(t, v, conf, "Hostname", v < 50)
+		body, err := json.Marshal(imagesFor(v, []imagetypes.Summary{{Size: 5, Containers: 2}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []object
+		if err := json.Unmarshal(body, &list); err != nil {
+			t.Fatal(err)
+		}
+		has(t, v, list[0], "VirtualSize", v < 44)
+		if want := map[bool]float64{true: -1, false: 2}[v < 51]; list[0]["Containers"] != want {
+			t.Errorf("1.%d: Containers %v", v, list[0]["Containers"])
+		}
+	}
+	if body, err := json.Marshal(imagesFor(40, nil)); err != nil || string(body) != "[]" {
+		t.Errorf("%s %v", body, err)
+	}
+}
+
+func TestEventAndInfoShapes(t *testing.T) {
+	m := events.Message{Type: events.ContainerEventType, Action: events.ActionStart, Actor: events.Actor{ID: "x", Attributes: map[string]string{"image": "i"}}}
+	for _, v := range []apiVersion{24, 51, 52} {
+		o := shape(t, eventFor(v, m))
+		for _, key := range []string{"status", "id", "from"} {
+			has(t, v, o, key, v < 52)
+		}
+		has(t, v, o, "Action", true)
+	}
+	for _, v := range []apiVersion{24, 48, 49, 50} {
+		o := shape(t, infoFor(v, system.Info{FirewallBackend: &system.FirewallInfo{Driver: "nftables"}}))
+		has(t, v, o, "BridgeNfIptables", v < 50)
+		has(t, v, o, "FirewallBackend", v >= 49)
+		has(t, v, o["RuncCommit"].(object), "Expected", v < 49)
+	}
+}
+
+func TestCreateOfOlderVersions(t *testing.T) {
+	raw := []byte(`{"Image":"i","MacAddress":"02:00:00:00:00:01","HostConfig":{"AutoRemove":true,"PidsLimit":-1,"Annotations":{"a":"b"}}}`)
+	for _, v := range []apiVersion{24, 39, 40, 41, 43, 51, 52, 56} {
+		r, err := createRequest(v, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := r.HostConfig
+		if h.AutoRemove != (v >= 25) || (h.Annotations != nil) != (v >= 43) || h.PidsLimit != nil {
+			t.Errorf("1.%d: %+v", v, h)
+		}
+		if got := h.CgroupnsMode.IsHost(); got != (v < 41) {
+			t.Errorf("1.%d: cgroup namespace %q", v, h.CgroupnsMode)
+		}
+		if got := h.IpcMode.IsShareable(); got != (v < 40) {
+			t.Errorf("1.%d: ipc %q", v, h.IpcMode)
+		}
+		if ep := r.Networking.EndpointsConfig["bridge"]; (ep != nil) != (v < 52) {
+			t.Errorf("1.%d: endpoint %v", v, ep)
+		}
+	}
+	for _, bad := range []string{`{}x`, `null`, `{"Image":1}`, `{"Image":"i","MacAddress":"nonsense"}`} {
+		if _, err := createRequest(40, []byte(bad)); statusOf(err) != 400 {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
