@@ -1,0 +1,511 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/keeper"
+	"hezi/internal/logs"
+)
+
+// queueLimit is what a client may be behind, in bytes, before it has to catch
+// up from the log.
+const queueLimit = 256 << 10
+
+// attached is a client's connection joined to a process.
+//
+// live: bytes go to the queue. lagging: the queue was full, the bytes since
+// are read from the log once the queue is empty, then live again.
+type attached struct {
+	req  keeper.AttachRequest
+	conn *net.UnixConn
+	srv  *Server
+	keys *detachScanner
+
+	mu     sync.Mutex // guards the rest
+	p      *process   // nil until it has joined
+	queue  []byte
+	lag    *lag
+	ending bool // the process is drained: flush, then close
+	gone   bool
+	joined chan struct{}
+	wake   chan struct{} // something to write; capacity 1
+	space  chan struct{} // the queue got shorter; capacity 1
+	over   chan struct{} // closed once gone
+	stdin  []byte        // read by the engine before the handover
+	past   *logs.Snapshot
+}
+
+// lag is where a client has to go on in the log: the record place and each stream's place there,
+// and up to where the client has each stream.
+type lag struct {
+	mark
+	sent [2]int64
+}
+
+func newAttached(s *Server, req keeper.AttachRequest, conn *net.UnixConn, buffered []byte) *attached {
+	return &attached{
+		req: req, conn: conn, srv: s, keys: &detachScanner{keys: req.DetachKeys}, stdin: buffered,
+		joined: make(chan struct{}), wake: make(chan struct{}, 1), space: make(chan struct{}, 1), over: make(chan struct{}),
+	}
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (a *attached) wants(index int) bool {
+	return a.req.Terminal && (a.req.Stdout || a.req.Stderr) || index == 0 && a.req.Stdout || index == 1 && a.req.Stderr
+}
+
+// join makes a a client of p.
+func (p *process) join(a *attached) error {
+	p.outMu.Lock()
+	if a.req.Logs && p.log != nil {
+		past, err := logs.OpenSnapshot(logConfig(p.rec.Log), p.log)
+		if err != nil {
+			p.outMu.Unlock()
+			return err
+		}
+		a.past = past
+		if a.req.Stream {
+			m := p.markLocked()
+			a.lag = &lag{mark: *m, sent: m.logged}
+		}
+	}
+	a.mu.Lock()
+	a.p = p
+	a.mu.Unlock()
+	if a.req.Stream {
+		p.clients[a] = struct{}{}
+	} else {
+		a.ending = true
+	}
+	select {
+	case <-p.drained:
+		a.ending = true
+	default:
+	}
+	p.outMu.Unlock()
+	close(a.joined)
+	a.conn.SetReadDeadline(time.Now()) // wakes awaitJoin; readLoop clears it
+	go a.writeLoop()
+	go a.readLoop()
+	p.release()
+	return nil
+}
+
+// awaitJoin watches a client that waits for a start; false: it left.
+func (a *attached) awaitJoin() bool {
+	rc, err := a.conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	left := false
+	err = rc.Read(func(fd uintptr) bool {
+		left = hungUp(int(fd))
+		return left
+	})
+	select {
+	case <-a.joined:
+		return true
+	default:
+		return !left && err == nil
+	}
+}
+
+// hungUp: the peer has closed, not only ended its sending side.
+func hungUp(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd)}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+}
+
+// offer queues live bytes. It never blocks. pos is where data begins.
+func (a *attached) offer(index int, data []byte, m *mark, pos [2]int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gone || a.lag != nil {
+		return
+	}
+	if len(a.queue) > queueLimit {
+		switch {
+		case m != nil:
+			a.lag = &lag{mark: *m, sent: pos}
+			poke(a.wake)
+			return
+		case !a.req.Starter:
+			go a.kick("the client reads too slowly and the container has no log to catch up from")
+			return
+		}
+	}
+	a.enqueueLocked(index, data)
+}
+
+func (a *attached) enqueueLocked(index int, data []byte) {
+	if !a.wants(index) {
+		return
+	}
+	a.queue = a.frame(a.queue, index, data)
+	poke(a.wake)
+}
+
+// frame appends data as the client expects it.
+func (a *attached) frame(dst []byte, index int, data []byte) []byte {
+	if !a.req.Terminal {
+		dst = appendHeader(dst, index, len(data))
+	}
+	return append(dst, data...)
+}
+
+func appendHeader(dst []byte, index, n int) []byte {
+	var h [8]byte
+	h[0] = byte(index + 1)
+	binary.BigEndian.PutUint32(h[4:], uint32(n))
+	return append(dst, h[:]...)
+}
+
+// waitSpace blocks while the queue is full.
+func (a *attached) waitSpace(leaving <-chan struct{}) {
+	for {
+		a.mu.Lock()
+		full := len(a.queue) > queueLimit && !a.gone
+		a.mu.Unlock()
+		if !full {
+			return
+		}
+		select {
+		case <-a.space:
+		case <-a.over:
+			return
+		case <-leaving:
+			return
+		}
+	}
+}
+
+// writeLoop is the only writer of the connection.
+func (a *attached) writeLoop() {
+	defer a.close()
+	if past := a.past; past != nil {
+		a.past = nil
+		err := readLog(context.Background(), past, a.writeEntry)
+		if err != nil {
+			return
+		}
+	}
+	for {
+		a.mu.Lock()
+		out, lagging, ending := a.queue, a.lag != nil, a.ending
+		a.queue = nil
+		a.mu.Unlock()
+		switch {
+		case len(out) > 0:
+			n, err := a.conn.Write(out)
+			if a.srv.isLeaving() {
+				a.requeue(out[n:])
+				a.srv.park(a)
+				return
+			}
+			if err != nil {
+				return
+			}
+			poke(a.space)
+			continue
+		case lagging:
+			if err := a.catchUp(); err != nil {
+				return
+			}
+			continue
+		case ending:
+			a.finish()
+			return
+		}
+		select {
+		case <-a.wake:
+		case <-a.over:
+			return
+		case <-a.srv.leaving:
+			a.srv.park(a)
+			return
+		}
+	}
+}
+
+func (a *attached) requeue(rest []byte) {
+	a.mu.Lock()
+	a.queue = append(append([]byte(nil), rest...), a.queue...)
+	a.mu.Unlock()
+}
+
+func (a *attached) writeEntry(e *logs.Entry) error {
+	i := 0
+	if e.Stream == "stderr" {
+		i = 1
+	}
+	if !a.wants(i) {
+		return nil
+	}
+	_, err := a.conn.Write(a.frame(nil, i, e.Line))
+	return err
+}
+
+// catchUp sends what the log has beyond the client's place, then goes live.
+func (a *attached) catchUp() error {
+	l, p := a.lag, a.p
+	pos, err := p.log.ReadFrom(context.Background(), l.pos, func(e *logs.Entry) error {
+		i := 0
+		if e.Stream == "stderr" {
+			i = 1
+		}
+		start := l.logged[i]
+		l.logged[i] += int64(len(e.Line))
+		if l.logged[i] <= l.sent[i] {
+			return nil
+		}
+		e.Line = e.Line[max(l.sent[i]-start, 0):]
+		l.sent[i] = l.logged[i]
+		return a.writeEntry(e)
+	})
+	if err != nil {
+		if errors.Is(err, logs.ErrRotatedAway) {
+			a.srv.logger.Warn("an attached client was disconnected", "container", a.req.ContainerID, "error", err)
+		}
+		return err
+	}
+	l.pos = pos
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	if l.pos.Less(p.log.End()) {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, s := range p.streams {
+		if s == nil || p.pos[i] <= l.sent[i] {
+			continue
+		}
+		rest := make([]byte, min(p.pos[i]-l.sent[i], chunkSize+logs.MaxLine))
+		n, err := s.spool.read(rest, l.sent[i]) // a line that has not ended yet
+		if err != nil && err != io.EOF {
+			return err
+		}
+		a.enqueueLocked(i, rest[:n])
+	}
+	a.lag = nil
+	return nil
+}
+
+// kick ends a client with a reason in its own stream.
+func (a *attached) kick(why string) {
+	a.srv.logger.Warn("an attached client was disconnected", "container", a.req.ContainerID, "reason", why)
+	a.close()
+}
+
+// finish closes politely: the end of our side first, and no reset while the
+// client still has something to read.
+func (a *attached) finish() {
+	a.conn.CloseWrite()
+	select {
+	case <-a.over:
+	case <-time.After(time.Second):
+	}
+}
+
+// close ends the client's part.
+func (a *attached) close() {
+	if a.srv.isLeaving() {
+		return
+	}
+	a.mu.Lock()
+	p, was := a.p, a.gone
+	a.gone = true
+	a.mu.Unlock()
+	if was {
+		return
+	}
+	close(a.over)
+	a.conn.Close()
+	if p == nil {
+		return
+	}
+	p.outMu.Lock()
+	delete(p.clients, a)
+	p.outMu.Unlock()
+	if r := p.snapshot(); r.KillOnDisconnect && r.Exit == nil {
+		if err := p.signal(unix.SIGKILL); err != nil {
+			a.srv.logger.Warn("end an exec whose client left", "error", err)
+		}
+	}
+}
+
+// end is called once the process is drained: flush and close.
+func (a *attached) end() {
+	a.mu.Lock()
+	a.ending = true
+	a.mu.Unlock()
+	poke(a.wake)
+}
+
+// readLoop passes the client's input on, and notices that it leaves.
+func (a *attached) readLoop() {
+	a.conn.SetReadDeadline(time.Time{})
+	if a.srv.isLeaving() {
+		return
+	}
+	first := a.stdin
+	a.stdin = nil
+	if len(first) > 0 && a.input(first) {
+		return
+	}
+	buf := a.srv.buffers.Get().(*[]byte)
+	b := (*buf)[:4096]
+	defer a.srv.buffers.Put(buf)
+	for {
+		if err := a.awaitInput(); err != nil {
+			break
+		}
+		n, err := a.conn.Read(b)
+		if n > 0 && a.input(b[:n]) {
+			return
+		}
+		if err == nil {
+			continue
+		}
+		if a.srv.isLeaving() {
+			return
+		}
+		if !errors.Is(err, io.EOF) {
+			a.close()
+			return
+		}
+		break
+	}
+	if a.srv.isLeaving() {
+		return
+	}
+	a.inputEnded()
+	if !a.awaitHangup() || a.srv.isLeaving() {
+		return
+	}
+	a.close()
+}
+
+// awaitInput waits without a buffer being written to.
+func (a *attached) awaitInput() error {
+	rc, err := a.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return rc.Read(func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+		n, err := unix.Poll(p, 0)
+		return err != nil || n > 0
+	})
+}
+
+func (a *attached) awaitHangup() bool {
+	rc, err := a.conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = rc.Read(func(fd uintptr) bool { return hungUp(int(fd)) })
+	return err == nil || errors.Is(err, net.ErrClosed)
+}
+
+// inputEnded: the client has shut down its sending side.
+func (a *attached) inputEnded() {
+	r := a.p.snapshot()
+	if !a.req.Stdin || !r.StdinOnce || r.Terminal {
+		return
+	}
+	if err := a.p.closeStdin(); err != nil {
+		a.srv.logger.Warn("close a container's standard input", "container", r.ContainerID, "error", err)
+	}
+}
+
+// input gives b to the process; true: the client detached by its keys.
+func (a *attached) input(b []byte) bool {
+	if !a.req.Stdin {
+		return false
+	}
+	b, detached := a.keys.scan(b)
+	a.p.mu.Lock()
+	to := a.p.stdin
+	a.p.mu.Unlock()
+	if a.p.console != nil {
+		to = a.p.console
+	}
+	if to != nil && len(b) > 0 {
+		if n, err := to.Write(b); err != nil && errors.Is(err, os.ErrDeadlineExceeded) && a.srv.isLeaving() {
+			a.mu.Lock()
+			a.stdin = append([]byte(nil), b[n:]...)
+			a.mu.Unlock()
+		}
+		// Any other error: the program has ended its input, which is its right.
+	}
+	if detached {
+		a.srv.publish(keeper.Event{Type: keeper.EventDetach, ContainerID: a.req.ContainerID, ExecID: a.req.ExecID})
+		a.detach()
+	}
+	return detached
+}
+
+// detach ends the client without ending the process.
+func (a *attached) detach() {
+	a.mu.Lock()
+	p := a.p
+	a.mu.Unlock()
+	p.outMu.Lock()
+	delete(p.clients, a)
+	p.outMu.Unlock()
+	p.mu.Lock()
+	p.rec.KillOnDisconnect = false
+	p.mu.Unlock()
+	a.close()
+}
+
+// detachScanner finds the detach keys across reads.
+type detachScanner struct {
+	keys []byte
+	held int // keys matched so far, not yet passed on
+}
+
+// scan returns what to pass on, and whether the keys were complete.
+func (d *detachScanner) scan(b []byte) ([]byte, bool) {
+	if len(d.keys) == 0 {
+		return b, false
+	}
+	out := make([]byte, 0, len(b)+d.held)
+	for _, c := range b {
+		if c == d.keys[d.held] {
+			if d.held++; d.held == len(d.keys) {
+				d.held = 0
+				return out, true
+			}
+			continue
+		}
+		out = append(out, d.keys[:d.held]...)
+		d.held = 0
+		if c == d.keys[0] {
+			d.held = 1
+			if len(d.keys) == 1 {
+				return out, true
+			}
+			continue
+		}
+		out = append(out, c)
+	}
+	return out, false
+}

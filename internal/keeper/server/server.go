@@ -1,0 +1,426 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/keeper"
+)
+
+// Options of a Server.
+type Options struct {
+	Runtime    Runtime
+	OpenCgroup OpenCgroup
+	Logger     *slog.Logger
+	Version    string
+	Root       string // exec root
+	Identity   string
+	Binary     string // this program's path, to start a new holder
+}
+
+// Server is the keeper.
+type Server struct {
+	o          Options
+	rt         Runtime
+	openCgroup OpenCgroup
+	logger     *slog.Logger
+	listener   *net.UnixListener
+	link       *link
+	buffers    *sync.Pool
+	logSlots   chan struct{}
+	leaving    chan struct{} // closed when the keeper replaces itself
+	stopped    chan struct{}
+	generation int
+
+	starts sync.RWMutex // read: a start is under way; write: none may be
+
+	mu           sync.Mutex
+	containers   map[string]*process
+	starting     map[string]bool
+	pending      map[string]*pendingStart
+	removals     map[string]*removal
+	subs         map[chan keeper.Event]struct{}
+	parked       []*attached
+	upgradeError string
+}
+
+// New makes a keeper that is not serving yet.
+func New(o Options, listener *net.UnixListener, holder *net.UnixConn) *Server {
+	s := &Server{
+		o: o, rt: o.Runtime, openCgroup: o.OpenCgroup, logger: o.Logger, listener: listener,
+		buffers: newBuffers(), logSlots: make(chan struct{}, 16),
+		leaving: make(chan struct{}), stopped: make(chan struct{}),
+		containers: map[string]*process{}, starting: map[string]bool{}, pending: map[string]*pendingStart{},
+		removals: map[string]*removal{}, subs: map[chan keeper.Event]struct{}{},
+	}
+	s.link = newLink(s, holder)
+	return s
+}
+
+func (s *Server) isLeaving() bool {
+	select {
+	case <-s.leaving:
+		return true
+	default:
+		return false
+	}
+}
+
+// Serve serves until Stop. A connection that arrived earlier waits in the
+// listening socket.
+func (s *Server) Serve(ctx context.Context) error {
+	for {
+		c, err := s.listener.AcceptUnix()
+		if err != nil {
+			select {
+			case <-s.stopped:
+				return nil
+			case <-s.leaving:
+				<-s.stopped
+				return nil
+			default:
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			s.logger.Error("accept a connection", "error", err)
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		go s.handle(ctx, c)
+	}
+}
+
+// handle serves one request.
+func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
+	defer c.Close()
+	if err := sameUser(c); err != nil {
+		s.logger.Warn("a connection was refused", "error", err)
+		return
+	}
+	var req keeper.Request
+	fds, err := keeper.ReadFrame(c, &req)
+	defer func() { keeper.CloseFDs(fds) }()
+	if err != nil {
+		return // the peer left before it had asked
+	}
+	if s.isLeaving() {
+		<-s.stopped // the new image does not know this connection: it ends at exec
+		return
+	}
+	var answer any
+	switch req.Op {
+	case keeper.OpSubscribe:
+		s.subscribe(c)
+		return
+	case keeper.OpAttach, keeper.OpLogs, keeper.OpWait:
+		if len(fds) != 1 {
+			err = keeper.Classed(errdefs.ErrInvalidArgument, "the request must carry exactly one connection")
+			break
+		}
+		fd := fds[0]
+		fds = nil
+		var then func()
+		if then, err = s.takeOver(req.Body, fd); err == nil {
+			respond(c, nil, nil)
+			then()
+			return
+		}
+	case keeper.OpUpgrade:
+		s.upgrade(req.Body, c)
+		return
+	default:
+		answer, err = s.answer(ctx, c, req)
+	}
+	respond(c, answer, err)
+	if req.Op == keeper.OpStop && err == nil {
+		s.shutdown()
+	}
+}
+
+// sameUser lets only the keeper's own user in (SO_PEERCRED).
+func sameUser(c *net.UnixConn) error {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	if err := rc.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return err
+	}
+	if cerr != nil {
+		return cerr
+	}
+	if cred.Uid != uint32(os.Geteuid()) {
+		return fmt.Errorf("process %d of user %d is not this keeper's user", cred.Pid, cred.Uid)
+	}
+	return nil
+}
+
+func respond(c *net.UnixConn, answer any, err error) {
+	var r keeper.Response
+	if err != nil {
+		r.Error = keeper.NewWireError(err)
+	} else if answer != nil {
+		raw, merr := json.Marshal(answer)
+		if merr != nil {
+			r.Error = keeper.NewWireError(merr)
+		}
+		r.Body = raw
+	}
+	// The asker may be gone; what it asked for is done.
+	_ = keeper.WriteFrame(c, r)
+}
+
+func decode[T any](raw json.RawMessage) (*T, error) {
+	v := new(T)
+	if err := json.Unmarshal(raw, v); err != nil {
+		return nil, keeper.Classed(errdefs.ErrInvalidArgument, "request to the keeper: "+err.Error())
+	}
+	return v, nil
+}
+
+// answer serves the requests that are one question and one answer.
+func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request) (any, error) {
+	switch req.Op {
+	case keeper.OpInfo:
+		return s.info(), nil
+	case keeper.OpList:
+		return s.list(), nil
+	case keeper.OpStop:
+		return nil, s.mayStop()
+	case keeper.OpStart:
+		r, err := decode[keeper.StartRequest](req.Body)
+		if err != nil {
+			return nil, err
+		}
+		return s.start(r)
+	case keeper.OpExec:
+		r, err := decode[keeper.ExecRequest](req.Body)
+		if err != nil {
+			return nil, err
+		}
+		return s.exec(r)
+	}
+	t, err := decode[keeper.Target](req.Body)
+	if err != nil {
+		return nil, err
+	}
+	switch req.Op {
+	case keeper.OpWaitExit:
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() { untilClosed(c); cancel() }()
+		return s.waitFor(ctx, t.ContainerID, t.Condition)
+	case keeper.OpForget:
+		return nil, s.forget(ctx, t.ContainerID, t.Removed)
+	case keeper.OpForgetExec:
+		return nil, s.forgetExec(t.ContainerID, t.ExecID)
+	}
+	p, err := s.lookup(t.ContainerID, t.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.act(p, req.Op, t)
+}
+
+// act serves the requests about one process.
+func (s *Server) act(p *process, op keeper.Op, t *keeper.Target) error {
+	switch op {
+	case keeper.OpSignal:
+		return p.signal(unix.Signal(t.Signal))
+	case keeper.OpKillAll:
+		g, err := s.openCgroup(p.rec.CgroupPaths)
+		if err != nil {
+			return err
+		}
+		return g.Kill()
+	case keeper.OpPause, keeper.OpResume:
+		return s.pause(p, op == keeper.OpPause)
+	case keeper.OpResize:
+		if p.console == nil {
+			return keeper.Classed(errdefs.ErrFailedPrecondition, "the process has no terminal to resize")
+		}
+		return unix.IoctlSetWinsize(rawFD(p.console), unix.TIOCSWINSZ, &unix.Winsize{Row: t.Height, Col: t.Width})
+	case keeper.OpCloseStdin:
+		return p.closeStdin()
+	}
+	return keeper.Classed(errdefs.ErrInvalidArgument, fmt.Sprintf("the keeper does not know the request %q: it is of an older version", op))
+}
+
+func (s *Server) pause(p *process, freeze bool) error {
+	if p.exit() != nil {
+		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("container %s is not running", p.rec.ContainerID))
+	}
+	g, err := s.openCgroup(p.rec.CgroupPaths)
+	if err != nil {
+		return err
+	}
+	if freeze {
+		err = g.Freeze()
+	} else {
+		err = g.Thaw()
+	}
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.rec.Paused = freeze
+	p.mu.Unlock()
+	return p.update()
+}
+
+func (s *Server) lookup(id, execID string) (*process, error) {
+	s.mu.Lock()
+	p := s.containers[id]
+	s.mu.Unlock()
+	if p == nil {
+		return nil, notFound(id)
+	}
+	if execID == "" {
+		return p, nil
+	}
+	p.mu.Lock()
+	x := p.execs[execID]
+	p.mu.Unlock()
+	if x == nil {
+		return nil, keeper.Classed(errdefs.ErrNotFound, "No such exec instance: "+execID)
+	}
+	return x, nil
+}
+
+func (s *Server) all() []*process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ps := make([]*process, 0, len(s.containers))
+	for _, p := range s.containers {
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+func (s *Server) info() keeper.Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return keeper.Info{Version: s.o.Version, ProtocolVersion: keeper.ProtocolVersion, PID: os.Getpid(), HolderPID: s.link.pid(),
+		Containers: len(s.containers), Generation: s.generation, UpgradeError: s.upgradeError}
+}
+
+func (s *Server) list() []keeper.Status {
+	var l []keeper.Status
+	for _, p := range s.all() {
+		p.mu.Lock()
+		st := keeper.Status{ID: p.rec.ContainerID, PID: p.rec.PID, StartedAt: p.rec.StartedAt, Paused: p.rec.Paused, Exit: p.rec.Exit}
+		execs := make([]*process, 0, len(p.execs))
+		for _, x := range p.execs {
+			execs = append(execs, x)
+		}
+		p.mu.Unlock()
+		if st.Exit != nil {
+			st.PID = 0
+		}
+		for _, x := range execs {
+			r := x.snapshot()
+			es := keeper.ExecStatus{ID: r.ExecID, PID: r.PID, Exit: r.Exit}
+			if es.Exit != nil {
+				es.PID = 0
+			}
+			st.Execs = append(st.Execs, es)
+		}
+		l = append(l, st)
+	}
+	return l
+}
+
+func (s *Server) mayStop() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.containers) + len(s.starting); n > 0 {
+		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("the keeper holds %d containers: stop and forget them first", n))
+	}
+	return nil
+}
+
+// shutdown ends the keeper; the holder is told that this is no accident.
+func (s *Server) shutdown() {
+	if err := s.link.stop(); err != nil {
+		s.logger.Warn("stop the holder", "error", err)
+	}
+	close(s.stopped)
+	s.listener.Close()
+	if err := s.rt.Close(); err != nil {
+		s.logger.Warn("close the runtime", "error", err)
+	}
+}
+
+// untilClosed returns once the peer has closed or sent something unasked for.
+func untilClosed(c *net.UnixConn) {
+	var b [1]byte
+	_, _ = c.Read(b[:])
+}
+
+// publish sends e to all subscribers. One that is 4096 events behind is
+// disconnected: when it connects again it learns the state anew.
+func (s *Server) publish(e keeper.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ch := range s.subs {
+		select {
+		case ch <- e:
+		default:
+			delete(s.subs, ch)
+			close(ch)
+		}
+	}
+}
+
+func (s *Server) subscribe(c *net.UnixConn) {
+	ch := make(chan keeper.Event, 4096)
+	s.mu.Lock()
+	s.subs[ch] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.subs, ch)
+		s.mu.Unlock()
+	}()
+	respond(c, nil, nil)
+	for _, p := range s.all() {
+		p.mu.Lock()
+		known := []*process{p}
+		for _, x := range p.execs {
+			known = append(known, x)
+		}
+		p.mu.Unlock()
+		for _, k := range known {
+			if r := k.snapshot(); r.Exit != nil && keeper.WriteFrame(c, exitEvent(r)) != nil {
+				return
+			}
+		}
+	}
+	gone := make(chan struct{})
+	go func() { untilClosed(c); close(gone) }()
+	for {
+		select {
+		case e, ok := <-ch:
+			if !ok || keeper.WriteFrame(c, e) != nil {
+				return
+			}
+		case <-gone:
+			return
+		case <-s.leaving:
+			return
+		}
+	}
+}

@@ -1,0 +1,405 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/box"
+	"hezi/internal/keeper"
+	"hezi/internal/logs"
+)
+
+type bed struct {
+	t   *testing.T
+	dir string
+	c   *keeper.Client
+	ctx context.Context
+}
+
+// newBed runs a holder and a keeper of this test's own.
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("this test must run as root")
+	}
+	dir, err := os.MkdirTemp("", "hezi-k-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{t: t, dir: dir}
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	b.ctx = ctx
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ident := filepath.Base(dir)
+	b.c, err = keeper.EnsureRunning(ctx, keeper.EnsureOptions{ExecRoot: dir, Identity: ident, Binary: exe, Version: "test"})
+	if err != nil {
+		out, _ := os.ReadFile(filepath.Join(dir, "keeper", "keeper.log"))
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		defer cancel()
+		ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
+		defer stop()
+		list, _ := b.c.List(ctx)
+		for _, s := range list {
+			_ = b.c.Signal(ctx, s.ID, "", int(unix.SIGKILL))
+			_, _ = b.c.WaitExit(ctx, s.ID, keeper.WaitNotRunning)
+			if err := b.c.Forget(ctx, s.ID, true); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := b.c.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+		out, _ := os.ReadFile(filepath.Join(dir, "keeper", "keeper.log"))
+		if len(out) > 0 {
+			t.Logf("keeper.log: %.4000s", out)
+		}
+		for _, m := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+			dirs, _ := filepath.Glob(m + "/*/hezi-" + ident)
+			for _, d := range append(dirs, filepath.Join(m, "hezi-"+ident)) {
+				for range 100 {
+					if unix.Rmdir(filepath.Join(d, "engine")) != unix.EBUSY {
+						break
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				unix.Rmdir(d)
+			}
+		}
+		os.RemoveAll(dir)
+	})
+	return b
+}
+
+func (b *bed) request(id, script string) keeper.StartRequest {
+	return keeper.StartRequest{
+		Spec: box.Spec{ID: id, Process: box.Process{Args: []string{"sh", "-c", script}}},
+		Log:  keeper.LogConfig{Driver: "json-file", Path: filepath.Join(b.dir, id+".log"), MaxFiles: 1},
+	}
+}
+
+func (b *bed) start(r keeper.StartRequest) keeper.Started {
+	b.t.Helper()
+	s, err := b.c.Start(b.ctx, r)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+func (b *bed) wait(id string) box.Exit {
+	b.t.Helper()
+	e, err := b.c.WaitExit(b.ctx, id, keeper.WaitNotRunning)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return e
+}
+
+func (b *bed) attach(r keeper.AttachRequest, buffered string) *net.UnixConn {
+	b.t.Helper()
+	r.Stream, r.Stdout, r.Stderr = true, true, true
+	mine, theirs, err := keeper.SocketPair()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := b.c.Attach(b.ctx, r, theirs, []byte(buffered)); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { mine.Close() })
+	mine.SetDeadline(time.Now().Add(50 * time.Second))
+	return mine
+}
+
+// demux splits a framed stream.
+func demux(t *testing.T, r io.Reader) (stdout, stderr []byte) {
+	t.Helper()
+	for {
+		var h [8]byte
+		if _, err := io.ReadFull(r, h[:]); err == io.EOF {
+			return
+		} else if err != nil {
+			t.Fatal("frame header: ", err)
+		}
+		b := make([]byte, binary.BigEndian.Uint32(h[4:]))
+		if _, err := io.ReadFull(r, b); err != nil {
+			t.Fatal("frame: ", err)
+		}
+		if h[0] == 2 {
+			stderr = append(stderr, b...)
+		} else {
+			stdout = append(stdout, b...)
+		}
+	}
+}
+
+func (b *bed) log(id string) string {
+	b.t.Helper()
+	var out bytes.Buffer
+	cfg := logs.Config{Driver: "json-file", Path: filepath.Join(b.dir, id+".log"), MaxFiles: 1}
+	if _, err := logs.Read(b.ctx, cfg, nil, logs.Query{Stdout: true, Stderr: true, Tail: -1}, func(e *logs.Entry) error { out.Write(e.Line); return nil }); err != nil {
+		b.t.Fatal(err)
+	}
+	return out.String()
+}
+
+func numbers(n int) string {
+	var s strings.Builder
+	for i := 1; i <= n; i++ {
+		fmt.Fprintln(&s, i)
+	}
+	return s.String()
+}
+
+func TestStartAttachExit(t *testing.T) {
+	b := newBed(t)
+	conn := b.attach(keeper.AttachRequest{ContainerID: "a", Stdin: true, NextStart: true, Starter: true}, "buffered\n")
+	r := b.request("a", "cat; echo err >&2; exit 7")
+	r.Spec.Process.OpenStdin, r.StdinOnce = true, true
+	b.start(r)
+	fmt.Fprintln(conn, "typed")
+	conn.CloseWrite()
+	out, errOut := demux(t, conn)
+	if string(out) != "buffered\ntyped\n" || string(errOut) != "err\n" {
+		t.Fatalf("got %q and %q", out, errOut)
+	}
+	if e := b.wait("a"); e.Code != 7 {
+		t.Fatalf("exit %+v", e)
+	}
+	if err := b.c.Forget(b.ctx, "a", true); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.log("a"); got != "buffered\ntyped\nerr\n" {
+		t.Fatalf("log %q", got)
+	}
+}
+
+func TestErrorsKeepTheirKind(t *testing.T) {
+	b := newBed(t)
+	r := b.request("a", "")
+	r.Spec.Process.Args = []string{"no-such-program"}
+	_, err := b.c.Start(b.ctx, r)
+	var be *box.Error
+	if !errors.As(err, &be) || be.ExitCode != 127 {
+		t.Fatalf("error %v", err)
+	}
+	if err := b.c.Signal(b.ctx, "none", "", 9); !errdefs.IsNotFound(err) {
+		t.Fatalf("error %v", err)
+	}
+}
+
+func TestGrandchildDoesNotHoldTheEnd(t *testing.T) {
+	b := newBed(t)
+	conn := b.attach(keeper.AttachRequest{ContainerID: "a", NextStart: true}, "")
+	b.start(b.request("a", "sleep 20 & echo $!; exit 3"))
+	begin := time.Now()
+	out, _ := demux(t, conn)
+	if d := time.Since(begin); d > 3*time.Second {
+		t.Fatalf("the end took %v", d)
+	}
+	var pid int
+	fmt.Sscan(string(out), &pid)
+	unix.Kill(pid, unix.SIGKILL)
+	if e := b.wait("a"); e.Code != 3 {
+		t.Fatalf("exit %+v", e)
+	}
+}
+
+func TestTerminalAndDetachKeys(t *testing.T) {
+	b := newBed(t)
+	r := b.request("a", "stty size; while read x; do echo got $x; done")
+	r.Spec.Process.Terminal = true
+	conn := b.attach(keeper.AttachRequest{ContainerID: "a", Stdin: true, NextStart: true, Terminal: true, DetachKeys: []byte{16, 17}}, "")
+	b.start(r)
+	if err := b.c.Resize(b.ctx, "a", "", 40, 100); err != nil {
+		t.Fatal(err)
+	}
+	conn.Write([]byte("hello\n"))
+	var got []byte
+	buf := make([]byte, 1000)
+	for !bytes.Contains(got, []byte("got hello")) {
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Fatalf("%v after %q", err, got)
+		}
+		got = append(got, buf[:n]...)
+	}
+	conn.Write([]byte{16})
+	time.Sleep(20 * time.Millisecond)
+	conn.Write([]byte{17})
+	if _, err := io.ReadAll(conn); err != nil {
+		t.Fatal(err)
+	}
+	l, err := b.c.List(b.ctx)
+	if err != nil || len(l) != 1 || l[0].Exit != nil {
+		t.Fatalf("%v %+v", err, l)
+	}
+}
+
+func TestExecAwaitsItsAttach(t *testing.T) {
+	b := newBed(t)
+	b.start(b.request("a", "sleep 30"))
+	_, err := b.c.Exec(b.ctx, keeper.ExecRequest{ContainerID: "a", ExecID: "x", AwaitAttach: true,
+		Process: box.Process{Args: []string{"sh", "-c", "echo hi; exit 4"}, AttachStdout: true, AttachStderr: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	out, _ := demux(t, b.attach(keeper.AttachRequest{ContainerID: "a", ExecID: "x", Starter: true}, ""))
+	if string(out) != "hi\n" {
+		t.Fatalf("got %q", out)
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
+	defer cancel()
+	var got *box.Exit
+	_ = b.c.Subscribe(ctx, func(e keeper.Event) {
+		if e.Type == keeper.EventExecExit {
+			got = e.Exit
+			cancel()
+		}
+	})
+	if got == nil || got.Code != 4 {
+		t.Fatalf("exec's exit %+v", got)
+	}
+}
+
+// TestSlowClient: a client that does not read neither stops the container nor
+// fills the keeper, and later gets every byte.
+func TestSlowClient(t *testing.T) {
+	b := newBed(t)
+	slow := b.attach(keeper.AttachRequest{ContainerID: "a", NextStart: true}, "")
+	b.start(b.request("a", "seq 1 2000000"))
+	b.wait("a")
+	info, err := b.c.Info(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pss := pssKB(t, info.PID); pss > 40<<10 {
+		t.Errorf("the keeper has %d KiB with a slow client", pss)
+	}
+	out, _ := demux(t, slow)
+	if want := numbers(2000000); string(out) != want {
+		t.Fatalf("%d bytes, want %d", len(out), len(want))
+	}
+}
+
+func pssKB(t *testing.T, pid int) int {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		var kb int
+		if n, _ := fmt.Sscanf(line, "Pss: %d kB", &kb); n == 1 {
+			return kb
+		}
+	}
+	t.Fatal("no Pss")
+	return 0
+}
+
+func (b *bed) kill(pid int) {
+	b.t.Helper()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bed) info() keeper.Info {
+	b.t.Helper()
+	for range 500 {
+		if i, err := b.c.Info(b.ctx); err == nil {
+			return i
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.t.Fatal("no keeper")
+	return keeper.Info{}
+}
+
+// TestKeeperKilled: -9 in a loop under output, and every line is there once.
+func TestKeeperKilled(t *testing.T) {
+	b := newBed(t)
+	const n = 300000
+	b.start(b.request("a", fmt.Sprintf("i=0; while [ $i -lt 30 ]; do seq $((i*%d+1)) $((i*%d+%d)); i=$((i+1)); sleep 0.05; done; exit 9", n/30, n/30, n/30)))
+	b.start(b.request("b", "cat; exit 5"))
+	for range 12 {
+		b.kill(b.info().PID)
+		time.Sleep(130 * time.Millisecond)
+	}
+	if e := b.wait("a"); e.Code != 9 || e.Reason != "" {
+		t.Fatalf("exit %+v", e)
+	}
+	if err := b.c.Forget(b.ctx, "a", false); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := b.log("a"), numbers(n); got != want {
+		t.Fatalf("log has %d bytes, want %d", len(got), len(want))
+	}
+	if e := b.wait("b"); e.Code != 5 {
+		t.Fatalf("exit %+v", e)
+	}
+}
+
+// TestHolderKilled: the keeper goes on, starts a new one, and the exit after
+// one more death of the keeper is still known.
+func TestHolderKilled(t *testing.T) {
+	b := newBed(t)
+	b.start(b.request("a", "sleep 1.5; exit 6"))
+	first := b.info()
+	b.kill(first.HolderPID)
+	for b.info().HolderPID == first.HolderPID {
+		time.Sleep(5 * time.Millisecond)
+	}
+	time.Sleep(100 * time.Millisecond)
+	b.kill(first.PID)
+	if e := b.wait("a"); e.Code != 6 {
+		t.Fatalf("exit %+v", e)
+	}
+}
+
+func TestMemoryOf200(t *testing.T) {
+	b := newBed(t)
+	for i := range 200 {
+		b.start(b.request(fmt.Sprintf("c%d", i), "exec sleep 100"))
+	}
+	i := b.info()
+	k, h := pssKB(t, i.PID), pssKB(t, i.HolderPID)
+	t.Logf("200 containers: keeper %d KiB, holder %d KiB", k, h)
+	if (k+h-24<<10)/200 > 300 {
+		t.Errorf("more than 0.3 MB a container")
+	}
+}
+
+func TestDetachScanner(t *testing.T) {
+	d := &detachScanner{keys: []byte{16, 17}}
+	var out []byte
+	for _, c := range []byte{'a', 16, 'b', 16, 16} {
+		o, end := d.scan([]byte{c})
+		if end {
+			t.Fatal("early")
+		}
+		out = append(out, o...)
+	}
+	if _, end := d.scan([]byte{17}); !end || string(out) != "a\x10b\x10" {
+		t.Fatalf("end %v, out %q", end, out)
+	}
+}

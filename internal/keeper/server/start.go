@@ -1,0 +1,173 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/box"
+	"hezi/internal/keeper"
+	"hezi/internal/logs"
+)
+
+// attachWait is how long an exec's output waits for its Attach.
+const attachWait = 10 * time.Second
+
+func (s *Server) start(req *keeper.StartRequest) (keeper.Started, error) {
+	id := req.Spec.ID
+	s.starts.RLock() // Upgrade waits for starts under way
+	defer s.starts.RUnlock()
+	p := newProcess(s, record{ContainerID: id, StdinOnce: req.StdinOnce, Log: req.Log, Terminal: req.Spec.Process.Terminal, HostPID: req.Spec.Namespaces.PID.Mode == box.NamespaceHost})
+	s.mu.Lock()
+	if s.containers[id] != nil || s.starting[id] {
+		s.mu.Unlock()
+		return keeper.Started{}, keeper.Classed(errdefs.ErrConflict, fmt.Sprintf("container %s is already running, or its last exit was not acknowledged", id))
+	}
+	s.starting[id] = true
+	s.mu.Unlock()
+	out, err := s.launch(p, req)
+	s.mu.Lock()
+	delete(s.starting, id)
+	n := s.pending[id]
+	delete(s.pending, id)
+	if err == nil {
+		s.containers[id] = p
+	}
+	s.mu.Unlock()
+	if err != nil {
+		if n != nil {
+			s.failPending(id, n)
+		}
+		return out, err
+	}
+	if n != nil {
+		n.p = p
+		close(n.started)
+		for _, a := range n.clients {
+			if err := p.join(a); err != nil {
+				a.kick(err.Error())
+			}
+		}
+	}
+	p.release()
+	p.run()
+	return out, nil
+}
+
+// failPending: who attached for a start that failed is closed; who waits for
+// an exit goes on waiting.
+func (s *Server) failPending(id string, n *pendingStart) {
+	for _, a := range n.clients {
+		a.close()
+	}
+	n.clients = nil
+	s.mu.Lock()
+	if s.pending[id] == nil {
+		s.pending[id] = n
+	}
+	s.mu.Unlock()
+}
+
+func (s *Server) launch(p *process, req *keeper.StartRequest) (out keeper.Started, err error) {
+	pr := &req.Spec.Process
+	ps, err := makePipes(pr.OpenStdin && !pr.Terminal, !pr.Terminal, !pr.Terminal)
+	if err != nil {
+		return out, err
+	}
+	undo := []func(){ps.closeOurs}
+	defer func() {
+		ps.closeTheirs()
+		if err != nil {
+			for i := len(undo) - 1; i >= 0; i-- {
+				undo[i]()
+			}
+		}
+	}()
+	if d := req.Log.Driver; d != "none" && d != "" {
+		if p.log, err = logs.Open(logConfig(req.Log), 0); err != nil {
+			return out, err
+		}
+		undo = append(undo, func() { p.log.Close() })
+	}
+	proc, err := s.rt.Start(context.Background(), &req.Spec, ps.theirs)
+	if err != nil {
+		return out, err
+	}
+	ps.closeTheirs()
+	undo = append(undo, func() { killAndReap(proc.PID) })
+	return s.register(p, proc, ps)
+}
+
+// register deposits a started process with the holder.
+func (s *Server) register(p *process, proc *box.Proc, ps *pipes) (keeper.Started, error) {
+	p.rec.PID, p.rec.StartedAt, p.rec.CgroupPaths = proc.PID, time.Now().UTC(), proc.CgroupPaths
+	if err := p.adoptProc(proc, ps, p.log != nil); err != nil {
+		return keeper.Started{}, err
+	}
+	if err := p.deposit(); err != nil {
+		// The holder has just died: the new one is given everything.
+		s.logger.Warn("deposit a process with the holder", "error", err)
+	}
+	return keeper.Started{PID: proc.PID, StartedAt: p.rec.StartedAt, CgroupPaths: proc.CgroupPaths}, nil
+}
+
+// killAndReap undoes a start; pid is our unreaped child, so still its own.
+func killAndReap(pid int) {
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		return
+	}
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
+	s.starts.RLock()
+	defer s.starts.RUnlock()
+	c, err := s.lookup(req.ContainerID, "")
+	if err != nil {
+		return keeper.Started{}, err
+	}
+	if c.exit() != nil {
+		return keeper.Started{}, keeper.Classed(errdefs.ErrConflict, fmt.Sprintf("container %s is not running", req.ContainerID))
+	}
+	c.mu.Lock()
+	_, dup := c.execs[req.ExecID]
+	c.mu.Unlock()
+	if dup {
+		return keeper.Started{}, keeper.Classed(errdefs.ErrConflict, fmt.Sprintf("exec %s has already run", req.ExecID))
+	}
+	pr := &req.Process
+	ps, err := makePipes(pr.OpenStdin && !pr.Terminal, pr.AttachStdout && !pr.Terminal, pr.AttachStderr && !pr.Terminal)
+	if err != nil {
+		return keeper.Started{}, err
+	}
+	p := newProcess(s, record{ContainerID: req.ContainerID, ExecID: req.ExecID, StdinOnce: req.StdinOnce, Terminal: pr.Terminal, KillOnDisconnect: req.KillOnDisconnect})
+	proc, err := s.rt.Exec(context.Background(), c.rec.PID, c.pidfd, c.rec.CgroupPaths, pr, ps.theirs)
+	ps.closeTheirs()
+	if err != nil {
+		ps.closeOurs()
+		return keeper.Started{}, err
+	}
+	out, err := s.register(p, proc, ps)
+	if err != nil {
+		killAndReap(proc.PID)
+		ps.closeOurs()
+		return out, err
+	}
+	c.mu.Lock()
+	c.execs[req.ExecID] = p
+	c.mu.Unlock()
+	if req.AwaitAttach {
+		time.AfterFunc(attachWait, p.release)
+	} else {
+		p.release()
+	}
+	p.run()
+	return out, nil
+}

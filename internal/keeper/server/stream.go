@@ -1,0 +1,309 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/logs"
+)
+
+// After the exit, a pipe that a grandchild holds is read until it was idle
+// for drainIdle, and for drainMax at most.
+const (
+	drainIdle = 150 * time.Millisecond
+	drainMax  = 5 * time.Second
+)
+
+// stream is one output of a process.
+type stream struct {
+	p        *process
+	index    int // 0 stdout, 1 stderr
+	f        *os.File
+	spool    *spool // nil without a log
+	terminal bool
+}
+
+var streamNames = [2]string{"stdout", "stderr"}
+
+// mark is a place in the log and both streams' places there.
+type mark struct {
+	pos    logs.Pos
+	logged [2]int64
+}
+
+// buffers are shared by all streams: an idle one has none.
+func newBuffers() *sync.Pool {
+	return &sync.Pool{New: func() any { b := make([]byte, chunkSize+2*logs.MaxLine); return &b }}
+}
+
+// pump reads until the end of file, or the end of the drain.
+func (s *stream) pump() {
+	select {
+	case <-s.p.ready:
+	case <-s.p.srv.leaving:
+		return
+	}
+	rc, err := s.f.SyscallConn()
+	if err != nil {
+		s.p.srv.logger.Error("read a container's output", "error", err)
+		return
+	}
+	if s.spool != nil && s.spool.size > s.spool.logged {
+		s.flush(false) // found in the spool after a restart
+	}
+	for {
+		end, again := s.step(rc.Read)
+		if end {
+			break
+		}
+		if again {
+			continue
+		}
+		// The deadline: the process has exited, or the keeper is being replaced.
+		select {
+		case <-s.p.srv.leaving:
+			return
+		default:
+		}
+		if !s.lastLook(rc.Control) || s.p.drainOver() {
+			break
+		}
+	}
+	s.flush(true)
+}
+
+// lastLook reads what is there without waiting; false when nothing was.
+func (s *stream) lastLook(control func(func(uintptr)) error) bool {
+	more := false
+	end, again := s.step(func(f func(uintptr) bool) error {
+		ok := false
+		if err := control(func(fd uintptr) { ok = f(fd) }); err != nil {
+			return err
+		}
+		if !ok {
+			return os.ErrDeadlineExceeded
+		}
+		return nil
+	})
+	more = !end && again
+	s.p.extendDrain(s)
+	return more
+}
+
+// step waits for output by wait and passes on one chunk of it.
+func (s *stream) step(wait func(func(uintptr) bool) error) (end, again bool) {
+	var n int
+	var rerr error
+	var buf *[]byte
+	defer func() {
+		if buf != nil {
+			s.p.srv.buffers.Put(buf)
+		}
+	}()
+	err := wait(func(fd uintptr) bool {
+		if s.spool != nil && !s.terminal {
+			s.p.outMu.Lock()
+			n, rerr = s.spool.splice(int(fd))
+			s.p.outMu.Unlock()
+			return rerr != unix.EAGAIN
+		}
+		buf = s.p.srv.buffers.Get().(*[]byte)
+		for {
+			n, rerr = unix.Read(int(fd), (*buf)[:chunkSize])
+			if rerr != unix.EINTR {
+				break
+			}
+		}
+		if rerr == unix.EAGAIN {
+			s.p.srv.buffers.Put(buf)
+			buf = nil
+			return false
+		}
+		return true
+	})
+	if err != nil {
+		return !errors.Is(err, os.ErrDeadlineExceeded), false
+	}
+	if rerr != nil || n <= 0 { // a terminal whose last user is gone gives EIO
+		return true, false
+	}
+	switch {
+	case s.spool == nil:
+		s.p.outMu.Lock()
+		s.p.dispatchLocked(s.index, (*buf)[:n], nil)
+		s.p.outMu.Unlock()
+	case s.terminal:
+		s.p.outMu.Lock()
+		err := s.spool.append((*buf)[:n])
+		s.p.outMu.Unlock()
+		if err != nil {
+			s.p.srv.logger.Error("spool a terminal's output", "error", err)
+		}
+		s.flush(false)
+	default:
+		s.flush(false)
+	}
+	s.p.waitForStarter()
+	if s.p.exit() != nil {
+		s.p.extendDrain(s)
+	}
+	return false, true
+}
+
+// flush writes whole lines of the spool (final: all) to the log and gives
+// new bytes to the clients.
+func (s *stream) flush(final bool) {
+	if s.spool == nil {
+		return
+	}
+	s.p.srv.logSlots <- struct{}{} // a hung disk holds a bounded number of threads
+	defer func() { <-s.p.srv.logSlots }()
+	buf := s.p.srv.buffers.Get().(*[]byte)
+	defer s.p.srv.buffers.Put(buf)
+	s.p.outMu.Lock()
+	defer s.p.outMu.Unlock()
+	for s.flushChunkLocked(*buf, final) {
+	}
+}
+
+// flushChunkLocked returns true when there is more.
+func (s *stream) flushChunkLocked(buf []byte, final bool) bool {
+	p, sp := s.p, s.spool
+	from := sp.logged
+	n, err := sp.read(buf, from)
+	if n == 0 {
+		if err != nil && err != io.EOF {
+			p.srv.logger.Error("read a spool", "error", err)
+		}
+		return false
+	}
+	data := buf[:n]
+	last := final && from+int64(n) == sp.size
+	if err := p.log.MaybeRotate(); err != nil {
+		p.logFailed(err)
+	}
+	m := p.markLocked()
+	var entries []logs.Entry
+	now, rest := time.Now(), data
+	for {
+		line, r, ok := logs.Split(rest, last)
+		if !ok {
+			break
+		}
+		entries = append(entries, logs.Entry{Stream: streamNames[s.index], Time: now, Line: line})
+		rest = r
+	}
+	if len(entries) > 0 {
+		if err := s.appendLocked(entries, from+int64(n-len(rest)), m.pos.Off); err != nil {
+			p.logFailed(err)
+		}
+	}
+	if fresh := from + int64(n) - p.pos[s.index]; fresh > 0 {
+		p.dispatchLocked(s.index, data[int64(n)-fresh:], m)
+	}
+	return from+int64(n) < sp.size
+}
+
+// appendLocked logs entries between the intent and its mark.
+func (s *stream) appendLocked(entries []logs.Entry, logged, before int64) error {
+	ino, err := s.p.log.Inode()
+	if err != nil {
+		return errors.Join(err, s.spool.mark(logged))
+	}
+	s.spool.intentIno, s.spool.intentOff = ino, before
+	err = s.spool.save()
+	if err == nil {
+		err = s.p.log.Append(entries)
+	}
+	return errors.Join(err, s.spool.mark(logged))
+}
+
+func (p *process) markLocked() *mark {
+	m := &mark{pos: p.log.End()}
+	for i, s := range p.streams {
+		if s != nil {
+			m.logged[i] = s.spool.logged
+		}
+	}
+	return m
+}
+
+// logFailed reports the first failure; the container runs on, and lines are
+// lost as they would be with a full disk anywhere. Called under outMu.
+func (p *process) logFailed(err error) {
+	if p.logDead {
+		return
+	}
+	p.logDead = true
+	p.srv.logger.Error("a container's log cannot be written; its output is not kept", "container", p.rec.ContainerID, "error", err)
+}
+
+// dispatchLocked gives bytes to the clients. It does not block.
+func (p *process) dispatchLocked(index int, data []byte, m *mark) {
+	for a := range p.clients {
+		a.offer(index, data, m, p.pos)
+	}
+	p.pos[index] += int64(len(data))
+}
+
+// waitForStarter holds the stream back while the starting client is full and
+// there is no log that it could catch up from.
+func (p *process) waitForStarter() {
+	if p.log != nil {
+		return
+	}
+	p.outMu.Lock()
+	var full []*attached
+	for a := range p.clients {
+		if a.req.Starter {
+			full = append(full, a)
+		}
+	}
+	p.outMu.Unlock()
+	for _, a := range full {
+		a.waitSpace(p.srv.leaving)
+	}
+}
+
+// extendDrain moves the end of a drain on.
+func (p *process) extendDrain(s *stream) {
+	e := p.exit()
+	if e == nil {
+		return
+	}
+	t := time.Now().Add(drainIdle)
+	if limit := e.At.Add(drainMax); t.After(limit) && p.log != nil {
+		t = limit
+	}
+	if err := s.f.SetReadDeadline(t); err != nil && !errors.Is(err, os.ErrClosed) {
+		p.srv.logger.Error("bound a drain", "error", err)
+	}
+}
+
+// drainOver: a grandchild that writes for ever does not keep a container alive.
+func (p *process) drainOver() bool {
+	e := p.exit()
+	if e == nil || time.Since(e.At) < drainMax {
+		return false
+	}
+	p.outMu.Lock()
+	defer p.outMu.Unlock()
+	for a := range p.clients {
+		if p.log == nil && a.req.Starter {
+			return false // its bytes wait in the pipe for a slow client
+		}
+	}
+	return true
+}
+
+// readLog calls fn for the whole log as it is in the snapshot.
+func readLog(ctx context.Context, s *logs.Snapshot, fn func(*logs.Entry) error) error {
+	defer s.Close()
+	return s.Read(ctx, logs.Query{Stdout: true, Stderr: true, Tail: -1}, fn)
+}

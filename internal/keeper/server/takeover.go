@@ -1,0 +1,178 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+
+	"github.com/containerd/errdefs"
+
+	"hezi/internal/box"
+	"hezi/internal/keeper"
+	"hezi/internal/logs"
+)
+
+// takeOver takes the connection fd over; then does the rest once the engine
+// has its answer.
+func (s *Server) takeOver(body json.RawMessage, fd int) (then func(), err error) {
+	conn, err := keeper.FileConn(fd)
+	if err != nil {
+		return nil, err
+	}
+	t, err := decode[keeper.TakeOver](body)
+	if err == nil {
+		switch {
+		case t.Attach != nil:
+			then, err = s.attach(t, conn)
+		case t.Wait != nil:
+			then = func() { s.serveWait(t.Wait, conn) }
+		case t.Logs != nil:
+			then = func() { s.serveLogs(t.Logs, conn) }
+		default:
+			err = keeper.Classed(errdefs.ErrInvalidArgument, "the request says not what the connection is for")
+		}
+	}
+	if err != nil {
+		conn.Close()
+	}
+	return then, err
+}
+
+func (s *Server) attach(t *keeper.TakeOver, conn *net.UnixConn) (func(), error) {
+	a := newAttached(s, *t.Attach, conn, t.Buffered)
+	id := t.Attach.ContainerID
+	if t.Attach.NextStart {
+		s.mu.Lock()
+		p := s.containers[id]
+		if p == nil || p.exit() != nil {
+			n := s.pendingLocked(id)
+			n.clients = append(n.clients, a)
+			s.mu.Unlock()
+			return func() { s.pendingLeft(id, a) }, nil
+		}
+		s.mu.Unlock()
+	}
+	p, err := s.lookup(id, t.Attach.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	return func() {}, p.join(a)
+}
+
+// pendingLeft drops a client that leaves before the start.
+func (s *Server) pendingLeft(id string, a *attached) {
+	if a.awaitJoin() {
+		return
+	}
+	s.mu.Lock()
+	if n := s.pending[id]; n != nil {
+		for i, c := range n.clients {
+			if c == a {
+				n.clients = append(n.clients[:i:i], n.clients[i+1:]...)
+				break
+			}
+		}
+	}
+	s.mu.Unlock()
+	select {
+	case <-a.joined:
+	default:
+		a.close()
+	}
+}
+
+// clientContext ends when the client closes its connection.
+func clientContext(conn *net.UnixConn) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		rc, err := conn.SyscallConn()
+		if err != nil {
+			return
+		}
+		_ = rc.Read(func(fd uintptr) bool { return hungUp(int(fd)) }) // either way it is over
+	}()
+	return ctx, cancel
+}
+
+// waitBody is the body of POST /containers/{id}/wait.
+type waitBody struct {
+	Error      *waitError `json:",omitempty"`
+	StatusCode int
+}
+
+type waitError struct{ Message string }
+
+func (s *Server) serveWait(r *keeper.WaitRequest, conn *net.UnixConn) {
+	defer conn.Close()
+	ctx, cancel := clientContext(conn)
+	defer cancel()
+	e, err := s.waitFor(ctx, r.ContainerID, r.Condition)
+	if ctx.Err() != nil {
+		return
+	}
+	raw, err := json.Marshal(waitAnswer(e, err))
+	if err != nil {
+		s.logger.Error("answer a wait", "error", err)
+		return
+	}
+	if _, err := conn.Write(append(raw, '\n')); err != nil {
+		return // the client left at the same moment
+	}
+	conn.CloseWrite()
+}
+
+func waitAnswer(e box.Exit, err error) waitBody {
+	b := waitBody{StatusCode: e.Code}
+	switch {
+	case err != nil:
+		b.StatusCode, b.Error = 125, &waitError{err.Error()}
+	case e.Reason != "":
+		b.Error = &waitError{e.Reason}
+	}
+	return b
+}
+
+// serveLogs writes a log as the API has it, and follows it.
+func (s *Server) serveLogs(r *keeper.LogsRequest, conn *net.UnixConn) {
+	defer conn.Close()
+	ctx, cancel := clientContext(conn)
+	defer cancel()
+	var w *logs.Writer
+	if p, err := s.lookup(r.ContainerID, ""); err == nil {
+		w = p.log
+	}
+	q := logs.Query{Stdout: r.Stdout, Stderr: r.Stderr, Tail: r.Tail, Since: r.Since, Until: r.Until}
+	write := func(e *logs.Entry) error {
+		_, err := conn.Write(formatEntry(e, r))
+		return err
+	}
+	end, err := logs.Read(ctx, logConfig(r.Log), w, q, write)
+	if err == nil && r.Follow && w != nil {
+		err = w.Follow(ctx, end, q, write)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.logger.Warn("followed logs ended early", "container", r.ContainerID, "error", err)
+	}
+	conn.CloseWrite()
+}
+
+func formatEntry(e *logs.Entry, r *keeper.LogsRequest) []byte {
+	var b bytes.Buffer
+	if r.Timestamps {
+		b.WriteString(e.Time.UTC().Format("2006-01-02T15:04:05.000000000Z07:00") + " ")
+	}
+	if r.Details {
+		b.WriteString(e.DetailsString() + " ")
+	}
+	b.Write(e.Line)
+	if r.Terminal {
+		return b.Bytes()
+	}
+	i := 0
+	if e.Stream == "stderr" {
+		i = 1
+	}
+	return append(appendHeader(nil, i, b.Len()), b.Bytes()...)
+}
