@@ -20,6 +20,7 @@ func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, er
 	if err != nil {
 		return nil, cgroupError(spec.ID, err)
 	}
+	defer r.pool.refill() // once the start no longer needs the processor
 	proc, err := r.startIn(ctx, spec, stdio, group)
 	if err != nil {
 		return nil, errors.Join(err, group.Remove())
@@ -74,9 +75,12 @@ func (r *Runtime) bear(spec *Spec, group group) (*child, <-chan error, error) {
 		defer unix.Close(fd)
 		b.pidNS = fd
 	}
-	c, err := r.spawn(b)
-	if err != nil {
-		return nil, nil, err
+	c := r.pool.take(b)
+	if c == nil {
+		var err error
+		if c, err = r.spawn(b); err != nil {
+			return nil, nil, err
+		}
 	}
 	attached := make(chan error, 1)
 	if b.cgroupFD >= 0 {
