@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -17,7 +18,14 @@ type progress struct {
 	begun bool
 }
 
-func (c *call) progress() *progress { return &progress{c: c} }
+// progress begins one. The request's body may still be read while lines are
+// written: net/http would otherwise swallow it at the first line.
+func (c *call) progress() *progress {
+	if err := http.NewResponseController(c.w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		c.log.Warn("full duplex", "error", err)
+	}
+	return &progress{c: c}
+}
 
 // line is a message with the field that clients before errorDetail read.
 type line struct {
