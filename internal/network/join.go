@@ -1,0 +1,241 @@
+package network
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/network/netns"
+	"hezi/internal/network/nft"
+	"hezi/internal/network/ports"
+)
+
+// Join gives a container its place: when it answers the namespace is ready and
+// the ports are published. Errors: NotFound for an unknown network, Conflict for
+// a taken port or address or a container that has a place.
+func (c *Controller) Join(ctx context.Context, req EndpointRequest) (*Sandbox, error) {
+	name, err := c.resolve(req.Network)
+	if err != nil {
+		return nil, err
+	}
+	if name == network.NetworkHost {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("a container in the network host has no namespace of its own")
+	}
+	if err := c.begin(req.ContainerID); err != nil {
+		return nil, err
+	}
+	defer c.end(req.ContainerID)
+	m := &member{req: req, done: make(chan struct{})}
+	if name == network.NetworkNone {
+		m.req.Ports = nil
+		m.slot = &slot{path: filepath.Join(c.handles(), fmt.Sprintf("none-%.12s-%x", req.ContainerID, time.Now().UnixNano()))}
+		err = netns.Make(m.slot.path, nil)
+	} else {
+		m.slot, err = c.slotFor(req)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.admit(ctx, m, name)
+}
+
+// Adopt takes back a container that ran on while the engine was away: s is what
+// Join answered then (its Path and Ports are enough). Nothing is made anew but the
+// holds of its ports.
+func (c *Controller) Adopt(ctx context.Context, req EndpointRequest, s *Sandbox) (*Sandbox, error) {
+	name, err := c.resolve(req.Network)
+	if err != nil {
+		return nil, err
+	}
+	if !netns.Mounted(s.Path) || filepath.Dir(s.Path) != c.handles() {
+		return nil, errdefs.ErrNotFound.WithMessage("the network namespace " + s.Path + " of the container " + req.ContainerID + " is gone")
+	}
+	if err := c.begin(req.ContainerID); err != nil {
+		return nil, err
+	}
+	defer c.end(req.ContainerID)
+	sl := &slot{path: s.Path}
+	if a, ok := addressOf(filepath.Base(s.Path)); ok {
+		sl.address, sl.mac = a, hardware(a)
+		if mac := s.Endpoint.MacAddress; len(mac) > 0 {
+			sl.mac = net.HardwareAddr(mac)
+		} else if req.MAC != "" {
+			if sl.mac, err = net.ParseMAC(req.MAC); err != nil {
+				return nil, errdefs.ErrInvalidArgument.WithMessage("invalid MAC address: " + req.MAC)
+			}
+		}
+	}
+	if s.Ports != nil {
+		req.Ports = s.Ports // with the ports chosen then
+	}
+	c.mu.Lock()
+	known := c.unclaimed[s.Path]
+	delete(c.unclaimed, s.Path)
+	c.mu.Unlock()
+	if !known {
+		return nil, errdefs.ErrConflict.WithMessage("the network namespace " + s.Path + " is not one that waits to be adopted")
+	}
+	m := &member{req: req, slot: sl, done: make(chan struct{})}
+	box, err := c.publish(ctx, m, name)
+	if err != nil {
+		// The container runs: its place stays; only Sweep may take it.
+		for _, h := range m.holds {
+			err = errors.Join(err, h.Close())
+		}
+		c.mu.Lock()
+		c.unclaimed[s.Path] = true
+		c.mu.Unlock()
+		return nil, err
+	}
+	return box, nil
+}
+
+func (c *Controller) begin(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return errdefs.ErrUnavailable.WithMessage("the networks are closed")
+	}
+	if c.members[id] != nil || c.joining[id] {
+		return errdefs.ErrConflict.WithMessage("the container " + id + " already has its place in a network")
+	}
+	c.joining[id] = true
+	return nil
+}
+
+func (c *Controller) end(id string) {
+	c.mu.Lock()
+	delete(c.joining, id)
+	c.mu.Unlock()
+}
+
+// admit publishes and registers, or gives everything back.
+func (c *Controller) admit(ctx context.Context, m *member, name string) (*Sandbox, error) {
+	box, err := c.publish(ctx, m, name)
+	if err != nil {
+		c.mu.Lock()
+		c.releasing[m] = true
+		c.mu.Unlock()
+		wake(c.kick)
+		return nil, err
+	}
+	c.announce("connect", name, m.req.ContainerID)
+	return box, nil
+}
+
+// publish holds the ports, writes them into nft and registers the member.
+func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sandbox, error) {
+	chosen := network.PortMap{}
+	for _, p := range slices.SortedFunc(maps.Keys(m.req.Ports), func(a, b network.Port) int { return strings.Compare(a.String(), b.String()) }) {
+		chosen[p] = nil
+		for _, b := range m.req.Ports[p] {
+			h, err := c.hold(ctx, m, p, b)
+			if err != nil {
+				return nil, err
+			}
+			m.holds = append(m.holds, h)
+			f := nft.Forward{Proto: h.Proto, Port: h.Port, To: netip.AddrPortFrom(m.slot.address, p.Num())}
+			if !h.Addr.IsUnspecified() {
+				f.Host = h.Addr
+			}
+			m.forwards = append(m.forwards, f)
+			chosen[p] = append(chosen[p], network.PortBinding{HostIP: h.Addr, HostPort: strconv.Itoa(int(h.Port))})
+		}
+	}
+	if c.table != nil {
+		if err := c.table.Add(m.forwards); err != nil {
+			return nil, err
+		}
+	}
+	m.box = &Sandbox{ContainerID: m.req.ContainerID, Path: m.slot.path, NetworkName: name, Ports: chosen}
+	m.box.Endpoint = network.EndpointSettings{NetworkID: c.st.IDs[name], EndpointID: endpointID(m.req.ContainerID, c.st.IDs[name])}
+	if a := m.slot.address; a.IsValid() {
+		m.box.Interface = netns.Inside
+		m.box.Endpoint.Gateway, m.box.Endpoint.IPAddress = c.st.Gateway, a
+		m.box.Endpoint.IPPrefixLen, m.box.Endpoint.MacAddress = c.st.Subnet.Bits(), network.HardwareAddr(m.slot.mac)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errdefs.ErrUnavailable.WithMessage("the networks are closed")
+	}
+	c.members[m.req.ContainerID] = m
+	return m.box, nil
+}
+
+// hold takes one host port. A port that a container on its way out still has is waited for.
+func (c *Controller) hold(ctx context.Context, m *member, p network.Port, b network.PortBinding) (*ports.Hold, error) {
+	if c.table == nil {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published: the engine was started with --iptables=false")
+	}
+	proto := uint8(unix.IPPROTO_TCP)
+	switch p.Proto() {
+	case network.TCP:
+	case network.UDP:
+		proto = unix.IPPROTO_UDP
+	default:
+		return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("port %s: only tcp and udp can be published", p))
+	}
+	addr := b.HostIP
+	if !addr.IsValid() {
+		addr = c.o.DefaultBind
+	}
+	if !addr.IsValid() {
+		addr = netip.IPv4Unspecified()
+	}
+	if addr = addr.Unmap(); !addr.Is4() {
+		return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("port %s: publishing on the IPv6 address %s is not possible yet: publish on an IPv4 address", p, addr))
+	}
+	var r network.PortRange
+	if b.HostPort != "" && b.HostPort != "0" {
+		var err error
+		if r, err = network.ParsePortRange(b.HostPort); err != nil {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid host port %q for %s: %v", b.HostPort, p, err))
+		}
+	}
+	owner := ports.Owner{ID: m.req.ContainerID, Name: m.req.ContainerName}
+	for {
+		h, err := c.ports.TakeOneOf(addr, proto, r.Start(), r.End(), owner)
+		if !errdefs.IsConflict(err) || !c.waitReleases(ctx) {
+			return h, err
+		}
+	}
+}
+
+// waitReleases waits until the containers on their way out have given their
+// ports back; false if there are none.
+func (c *Controller) waitReleases(ctx context.Context) bool {
+	c.mu.Lock()
+	leaving := slices.Collect(maps.Keys(c.releasing))
+	c.mu.Unlock()
+	for _, m := range leaving {
+		select {
+		case <-m.done:
+		case <-c.stop:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return len(leaving) > 0
+}
+
+// endpointID is the same after a restart.
+func endpointID(container, network string) string {
+	sum := sha256.Sum256([]byte(container + "/" + network))
+	return hex.EncodeToString(sum[:])
+}
