@@ -16,10 +16,12 @@ import (
 	"time"
 
 	clog "github.com/containerd/log"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/api"
 	"hezi/internal/daemon/config"
+	"hezi/internal/engine"
 	"hezi/internal/version"
 )
 
@@ -56,7 +58,7 @@ type daemon struct {
 	level *slog.LevelVar
 	log   *slog.Logger
 	api   *api.Server
-	rooms *rooms
+	rooms *rooms // of the goroutine of run
 }
 
 func newDaemon(c *config.Config, args []string, stderr io.Writer) *daemon {
@@ -123,20 +125,24 @@ func (d *daemon) run() error {
 	srv := d.httpServer()
 	failed := d.serve(srv, listeners)
 	defer d.closing("listeners", srv.Close)
-	started := make(chan error, 1)
+	started := make(chan opened, 1)
 	go func() { started <- d.start(ctx, c) }()
-	err = d.wait(signals, started, failed)
-	cancelStart := err != nil || d.rooms == nil
-	if cancelStart {
+	begun, err := d.wait(signals, started, failed)
+	if !begun { // an end came before the start was through: it is undone
 		cancel()
-		if d.rooms == nil && err == nil {
-			err = <-started // a signal came first: the start is undone by its own error path
-			if errors.Is(err, context.Canceled) {
-				err = nil
-			}
+		o := <-started
+		d.rooms = o.rooms
+		if err == nil && !errors.Is(o.err, context.Canceled) {
+			err = o.err
 		}
 	}
 	return errors.Join(err, d.stop(srv))
+}
+
+// opened is what a start came to.
+type opened struct {
+	rooms *rooms
+	err   error
 }
 
 func (d *daemon) greet(c *config.Config) {
@@ -177,43 +183,43 @@ func (d *daemon) serve(srv *http.Server, listeners []net.Listener) <-chan error 
 }
 
 // start wires the rooms, restores what ran, and lets requests through.
-func (d *daemon) start(ctx context.Context, c *config.Config) error {
+func (d *daemon) start(ctx context.Context, c *config.Config) opened {
 	began := time.Now()
 	r, err := d.open(ctx, c)
 	if err != nil {
-		return err
+		return opened{err: err}
 	}
-	d.rooms = r
 	d.api.Ready(r.backend)
 	if err := notify("READY=1"); err != nil {
 		d.log.Warn("service manager", "error", err)
 	}
 	d.log.Info("ready", "took", time.Since(began).Round(time.Millisecond))
 	debug.FreeOSMemory()
-	return nil
+	return opened{rooms: r}
 }
 
-// wait returns nil when hezid was asked to end, and an error when it must.
-func (d *daemon) wait(signals <-chan os.Signal, started, failed <-chan error) error {
+// wait returns a nil error when hezid was asked to end, and another when it
+// must; begun says whether the start's result was received.
+func (d *daemon) wait(signals <-chan os.Signal, started <-chan opened, failed <-chan error) (begun bool, err error) {
 	for {
 		select {
-		case err := <-started:
-			if err != nil {
-				return err
+		case o := <-started:
+			begun, started, d.rooms = true, nil, o.rooms
+			if o.err != nil {
+				return true, o.err
 			}
-			started = nil
 		case err := <-failed:
-			return err
+			return begun, err
 		case sig := <-signals:
 			switch sig {
 			case unix.SIGPIPE:
 			case unix.SIGHUP:
-				if started == nil {
+				if begun {
 					d.reload()
 				}
 			default:
 				d.log.Info("hezid was asked to end", "signal", sig.String())
-				return nil
+				return begun, nil
 			}
 		}
 	}
@@ -256,6 +262,9 @@ func (d *daemon) stop(srv *http.Server) error {
 	}
 	defer cancel()
 	d.api.EndStreams()
+	if d.rooms != nil && !d.conf.Load().LiveRestore {
+		d.stopContainers(ctx)
+	}
 	if err := srv.Shutdown(ctx); err != nil {
 		d.log.Warn("requests did not end in time: they are cut off", "after", grace)
 	}
@@ -263,4 +272,27 @@ func (d *daemon) stop(srv *http.Server) error {
 		return nil
 	}
 	return d.rooms.close(ctx, d.conf.Load())
+}
+
+// stopContainers ends every running container with its own signal and timeout:
+// live-restore is off.
+func (d *daemon) stopContainers(ctx context.Context) {
+	list, err := d.rooms.backend.Views.List(ctx, engine.ListOptions{})
+	if err != nil {
+		d.log.Warn("containers are left running: they cannot be listed", "error", err)
+		return
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(32)
+	for _, c := range list {
+		g.Go(func() error {
+			if err := d.rooms.backend.Containers.Stop(ctx, c.ID, engine.StopOptions{}); err != nil {
+				d.log.Warn("a container was left running", "container", c.ID, "error", err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		d.log.Warn("stop containers", "error", err)
+	}
 }
