@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -18,10 +19,13 @@ func bundleOf(t testing.TB, spec *Spec, root string, hostNet bool) string {
 		for _, o := range []struct {
 			on   bool
 			name string
-		}{{x.NoSuid, "nosuid"}, {x.NoDev, "nodev"}, {x.NoExec, "noexec"}, {x.ReadOnly, "ro"}, {x.Data != "", x.Data}} {
+		}{{x.NoSuid, "nosuid"}, {x.NoDev, "nodev"}, {x.NoExec, "noexec"}, {x.ReadOnly, "ro"}} {
 			if o.on {
 				options = append(options, o.name)
 			}
+		}
+		if x.Data != "" {
+			options = append(options, strings.Split(x.Data, ",")...)
 		}
 		mounts = append(mounts, m{"destination": x.Target, "type": x.Type, "source": x.Type, "options": options})
 	}

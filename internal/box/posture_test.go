@@ -345,3 +345,17 @@ func TestNoLeaks(t *testing.T) {
 		t.Errorf("a process was left: %v", err)
 	}
 }
+
+func TestTinyInit(t *testing.T) {
+	spec := boxSpec(t, image(t), "sh", "-c", "ps; exit 9")
+	spec.Init = true
+	out, code := run(t, spec)
+	if code != 9 || !strings.Contains(out, "1 root     hezi-init /bin/sh sh -c") {
+		t.Errorf("exit code %d, %q", code, out)
+	}
+	spec = boxSpec(t, image(t), "nosuch")
+	spec.Init = true
+	if e := startError(t, spec); e.ExitCode != 127 {
+		t.Errorf("%v", e)
+	}
+}

@@ -16,12 +16,24 @@ import (
 // Start makes a box and returns once its program runs. On error nothing of it
 // is left, and the error is an *Error where a step failed.
 func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, error) {
+	defer r.pool.refill(spec.Cgroup.Parent)
+	b, err := birthOf(&spec.Namespaces)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	var prepared *spare
+	if b.flags == spareFlags && b.pidNS < 0 {
+		prepared = r.pool.take(spec.Cgroup.Parent, spec.ID)
+	}
 	group, err := r.cgroups.create(ctx, &spec.Cgroup, spec.ID)
 	if err != nil {
+		if prepared != nil {
+			prepared.discard()
+		}
 		return nil, cgroupError(spec.ID, err)
 	}
-	defer r.pool.refill() // once the start no longer needs the processor
-	proc, err := r.startIn(ctx, spec, stdio, group)
+	proc, err := r.startIn(ctx, spec, stdio, group, b, prepared)
 	if err != nil {
 		return nil, errors.Join(err, group.Remove())
 	}
@@ -36,12 +48,21 @@ func cgroupError(id string, err error) error {
 	return stepError(StepCgroup, id, err, "cannot set up the container's cgroup")
 }
 
-func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, group group) (*Proc, error) {
+func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, group group, birth birth, prepared *spare) (*Proc, error) {
 	b := newBundle()
 	defer b.close()
-	c, attached, err := r.bear(spec, group)
-	if err != nil {
-		return nil, err
+	birth.cgroupFD = group.FD()
+	var c *child
+	attached := make(chan error, 1)
+	if prepared != nil {
+		c = prepared.child
+		close(attached)
+	} else {
+		var err error
+		if c, err = r.spawn(birth); err != nil {
+			return nil, err
+		}
+		attach(c, group, birth, attached)
 	}
 	proc, err := r.build(ctx, c, b, spec, stdio, group, attached)
 	if err != nil {
@@ -53,47 +74,46 @@ func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, group gr
 	return proc, nil
 }
 
-// bear starts init and, where it could not be born in its cgroup, moves it
-// there meanwhile: the move waits for an RCU grace period, beside which init
-// builds the box.
-func (r *Runtime) bear(spec *Spec, group group) (*child, <-chan error, error) {
-	b := birth{mode: initproc.ModeStart, flags: unix.CLONE_NEWNS, cgroupFD: group.FD(), pidNS: -1}
-	for _, ns := range []struct {
-		flag uintptr
-		Namespace
-	}{{unix.CLONE_NEWPID, spec.Namespaces.PID}, {unix.CLONE_NEWIPC, spec.Namespaces.IPC},
-		{unix.CLONE_NEWUTS, spec.Namespaces.UTS}, {unix.CLONE_NEWNET, spec.Namespaces.Net}} {
-		if ns.Mode == NamespaceNew {
-			b.flags |= ns.flag
-		}
-	}
-	if pid := spec.Namespaces.PID; pid.Mode == NamespaceJoin {
-		fd, err := openNamespace("pid", pid.Path)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer unix.Close(fd)
-		b.pidNS = fd
-	}
-	c := r.pool.take(b)
-	if c == nil {
-		var err error
-		if c, err = r.spawn(b); err != nil {
-			return nil, nil, err
-		}
-	}
-	attached := make(chan error, 1)
-	if b.cgroupFD >= 0 {
+// attach moves an init that was not born in its cgroup there: the move waits
+// for an RCU grace period, beside which init builds the box.
+func attach(c *child, group group, birth birth, attached chan<- error) {
+	if birth.cgroupFD >= 0 {
 		close(attached)
-		return c, attached, nil
+		return
 	}
 	go func() {
 		defer close(attached)
 		if err := group.Add(c.pid); err != nil {
-			attached <- cgroupError(spec.ID, err)
+			attached <- cgroupError("", err)
 		}
 	}()
-	return c, attached, nil
+}
+
+// birthOf says what a box's init is born into.
+func birthOf(n *Namespaces) (birth, error) {
+	b := birth{mode: initproc.ModeStart, flags: unix.CLONE_NEWNS, cgroupFD: -1, pidNS: -1}
+	for _, ns := range []struct {
+		flag uintptr
+		Namespace
+	}{{unix.CLONE_NEWPID, n.PID}, {unix.CLONE_NEWIPC, n.IPC}, {unix.CLONE_NEWUTS, n.UTS}, {unix.CLONE_NEWNET, n.Net}} {
+		if ns.Mode == NamespaceNew {
+			b.flags |= ns.flag
+		}
+	}
+	if n.PID.Mode == NamespaceJoin {
+		fd, err := openNamespace("pid", n.PID.Path)
+		if err != nil {
+			return b, err
+		}
+		b.pidNS = fd
+	}
+	return b, nil
+}
+
+func (b birth) close() {
+	if b.pidNS >= 0 {
+		unix.Close(b.pidNS)
+	}
 }
 
 func (r *Runtime) build(ctx context.Context, c *child, b *bundle, spec *Spec, stdio Stdio, group group, attached <-chan error) (*Proc, error) {

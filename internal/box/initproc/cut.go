@@ -137,7 +137,7 @@ func (s *session) execve(file string, env []string) {
 	envp := pointers(env)
 	tiny := s.fd(s.plan.Tiny)
 	if tiny >= 0 {
-		argv = append([]string{"/sbin/docker-init", file}, argv[1:]...)
+		argv = append([]string{"hezi-init", file}, argv...)
 		args, empty := pointers(argv), pointers([]string{""})
 		c := s.tape.add("exec", file, "exec "+file, unix.SYS_EXECVEAT, uintptr(tiny), uintptr(unsafe.Pointer(empty[0])),
 			uintptr(unsafe.Pointer(&args[0])), uintptr(unsafe.Pointer(&envp[0])), unix.AT_EMPTY_PATH)
