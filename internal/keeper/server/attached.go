@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -42,6 +43,9 @@ type attached struct {
 	over   chan struct{} // closed once gone
 	stdin  []byte        // read by the engine before the handover
 	past   *logs.Snapshot
+	// watched is closed once awaitJoin has ended; nil when it never ran. Two
+	// may not wait on the connection at a time.
+	watched chan struct{}
 }
 
 // lag is where a client has to go on in the log: the record place and each stream's place there,
@@ -99,7 +103,7 @@ func (p *process) join(a *attached) error {
 	}
 	p.outMu.Unlock()
 	close(a.joined)
-	a.conn.SetReadDeadline(time.Now()) // wakes awaitJoin; readLoop clears it
+	a.conn.SetReadDeadline(time.Unix(1, 0)) // wakes awaitJoin; readLoop clears it
 	go a.writeLoop()
 	go a.readLoop()
 	p.release()
@@ -108,6 +112,7 @@ func (p *process) join(a *attached) error {
 
 // awaitJoin watches a client that waits for a start; false: it left.
 func (a *attached) awaitJoin() bool {
+	defer close(a.watched)
 	rc, err := a.conn.SyscallConn()
 	if err != nil {
 		return false
@@ -200,8 +205,9 @@ func (a *attached) writeLoop() {
 	defer a.close()
 	if past := a.past; past != nil {
 		a.past = nil
-		err := readLog(context.Background(), past, a.writeEntry)
-		if err != nil {
+		w := bufio.NewWriterSize(a.conn, chunkSize)
+		err := readLog(context.Background(), past, func(e *logs.Entry) error { return a.writeEntry(w, e) })
+		if err != nil || w.Flush() != nil {
 			return
 		}
 	}
@@ -249,7 +255,7 @@ func (a *attached) requeue(rest []byte) {
 	a.mu.Unlock()
 }
 
-func (a *attached) writeEntry(e *logs.Entry) error {
+func (a *attached) writeEntry(w io.Writer, e *logs.Entry) error {
 	i := 0
 	if e.Stream == "stderr" {
 		i = 1
@@ -257,13 +263,14 @@ func (a *attached) writeEntry(e *logs.Entry) error {
 	if !a.wants(i) {
 		return nil
 	}
-	_, err := a.conn.Write(a.frame(nil, i, e.Line))
+	_, err := w.Write(a.frame(nil, i, e.Line))
 	return err
 }
 
 // catchUp sends what the log has beyond the client's place, then goes live.
 func (a *attached) catchUp() error {
 	l, p := a.lag, a.p
+	w := bufio.NewWriterSize(a.conn, chunkSize)
 	pos, err := p.log.ReadFrom(context.Background(), l.pos, func(e *logs.Entry) error {
 		i := 0
 		if e.Stream == "stderr" {
@@ -276,12 +283,15 @@ func (a *attached) catchUp() error {
 		}
 		e.Line = e.Line[max(l.sent[i]-start, 0):]
 		l.sent[i] = l.logged[i]
-		return a.writeEntry(e)
+		return a.writeEntry(w, e)
 	})
 	if err != nil {
 		if errors.Is(err, logs.ErrRotatedAway) {
 			a.srv.logger.Warn("an attached client was disconnected", "container", a.req.ContainerID, "error", err)
 		}
+		return err
+	}
+	if err := w.Flush(); err != nil {
 		return err
 	}
 	l.pos = pos
@@ -360,6 +370,9 @@ func (a *attached) end() {
 
 // readLoop passes the client's input on, and notices that it leaves.
 func (a *attached) readLoop() {
+	if a.watched != nil {
+		<-a.watched
+	}
 	a.conn.SetReadDeadline(time.Time{})
 	if a.srv.isLeaving() {
 		return

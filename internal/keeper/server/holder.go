@@ -131,7 +131,7 @@ func (h *holder) supervise() error {
 		}
 		h.o.Logger.Warn("the keeper died and is started again", "pause", pause)
 		time.Sleep(pause)
-		pause = min(pause*2+10*time.Millisecond, 2*time.Second)
+		pause = min(pause*2+5*time.Millisecond, 250*time.Millisecond)
 	}
 }
 

@@ -1,10 +1,13 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -166,7 +169,7 @@ func (p *process) learnExit() box.Exit {
 	if ws, ok := p.srv.link.wait(p.rec.PID); ok {
 		return fromStatus(e, ws)
 	}
-	if ws, ok := pidfdExit(fd); ok {
+	if ws, ok := pidfdExit(fd, p.rec.PID); ok {
 		return fromStatus(e, ws)
 	}
 	e.Code = 255
@@ -190,10 +193,15 @@ type pidfdInfo struct {
 	exitCode       int32
 }
 
-func pidfdExit(fd int) (unix.WaitStatus, bool) {
+// pidfdExit asks the pidfd once the process is reaped, and reads the status of the
+// zombie from proc(5)'s stat before.
+func pidfdExit(fd, pid int) (unix.WaitStatus, bool) {
 	const getInfo, infoExit = 0xc040ff0b, 1 << 3 // PIDFD_GET_INFO, PIDFD_INFO_EXIT
-	info := pidfdInfo{mask: infoExit}
-	for range 100 { // the zombie may still wait for its new parent to reap it
+	for range 20 {
+		if ws, ok := zombieStatus(pid); ok {
+			return ws, true
+		}
+		info := pidfdInfo{mask: infoExit}
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getInfo, uintptr(unsafe.Pointer(&info)))
 		if errno == 0 && info.mask&infoExit != 0 {
 			return unix.WaitStatus(info.exitCode), true
@@ -201,10 +209,24 @@ func pidfdExit(fd int) (unix.WaitStatus, bool) {
 		if errno != 0 && errno != unix.ESRCH {
 			return 0, false
 		}
-		info.mask = infoExit
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond) // between the two
 	}
 	return 0, false
+}
+
+// zombieStatus is field 52 of /proc/PID/stat. The number cannot have been
+// used again while the zombie has it.
+func zombieStatus(pid int) (unix.WaitStatus, bool) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, false
+	}
+	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	if len(f) < 50 || f[0] != "Z" {
+		return 0, false
+	}
+	n, err := strconv.Atoi(f[49])
+	return unix.WaitStatus(n), err == nil
 }
 
 // signal sends sig by the pidfd, so never to another process with its number.

@@ -47,6 +47,7 @@ func (s *Server) attach(t *keeper.TakeOver, conn *net.UnixConn) (func(), error) 
 		p := s.containers[id]
 		if p == nil || p.exit() != nil {
 			n := s.pendingLocked(id)
+			a.watched = make(chan struct{})
 			n.clients = append(n.clients, a)
 			s.mu.Unlock()
 			return func() { s.pendingLeft(id, a) }, nil
