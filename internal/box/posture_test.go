@@ -359,3 +359,27 @@ func TestTinyInit(t *testing.T) {
 		t.Errorf("%v", e)
 	}
 }
+
+// TestParallel starts and execs side by side: no descriptor and no cgroup of
+// one reaches another.
+func TestParallel(t *testing.T) {
+	root := image(t)
+	spec := boxSpec(t, root, "sleep", "100")
+	box := start(t, spec)
+	for i := range 8 {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			for range 8 {
+				s := boxSpec(t, root, "sh", "-c", "ls /proc/self/fd; exit "+strconv.Itoa(i))
+				if out, code := run(t, s); code != i || out != "0\n1\n2\n3\n" { // 3 is what ls itself reads
+					t.Errorf("exit code %d, descriptors %q", code, out)
+				}
+				p := spec.Process
+				p.Args = []string{"sh", "-c", "exit " + strconv.Itoa(i)}
+				if _, code := execIn(t, box, &p); code != i {
+					t.Errorf("exec: exit code %d, want %d", code, i)
+				}
+			}
+		})
+	}
+}

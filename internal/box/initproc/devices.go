@@ -73,6 +73,9 @@ func (s *session) defaultDevices() error {
 		}
 	}
 	for _, link := range defaultLinks {
+		if link[1] == "core" && unix.Faccessat(s.proc, "kcore", unix.F_OK, 0) != nil {
+			continue
+		}
 		if err := unix.Symlinkat(link[0], dir, link[1]); err != nil && err != unix.EEXIST {
 			return fail("device", "/dev/"+link[1], err, "cannot make the link /dev/"+link[1]+" in the container")
 		}
