@@ -2,7 +2,9 @@ package box
 
 import (
 	"context"
+	"encoding/binary"
 	"os"
+	"time"
 
 	"hezi/internal/box/initproc"
 	"hezi/internal/box/plan"
@@ -45,6 +47,7 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		proc.PidFD, err = openPidfd(proc.PID)
 	}
 	if err != nil {
+		c.stop(proc)
 		proc.abandon()
 		c.kill()
 		return nil, err
@@ -64,6 +67,27 @@ func openPidfd(pid int) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), "pidfd"), nil
 }
+
+// stop ends stage 1 of a failed exec and reads what it had said before: it may
+// have made the process already.
+func (c *child) stop(proc *Proc) {
+	_ = unix.PidfdSendSignal(rawFD(c.pidfd), unix.SIGKILL, nil, 0)
+	_ = c.conn.SetDeadline(time.Now().Add(time.Second))
+	for proc.PID == 0 {
+		text, file, err := c.receive()
+		if err != nil {
+			return
+		}
+		if file != nil {
+			file.Close()
+		}
+		if text[0] == plan.Child {
+			proc.PID = childPID(text)
+		}
+	}
+}
+
+func childPID(text []byte) int { return int(binary.LittleEndian.Uint32(text[1:])) }
 
 // abandon ends and reaps what a failed exec left.
 func (p *Proc) abandon() {

@@ -350,7 +350,7 @@ func TestTinyInit(t *testing.T) {
 	spec := boxSpec(t, image(t), "sh", "-c", "ps; exit 9")
 	spec.Init = true
 	out, code := run(t, spec)
-	if code != 9 || !strings.Contains(out, "1 root     hezi-init /bin/sh sh -c") {
+	if code != 9 || !strings.Contains(out, "hezi-init /bin/sh sh -c") {
 		t.Errorf("exit code %d, %q", code, out)
 	}
 	spec = boxSpec(t, image(t), "nosuch")
@@ -381,5 +381,41 @@ func TestParallel(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestProcessSettings(t *testing.T) {
+	adj, umask := 100, uint32(0o77)
+	spec := boxSpec(t, image(t), "sh", "-c", "cat /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_unprivileged_port_start; ulimit -n; ulimit -Hn; umask; stat -c %t:%T:%a:%u /dev/thing; sleep 100")
+	spec.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
+	spec.Devices = []Device{{Path: "/dev/thing", Type: "c", Major: 1, Minor: 5, Mode: 0o640, UID: 5}}
+	p := &spec.Process
+	p.OOMScoreAdj, p.Umask, p.Rlimits = &adj, &umask, []Rlimit{{"RLIMIT_NOFILE", 100, 200}}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	box, err := testRuntime.Start(t.Context(), spec, Stdio{Stdout: w, Stderr: w})
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = unix.PidfdSendSignal(rawFD(box.PidFD), unix.SIGKILL, nil, 0)
+		await(t, box)
+		removeGroup(t, box)
+	}()
+	want := "100\n0\n100\n200\n0077\n1:5:640:5\n"
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r, got); err != nil || string(got) != want {
+		t.Errorf("%q, want %q (%v)", got, want, err)
+	}
+	e := *p
+	adj = 200
+	e.User, e.Args = "ann", []string{"sh", "-c", "cat /proc/self/oom_score_adj; ulimit -n; id -u; grep -E 'Cap(Prm|Bnd)' /proc/self/status"}
+	out, _ := execIn(t, box, &e)
+	if out != "200\n100\n1000\nCapPrm:\t0000000000000000\nCapBnd:\t00000000a80425fb\n" {
+		t.Errorf("exec: %q", out)
 	}
 }

@@ -190,7 +190,7 @@ func (c *child) drive(ctx context.Context, b *bundle, proc *Proc, before func(me
 			}
 		case plan.Child:
 			running = true
-			proc.PID = int(text[1]) | int(text[2])<<8 | int(text[3])<<16 | int(text[4])<<24
+			proc.PID = childPID(text)
 		case plan.Failed:
 			failed = failure(text) // a joined child's pid may still come
 		}
