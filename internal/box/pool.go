@@ -3,6 +3,7 @@ package box
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"maps"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,9 @@ func (p *pool) fill(r *Runtime) {
 		p.mu.Unlock()
 		for len(p.ready) < p.size {
 			s, err := r.prepare(parent)
+			if errors.Is(err, errUnified) {
+				return
+			}
 			if err != nil {
 				break
 			}
@@ -78,6 +82,9 @@ func (p *pool) fill(r *Runtime) {
 	}
 }
 
+// errUnified ends the filling: on cgroup v2 there is nothing to gain.
+var errUnified = errors.New("cgroup v2 needs no spare inits")
+
 // prepare makes a spare below the cgroup parent.
 func (r *Runtime) prepare(parent string) (*spare, error) {
 	g, err := r.cgroups.create(context.Background(), &Cgroup{Parent: parent}, sparePrefix+strings.ToLower(rand.Text()))
@@ -85,7 +92,7 @@ func (r *Runtime) prepare(parent string) (*spare, error) {
 		return nil, err
 	}
 	if g.FD() >= 0 {
-		return nil, g.Remove() // v2
+		return nil, errors.Join(errUnified, g.Remove())
 	}
 	c, err := r.spawn(birth{mode: initproc.ModeStart, flags: spareFlags, cgroupFD: -1, pidNS: -1})
 	if err == nil {
