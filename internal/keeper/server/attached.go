@@ -104,8 +104,8 @@ func (p *process) join(a *attached) error {
 	p.outMu.Unlock()
 	close(a.joined)
 	a.conn.SetReadDeadline(time.Unix(1, 0)) // wakes awaitJoin; readLoop clears it
-	go a.writeLoop()
-	go a.readLoop()
+	p.srv.active.Go(a.writeLoop)
+	p.srv.active.Go(a.readLoop)
 	p.release()
 	return nil
 }

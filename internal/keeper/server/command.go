@@ -105,20 +105,25 @@ func (c Command) hold(f flags, logger *slog.Logger) error {
 
 func (c Command) serve(f flags, logger *slog.Logger) error {
 	debug.SetGCPercent(40)
-	unix.CloseOnExec(fdListener)
-	unix.CloseOnExec(fdLink)
-	lf := os.NewFile(fdListener, "listener")
-	l, err := net.FileListener(lf)
-	lf.Close()
+	lfd, kfd := fdListener, fdLink
+	var st *state
+	if f.stateFD >= 0 {
+		var err error
+		if st, err = readState(f.stateFD); err != nil {
+			return err
+		}
+		lfd, kfd = st.ListenerFD, st.LinkFD
+		for _, fd := range st.fds() {
+			unix.CloseOnExec(fd)
+		}
+	}
+	unix.CloseOnExec(lfd)
+	unix.CloseOnExec(kfd)
+	ul, err := listenerOf(lfd)
 	if err != nil {
-		return fmt.Errorf("serve is started by hold: %w", err)
+		return err
 	}
-	ul, ok := l.(*net.UnixListener)
-	if !ok {
-		return fmt.Errorf("descriptor %d is no unix socket", fdListener)
-	}
-	ul.SetUnlinkOnClose(false)
-	link, err := keeper.FileConn(fdLink)
+	link, err := keeper.FileConn(kfd)
 	if err != nil {
 		return err
 	}
@@ -128,8 +133,8 @@ func (c Command) serve(f flags, logger *slog.Logger) error {
 	}
 	s := New(Options{Runtime: rt, OpenCgroup: c.OpenCgroup, Logger: logger, Version: c.Version,
 		Root: f.root, Identity: f.identity, Binary: f.binary}, ul, link)
-	if f.stateFD >= 0 {
-		err = s.resume(f.stateFD)
+	if st != nil {
+		err = s.resume(st)
 	} else {
 		err = s.TakeBack()
 	}
@@ -137,4 +142,20 @@ func (c Command) serve(f flags, logger *slog.Logger) error {
 		return err
 	}
 	return s.Serve(context.Background())
+}
+
+func listenerOf(fd int) (*net.UnixListener, error) {
+	f := os.NewFile(uintptr(fd), "listener")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("serve is started by hold: %w", err)
+	}
+	ul, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("descriptor %d is no unix socket", fd)
+	}
+	ul.SetUnlinkOnClose(false)
+	return ul, nil
 }

@@ -277,9 +277,8 @@ func (s *Server) waitFor(ctx context.Context, id string, cond keeper.WaitConditi
 
 // removal is what waiters for condition=removed wait on.
 type removal struct {
-	done    chan struct{}
-	exit    box.Exit
-	waiters int
+	done chan struct{}
+	exit box.Exit
 }
 
 func (s *Server) removal(id string) *removal {

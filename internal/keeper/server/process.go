@@ -289,7 +289,7 @@ func (p *process) run() {
 			pumps.Go(s.pump)
 		}
 	}
-	go p.watch(&pumps)
+	p.srv.active.Go(func() { p.watch(&pumps); pumps.Wait() })
 }
 
 // closeAll closes what is left after the drain.

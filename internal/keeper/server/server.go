@@ -42,7 +42,8 @@ type Server struct {
 	stopped    chan struct{}
 	generation int
 
-	starts sync.RWMutex // read: a start is under way; write: none may be
+	active sync.WaitGroup // pumps, watchers and clients' loops
+	starts sync.RWMutex   // read: a start is under way; write: none may be
 
 	mu           sync.Mutex
 	containers   map[string]*process
@@ -51,6 +52,7 @@ type Server struct {
 	removals     map[string]*removal
 	subs         map[chan keeper.Event]struct{}
 	parked       []*attached
+	waits        map[*net.UnixConn]keeper.WaitRequest
 	upgradeError string
 }
 
@@ -61,7 +63,7 @@ func New(o Options, listener *net.UnixListener, holder *net.UnixConn) *Server {
 		buffers: newBuffers(), logSlots: make(chan struct{}, 16),
 		leaving: make(chan struct{}), stopped: make(chan struct{}),
 		containers: map[string]*process{}, starting: map[string]bool{}, pending: map[string]*pendingStart{},
-		removals: map[string]*removal{}, subs: map[chan keeper.Event]struct{}{},
+		removals: map[string]*removal{}, waits: map[*net.UnixConn]keeper.WaitRequest{}, subs: map[chan keeper.Event]struct{}{},
 	}
 	s.link = newLink(s, holder)
 	return s
@@ -114,7 +116,7 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	if err != nil {
 		return // the peer left before it had asked
 	}
-	if s.isLeaving() {
+	if s.isLeaving() && req.Op != keeper.OpInfo {
 		<-s.stopped // the new image does not know this connection: it ends at exec
 		return
 	}

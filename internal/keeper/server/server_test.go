@@ -376,6 +376,68 @@ func TestHolderKilled(t *testing.T) {
 	}
 }
 
+// TestUpgrade: the image is replaced under output; the client stays, every
+// line is in the log once, and a broken binary is refused.
+func TestUpgrade(t *testing.T) {
+	b := newBed(t)
+	const n = 200000
+	r := b.request("a", fmt.Sprintf("i=0; while [ $i -lt 20 ]; do seq $((i*%d+1)) $((i*%d+%d)); i=$((i+1)); sleep 0.05; done; read x; echo $x; exit 2", n/20, n/20, n/20))
+	r.Spec.Process.OpenStdin = true
+	conn := b.attach(keeper.AttachRequest{ContainerID: "a", Stdin: true, NextStart: true}, "")
+	late := b.attach(keeper.AttachRequest{ContainerID: "later", NextStart: true}, "")
+	b.start(r)
+	type result struct{ out []byte }
+	done := make(chan result, 1)
+	go func() {
+		out, _ := demux(t, conn)
+		done <- result{out}
+	}()
+	waiter, theirs, err := keeper.SocketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiter.Close()
+	if err := b.c.Wait(b.ctx, keeper.WaitRequest{ContainerID: "a", Condition: keeper.WaitNotRunning}, theirs, nil); err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := b.info().PID
+	for range 4 {
+		time.Sleep(100 * time.Millisecond)
+		if err := b.c.Upgrade(b.ctx, exe); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.c.Upgrade(b.ctx, "/bin/false"); err == nil {
+		t.Fatal("a broken keeper was taken")
+	}
+	if i := b.info(); i.PID != pid || i.Generation != 4 {
+		t.Fatalf("keeper %+v, was %d", i, pid)
+	}
+	fmt.Fprintln(conn, "still here")
+	want := numbers(n) + "still here\n"
+	if got := <-done; string(got.out) != want {
+		t.Fatalf("client got %d bytes, want %d", len(got.out), len(want))
+	}
+	if e := b.wait("a"); e.Code != 2 {
+		t.Fatalf("exit %+v", e)
+	}
+	waiter.SetDeadline(time.Now().Add(5 * time.Second))
+	if body, err := io.ReadAll(waiter); err != nil || string(body) != "{\"StatusCode\":2}\n" {
+		t.Fatalf("wait's body %q %v", body, err)
+	}
+	if got := b.log("a"); got != want {
+		t.Fatalf("log has %d bytes, want %d", len(got), len(want))
+	}
+	b.start(b.request("later", "echo late"))
+	if out, _ := demux(t, late); string(out) != "late\n" {
+		t.Fatalf("late client got %q", out)
+	}
+}
+
 func TestMemoryOf200(t *testing.T) {
 	b := newBed(t)
 	for i := range 200 {

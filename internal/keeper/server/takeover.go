@@ -63,7 +63,7 @@ func (s *Server) attach(t *keeper.TakeOver, conn *net.UnixConn) (func(), error) 
 
 // pendingLeft drops a client that leaves before the start.
 func (s *Server) pendingLeft(id string, a *attached) {
-	if a.awaitJoin() {
+	if a.awaitJoin() || s.isLeaving() { // the next image watches on
 		return
 	}
 	s.mu.Lock()
@@ -109,7 +109,13 @@ func (s *Server) serveWait(r *keeper.WaitRequest, conn *net.UnixConn) {
 	defer conn.Close()
 	ctx, cancel := clientContext(conn)
 	defer cancel()
+	s.mu.Lock()
+	s.waits[conn] = *r
+	s.mu.Unlock()
 	e, err := s.waitFor(ctx, r.ContainerID, r.Condition)
+	s.mu.Lock()
+	delete(s.waits, conn)
+	s.mu.Unlock()
 	if ctx.Err() != nil {
 		return
 	}

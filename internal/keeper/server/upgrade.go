@@ -3,24 +3,423 @@ package server
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/keeper"
 )
 
-// park keeps a client whose goroutines have ended for the next image.
+// stateVersion is raised when an older state would be misread. A newer binary
+// reads this and the two versions before.
+const stateVersion = 1
+
+// state is what a keeper leaves to the image that replaces it by execve(2).
+// Numbers named FD are descriptors that are open across it.
+type state struct {
+	Version      int
+	Generation   int
+	UpgradeError string
+	HolderPID    int
+	ListenerFD   int
+	LinkFD       int
+	Processes    []processState
+	Clients      []clientState
+	Waits        []waitState
+}
+
+type processState struct {
+	Record record
+	FDs    []int
+	Pos    [2]int64
+}
+
+type clientState struct {
+	Request keeper.AttachRequest
+	FD      int
+	Queue   []byte // not written yet
+	Stdin   []byte // read and not yet given to the process
+	Held    int    // detach keys matched so far
+	Pending bool   // waits for a start
+}
+
+type waitState struct {
+	Request keeper.WaitRequest
+	FD      int
+}
+
+// settleTime is what clients get to take what is on its way to them.
+const settleTime = 2 * time.Second
+
+// park keeps a client whose writer has ended for the next image.
 func (s *Server) park(a *attached) {
 	s.mu.Lock()
 	s.parked = append(s.parked, a)
 	s.mu.Unlock()
 }
 
+// upgrade replaces this process's image by another binary. c is answered
+// before: with an error when the binary cannot read the state.
 func (s *Server) upgrade(body json.RawMessage, c *net.UnixConn) {
-	respond(c, nil, keeper.Classed(errdefs.ErrNotImplemented, "the keeper does not replace itself yet"))
+	t, err := decode[keeper.Target](body)
+	if err != nil {
+		respond(c, nil, err)
+		return
+	}
+	s.starts.Lock()
+	defer s.starts.Unlock()
+	if s.isLeaving() {
+		respond(c, nil, keeper.Classed(errdefs.ErrConflict, "the keeper is being replaced already"))
+		return
+	}
+	fail := func(err error) {
+		s.mu.Lock()
+		s.upgradeError = err.Error()
+		s.mu.Unlock()
+		respond(c, nil, keeper.Classed(errdefs.ErrFailedPrecondition, err.Error()))
+	}
+	draft, err := s.collect()
+	if err != nil {
+		fail(err)
+		return
+	}
+	mem, err := draft.seal()
+	if err != nil {
+		fail(err)
+		return
+	}
+	defer mem.Close()
+	check := exec.Command(t.Binary, "check-state", "--state", "3")
+	check.ExtraFiles = []*os.File{mem}
+	if out, err := check.CombinedOutput(); err != nil {
+		fail(fmt.Errorf("the new keeper %s cannot take over: %w: %.300s; the old one serves on", t.Binary, err, out))
+		return
+	}
+	if _, err := s.link.ask(holderMsg{Op: "binary", File: t.Binary}); err != nil {
+		s.logger.Warn("tell the holder the new binary", "error", err)
+	}
+	respond(c, nil, nil)
+	s.settle()
+	s.replaceBy(t.Binary)
 }
 
-func (s *Server) resume(fd int) error { return errors.New("no state") }
+// settle stops all that reads or writes, with what was read written out.
+func (s *Server) settle() {
+	close(s.leaving)
+	past := time.Unix(1, 0)
+	for _, p := range s.everyProcess() {
+		for _, f := range append(p.outputs(), p.pidfd) {
+			_ = f.SetReadDeadline(past) // a closed one needs none
+		}
+		for _, f := range p.inputs() {
+			_ = f.SetWriteDeadline(past)
+		}
+	}
+	s.mu.Lock()
+	clients := append([]*attached(nil), s.pendingClientsLocked()...)
+	s.mu.Unlock()
+	for _, p := range s.everyProcess() {
+		p.outMu.Lock()
+		for a := range p.clients {
+			clients = append(clients, a)
+		}
+		p.outMu.Unlock()
+	}
+	for _, a := range clients {
+		_ = a.conn.SetReadDeadline(past)
+		a.mu.Lock()
+		wait := past
+		if a.lag != nil {
+			wait = time.Now().Add(settleTime)
+		}
+		a.mu.Unlock()
+		_ = a.conn.SetWriteDeadline(wait)
+	}
+	done := make(chan struct{})
+	go func() { s.active.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(2 * settleTime):
+		s.logger.Warn("replace the keeper while a disk or a client hangs")
+	}
+}
 
-func checkState(fd int) error { return errors.New("no state") }
+func (s *Server) pendingClientsLocked() []*attached {
+	var l []*attached
+	for _, n := range s.pending {
+		l = append(l, n.clients...)
+	}
+	return l
+}
+
+func (s *Server) everyProcess() []*process {
+	var l []*process
+	for _, c := range s.all() {
+		c.mu.Lock()
+		l = append(l, c)
+		for _, x := range c.execs {
+			l = append(l, x)
+		}
+		c.mu.Unlock()
+	}
+	return l
+}
+
+func (p *process) outputs() []*os.File {
+	var l []*os.File
+	for _, s := range p.streams {
+		if s != nil {
+			l = append(l, s.f)
+		}
+	}
+	return l
+}
+
+func (p *process) inputs() []*os.File {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var l []*os.File
+	for _, f := range []*os.File{p.stdin, p.console} {
+		if f != nil {
+			l = append(l, f)
+		}
+	}
+	return l
+}
+
+// connFD is a connection's descriptor, which stays the connection's.
+func connFD(c syscall.Conn) int {
+	fd := -1
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return fd
+	}
+	if err := rc.Control(func(v uintptr) { fd = int(v) }); err != nil {
+		return -1
+	}
+	return fd
+}
+
+// collect describes this keeper as it is.
+func (s *Server) collect() (*state, error) {
+	st := &state{Version: stateVersion, Generation: s.generation + 1, HolderPID: s.link.pid(), ListenerFD: connFD(s.listener), LinkFD: connFD(s.link.conn)}
+	if st.ListenerFD < 0 || st.LinkFD < 0 {
+		return nil, errors.New("the keeper's own sockets are closed")
+	}
+	for _, p := range s.everyProcess() {
+		names, fds := p.files()
+		r := p.snapshot()
+		r.Files = names
+		p.outMu.Lock()
+		pos := p.pos
+		p.outMu.Unlock()
+		st.Processes = append(st.Processes, processState{Record: r, FDs: fds, Pos: pos})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.parked {
+		if c, ok := a.state(false); ok {
+			st.Clients = append(st.Clients, c)
+		}
+	}
+	for _, a := range s.pendingClientsLocked() {
+		if c, ok := a.state(true); ok {
+			st.Clients = append(st.Clients, c)
+		}
+	}
+	for conn, r := range s.waits {
+		st.Waits = append(st.Waits, waitState{Request: r, FD: connFD(conn)})
+	}
+	return st, nil
+}
+
+func (a *attached) state(pending bool) (clientState, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := clientState{Request: a.req, FD: connFD(a.conn), Queue: a.queue, Stdin: a.stdin, Held: a.keys.held, Pending: pending}
+	return c, c.FD >= 0 && a.lag == nil && !a.gone
+}
+
+// seal puts the state into a memfd that cannot change any more.
+func (st *state) seal() (*os.File, error) {
+	raw, err := json.Marshal(st)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.MemfdCreate("hezi-keeper-state", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make the state's memfd: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "state")
+	_, err = f.Write(raw)
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write the state: %w", err)
+	}
+	return f, nil
+}
+
+// fds lists what must stay open.
+func (st *state) fds() []int {
+	l := []int{st.ListenerFD, st.LinkFD}
+	for _, p := range st.Processes {
+		l = append(l, p.FDs...)
+	}
+	for _, c := range st.Clients {
+		l = append(l, c.FD)
+	}
+	for _, w := range st.Waits {
+		l = append(l, w.FD)
+	}
+	return l
+}
+
+// replaceBy executes binary, or this program again when that fails: the
+// state says why, and all goes on.
+func (s *Server) replaceBy(binary string) {
+	why := ""
+	for _, path := range []string{binary, "/proc/self/exe"} {
+		err := s.execve(path, binary, why)
+		s.logger.Error("replace the keeper", "binary", path, "error", err)
+		why = fmt.Sprintf("the new keeper %s could not be executed: %v; the old one serves on", binary, err)
+	}
+	os.Exit(1) // the holder starts a keeper and hands everything back
+}
+
+func (s *Server) execve(path, binary, why string) error {
+	st, err := s.collect()
+	if err != nil {
+		return err
+	}
+	st.UpgradeError = why
+	if why != "" {
+		st.Generation--
+		binary = s.o.Binary
+	}
+	mem, err := st.seal()
+	if err != nil {
+		return err
+	}
+	defer mem.Close()
+	fds := append(st.fds(), int(mem.Fd()))
+	args := []string{"hezi-keeper", "serve", "--root", s.o.Root, "--identity", s.o.Identity, "--binary", binary, "--state", strconv.Itoa(int(mem.Fd()))}
+	syscall.ForkLock.Lock() // no child is born with what is open for us
+	defer syscall.ForkLock.Unlock()
+	for _, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("keep descriptor %d: %w", fd, err)
+		}
+	}
+	err = syscall.Exec(path, args, os.Environ())
+	for _, fd := range fds {
+		unix.CloseOnExec(fd)
+	}
+	return err
+}
+
+func readState(fd int) (*state, error) {
+	f := os.NewFile(uintptr(fd), "state")
+	if f == nil {
+		return nil, errors.New("no descriptor of a state was given")
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.NewSectionReader(f, 0, 64<<20))
+	if err != nil {
+		return nil, fmt.Errorf("read the state: %w", err)
+	}
+	st := &state{}
+	if err := json.Unmarshal(raw, st); err != nil {
+		return nil, fmt.Errorf("read the state: %w", err)
+	}
+	if st.Version > stateVersion || st.Version < stateVersion-2 {
+		return nil, fmt.Errorf("the running keeper's state has version %d, this build reads up to %d", st.Version, stateVersion)
+	}
+	for _, p := range st.Processes {
+		if len(p.FDs) != len(p.Record.Files) {
+			return nil, fmt.Errorf("the state of container %s does not fit its descriptors", p.Record.ContainerID)
+		}
+	}
+	return st, nil
+}
+
+// checkState is what a new binary is asked before it takes over.
+func checkState(fd int) error {
+	_, err := readState(fd)
+	return err
+}
+
+// resume takes over from the image before.
+func (s *Server) resume(st *state) error {
+	s.generation, s.upgradeError = st.Generation, st.UpgradeError
+	s.link.setPID(st.HolderPID)
+	go s.link.readLoop()
+	var ps []*process
+	for _, x := range st.Processes {
+		raw, err := json.Marshal(x.Record)
+		if err != nil {
+			return err
+		}
+		p, err := s.adopt(raw, x.FDs)
+		if err != nil {
+			s.logger.Error("a process could not be taken over", "container", x.Record.ContainerID, "error", err)
+			continue
+		}
+		p.pos = x.Pos // a line's beginning was shown already
+		ps = append(ps, p)
+	}
+	s.insert(ps)
+	for _, c := range st.Clients {
+		if err := s.resumeClient(c); err != nil {
+			s.logger.Error("an attached client could not be taken over", "container", c.Request.ContainerID, "error", err)
+		}
+	}
+	for _, w := range st.Waits {
+		conn, err := keeper.FileConn(w.FD)
+		if err != nil {
+			s.logger.Error("a waiting client could not be taken over", "container", w.Request.ContainerID, "error", err)
+			continue
+		}
+		go s.serveWait(&w.Request, conn)
+	}
+	for _, p := range ps {
+		p.release()
+		p.run()
+	}
+	return nil
+}
+
+func (s *Server) resumeClient(c clientState) error {
+	conn, err := keeper.FileConn(c.FD)
+	if err != nil {
+		return err
+	}
+	c.Request.Logs = false // was sent
+	a := newAttached(s, c.Request, conn, c.Stdin)
+	a.queue, a.keys.held = c.Queue, c.Held
+	if c.Pending {
+		s.mu.Lock()
+		n := s.pendingLocked(c.Request.ContainerID)
+		a.watched = make(chan struct{})
+		n.clients = append(n.clients, a)
+		s.mu.Unlock()
+		go s.pendingLeft(c.Request.ContainerID, a)
+		return nil
+	}
+	p, err := s.lookup(c.Request.ContainerID, c.Request.ExecID)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	return p.join(a)
+}
