@@ -30,6 +30,13 @@ func TestMain(m *testing.M) {
 	testRuntime = r
 	code := m.Run()
 	r.Close()
+	parents, _ := filepath.Glob(cgroupMount + "/*/hezi-boxtest")
+	for _, dir := range append(parents, cgroupMount+"/hezi-boxtest") {
+		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
+			fmt.Fprintf(os.Stderr, "%s was left with something in it: %v\n", dir, err)
+			code = 1
+		}
+	}
 	os.Exit(code)
 }
 
