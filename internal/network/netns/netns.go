@@ -107,13 +107,12 @@ func build(path string, ep *Endpoint) (err error) {
 }
 
 // addVeth makes the pair with one message: this end on the bridge and up, the
-// other in the namespace ns with its final name, address and MTU, and up.
+// other in the namespace ns with its final name, MAC and MTU.
 func addVeth(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
-	up := func(m *nl.IfInfomsg) { m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP }
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	up(msg)
+	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
 	req.AddData(msg)
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(ep.Outside)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(ep.MTU))))
@@ -121,7 +120,7 @@ func addVeth(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
-	up(nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC))
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC) // not up: the kernel refuses an end that has no other yet
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(Inside))
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(ep.MTU)))
 	peer.AddRtAttr(unix.IFLA_ADDRESS, ep.MAC)
@@ -144,6 +143,9 @@ func address(in *netlink.Handle, ep *Endpoint) error {
 	}
 	if err := in.AddrAdd(link, &netlink.Addr{IPNet: ipNet(ep.Address), Broadcast: broadcast(ep.Address)}); err != nil {
 		return fmt.Errorf("give eth0 the address %s: %w", ep.Address, err)
+	}
+	if err := in.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring eth0 up: %w", err)
 	}
 	if err := in.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: ep.Gateway.AsSlice()}); err != nil {
 		return fmt.Errorf("route by %s: %w", ep.Gateway, err)
