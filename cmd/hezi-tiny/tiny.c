@@ -1,0 +1,141 @@
+//go:build ignore
+
+/*
+ * hezi-tiny: the first process of a container started with --init.
+ *
+ * Called as  execveat(fd, "", {"hezi-init", PATH, ARGV0, ARGS...}, env):
+ * PATH is the program's path, found by the caller (no search in $PATH here),
+ * ARGV0 is what the program gets as argv[0], ARGS are the rest of its argv.
+ *
+ * It starts the program in a process group of its own, in the terminal's
+ * foreground when standard input is a terminal, forwards every signal that
+ * can be forwarded, reaps all orphans, and exits as the program did: with its
+ * code, or 128+n when signal n ended it. When the program cannot be executed
+ * it exits with 127 (no such file) or 126. 125 is a failure of its own.
+ *
+ * The go:build line keeps this file out of Go's packages; `make embedded`
+ * compiles it. No libc: raw system calls for x86-64 and AArch64.
+ */
+
+typedef unsigned long u64;
+
+#if defined(__x86_64__)
+enum { NR_write = 1, NR_ioctl = 16, NR_exit = 231, NR_kill = 62, NR_setpgid = 109,
+	NR_getpid = 39, NR_execve = 59, NR_wait4 = 61, NR_clone = 56,
+	NR_sigprocmask = 14, NR_sigtimedwait = 128, NR_prctl = 157 };
+
+static long call(long n, long a, long b, long c, long d, long e)
+{
+	long r;
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	__asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+		: "rcx", "r11", "memory");
+	return r;
+}
+
+__asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall run\n\thlt\n");
+#elif defined(__aarch64__)
+enum { NR_write = 64, NR_ioctl = 29, NR_exit = 94, NR_kill = 129, NR_setpgid = 154,
+	NR_getpid = 172, NR_execve = 221, NR_wait4 = 260, NR_clone = 220,
+	NR_sigprocmask = 135, NR_sigtimedwait = 137, NR_prctl = 167 };
+
+static long call(long n, long a, long b, long c, long d, long e)
+{
+	register long x8 __asm__("x8") = n;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
+	return x0;
+}
+
+__asm__(".globl _start\n_start:\n\tmov x29,#0\n\tmov x30,#0\n\tmov x0,sp\n\tbl run\n\tbrk #0\n");
+#else
+#error "hezi-tiny knows x86-64 and AArch64 only"
+#endif
+
+/* Linux's numbers, the same on both architectures. */
+enum { SIGILL = 4, SIGTRAP = 5, SIGABRT = 6, SIGBUS = 7, SIGFPE = 8, SIGSEGV = 11,
+	SIGCHLD = 17, SIGTTIN = 21, SIGTTOU = 22, SIGSYS = 31,
+	SIG_SETMASK = 2, WNOHANG = 1, ENOENT = 2, EINTR = 4, ENOTDIR = 20, TIOCSPGRP = 0x5410, PR_SET_CHILD_SUBREAPER = 36 };
+
+#define BIT(n) (1UL << ((n) - 1))
+
+static void quit(int code)
+{
+	for (;;)
+		call(NR_exit, code, 0, 0, 0, 0);
+}
+
+static void say(const char *s)
+{
+	long n = 0;
+	while (s[n]) {
+		n++;
+		__asm__ volatile(""); /* or gcc makes a call of strlen of this loop */
+	}
+	call(NR_write, 2, (long)s, n, 0, 0);
+}
+
+static void program(char **argv, char **env, u64 *mask)
+{
+	int pid = call(NR_getpid, 0, 0, 0, 0, 0);
+
+	/* TTOU is still blocked, so that taking the foreground cannot stop us. */
+	call(NR_setpgid, 0, 0, 0, 0, 0);
+	call(NR_ioctl, 0, TIOCSPGRP, (long)&pid, 0, 0); /* fails harmlessly without a terminal */
+	call(NR_sigprocmask, SIG_SETMASK, (long)mask, 0, 8, 0);
+	long r = call(NR_execve, (long)argv[1], (long)&argv[2], (long)env, 0, 0);
+	say("hezi-init: cannot execute ");
+	say(argv[1]);
+	say(r == -ENOENT ? ": no such file, or its interpreter is missing\n" : ": not an executable that this machine can run, or no permission\n");
+	quit(r == -ENOENT || r == -ENOTDIR ? 127 : 126);
+}
+
+/* reap collects all dead children; ends this process when child is among them. */
+static void reap(long child)
+{
+	for (;;) {
+		int status = 0;
+		long pid = call(NR_wait4, -1, (long)&status, WNOHANG, 0, 0);
+		if (pid == -EINTR)
+			continue;
+		if (pid <= 0)
+			return;
+		if (pid == child)
+			quit(status & 0x7f ? 128 + (status & 0x7f) : (status >> 8) & 0xff);
+	}
+}
+
+__attribute__((noreturn, used)) void run(long *stack)
+{
+	long argc = stack[0];
+	char **argv = (char **)(stack + 1);
+	char **env = argv + argc + 1;
+	/* Faults of our own must not be held back. */
+	u64 mask, block = ~(BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGABRT) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGSEGV) | BIT(SIGSYS));
+
+	if (argc < 3) {
+		say("usage: hezi-init PATH ARGV0 [ARG...]\n");
+		quit(125);
+	}
+	call(NR_sigprocmask, SIG_SETMASK, (long)&block, (long)&mask, 8, 0);
+	call(NR_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); /* for --pid=host, where this is not process 1 */
+	long child = call(NR_clone, SIGCHLD, 0, 0, 0, 0);
+	if (child < 0) {
+		say("hezi-init: cannot start a process: the limit of processes is reached, or memory is short\n");
+		quit(125);
+	}
+	if (child == 0)
+		program(argv, env, &mask);
+	for (;;) {
+		long sig = call(NR_sigtimedwait, (long)&block, 0, 0, 8, 0);
+		if (sig == SIGCHLD)
+			reap(child);
+		else if (sig > 0 && sig != SIGTTIN && sig != SIGTTOU)
+			call(NR_kill, child, sig, 0, 0, 0);
+	}
+}
