@@ -1,0 +1,190 @@
+// Package volume holds the volumes of the local driver: folders
+// DATAROOT/volumes/NAME/_data, with a record in the store. Which containers
+// use one is asked of the engine.
+package volume
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/volume"
+)
+
+const bucket = "volumes"
+
+// db is what volumes need of the store.
+type db interface {
+	Put(bucket, key string, v any) error
+	Delete(bucket, key string) error
+	Each(bucket string, f func(key string, value []byte) error) error
+}
+
+// Store has all volumes.
+type Store struct {
+	root string
+	db   db
+	name *regexp.Regexp
+
+	mu    sync.Mutex // guards what follows, and creations and removals
+	all   map[string]volume.Volume
+	inUse func(name string) []string
+}
+
+// Open reads the records; dataRoot/volumes is made when it is absent.
+func Open(dataRoot string, d db) (*Store, error) {
+	s := &Store{root: filepath.Join(dataRoot, "volumes"), db: d, all: map[string]volume.Volume{},
+		name: regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), inUse: func(string) []string { return nil }}
+	if err := os.MkdirAll(s.root, 0o711); err != nil {
+		return nil, fmt.Errorf("the folder of volumes: %w", err)
+	}
+	err := d.Each(bucket, func(k string, b []byte) error {
+		var v volume.Volume
+		if err := json.Unmarshal(b, &v); err != nil {
+			return fmt.Errorf("the record of volume %s: %w", k, err)
+		}
+		s.all[k] = v
+		return nil
+	})
+	return s, err
+}
+
+// SetInUse wires who answers which containers use a volume.
+func (s *Store) SetInUse(f func(name string) []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inUse = f
+}
+
+// Create makes a volume, or answers with the one of that name. Without a name
+// it gets a random one and is anonymous.
+func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume, error) {
+	if r.Driver != "" && r.Driver != "local" {
+		return volume.Volume{}, errdefs.ErrNotFound.WithMessage(fmt.Sprintf(
+			"create %s: error looking up volume plugin %s: plugin %q not found: only the driver \"local\" is there", r.Name, r.Driver, r.Driver))
+	}
+	if len(r.DriverOpts) > 0 {
+		return volume.Volume{}, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(
+			"create %s: options of the local driver (-o) are not available yet: mount the file system on the host and use a bind", r.Name))
+	}
+	labels := r.Labels
+	if r.Name == "" {
+		var id [32]byte
+		rand.Read(id[:])
+		r.Name = hex.EncodeToString(id[:])
+		labels = map[string]string{"com.docker.volume.anonymous": ""}
+		for k, v := range r.Labels {
+			labels[k] = v
+		}
+	}
+	if !s.name.MatchString(r.Name) || len(r.Name) > 255 {
+		return volume.Volume{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
+			"create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", r.Name, r.Name))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v, ok := s.all[r.Name]; ok {
+		return v, nil
+	}
+	v := volume.Volume{Name: r.Name, Driver: "local", Scope: "local", Labels: labels, Mountpoint: filepath.Join(s.root, r.Name, "_data"),
+		CreatedAt: time.Now().UTC().Format(time.RFC3339), Options: map[string]string{}}
+	if err := os.MkdirAll(v.Mountpoint, 0o755); err != nil {
+		return volume.Volume{}, fmt.Errorf("create %s: %w", r.Name, err)
+	}
+	if err := s.db.Put(bucket, v.Name, v); err != nil {
+		os.RemoveAll(filepath.Dir(v.Mountpoint))
+		return volume.Volume{}, fmt.Errorf("create %s: %w", r.Name, err)
+	}
+	s.all[v.Name] = v
+	return v, nil
+}
+
+// Get finds a volume by its name.
+func (s *Store) Get(_ context.Context, name string) (volume.Volume, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.all[name]
+	if !ok {
+		return v, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+	}
+	return v, nil
+}
+
+// List has the volumes that pass Docker's filters (name, label, driver, dangling), by name.
+func (s *Store) List(_ context.Context, f map[string]map[string]bool) ([]volume.Volume, error) {
+	for k := range f {
+		switch k {
+		case "name", "label", "driver", "dangling":
+		default:
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s'", k))
+		}
+	}
+	s.mu.Lock()
+	all := make([]volume.Volume, 0, len(s.all))
+	for _, v := range s.all {
+		all = append(all, v)
+	}
+	inUse := s.inUse
+	s.mu.Unlock()
+	list := all[:0]
+	for _, v := range all {
+		if passes(v, f, inUse) {
+			list = append(list, v)
+		}
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].Name < list[j].Name })
+	return list, nil
+}
+
+func passes(v volume.Volume, f map[string]map[string]bool, inUse func(string) []string) bool {
+	named := len(f["name"]) == 0
+	for n := range f["name"] {
+		named = named || strings.Contains(v.Name, n)
+	}
+	for l := range f["label"] {
+		k, want, exact := strings.Cut(l, "=")
+		if got, ok := v.Labels[k]; !ok || exact && got != want {
+			return false
+		}
+	}
+	for d := range f["dangling"] {
+		if dangling := len(inUse(v.Name)) == 0; dangling != (d == "true" || d == "1") {
+			return false
+		}
+	}
+	return named && (len(f["driver"]) == 0 || f["driver"][v.Driver])
+}
+
+// Remove deletes a volume and what it holds; force makes an absent one no error.
+func (s *Store) Remove(_ context.Context, name string, force bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.all[name]
+	if !ok {
+		if force {
+			return nil
+		}
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+	}
+	if ids := s.inUse(name); len(ids) > 0 {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
+	}
+	if err := s.db.Delete(bucket, name); err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	delete(s.all, name)
+	if err := os.RemoveAll(filepath.Dir(v.Mountpoint)); err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}
