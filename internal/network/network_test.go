@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -57,6 +58,12 @@ func open(t testing.TB, o Options) *Controller {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		c.mu.Lock()
+		left := slices.Collect(maps.Keys(c.members))
+		c.mu.Unlock()
+		for _, id := range left {
+			c.Release(id)
+		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}

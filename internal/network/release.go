@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -143,6 +144,9 @@ func (c *Controller) bury() {
 		return
 	}
 	on, err := netns.Ports(c.index)
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return // devices come and go: look again
+	}
 	if err != nil {
 		logFailure("look for dying veths", err)
 		return

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/network/netns"
 )
 
 // state is DATAROOT/network/state.json.
@@ -109,11 +111,11 @@ func inUse(bridge string) ([]netip.Prefix, error) {
 	if l, err := netlink.LinkByName(bridge); err == nil {
 		own = l.Attrs().Index
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := netns.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("read the host's routes: %w", err)
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := netns.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("read the host's addresses: %w", err)
 	}

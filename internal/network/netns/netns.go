@@ -49,7 +49,35 @@ func Make(path string, ep *Endpoint) (err error) {
 
 	done := make(chan error, 1)
 	go func() { done <- build(path, ep) }()
-	return <-done
+	if err := <-done; err != nil || ep == nil {
+		return err
+	}
+	return hairpin(ep.Outside)
+}
+
+// hairpin lets the bridge send a packet back to where it came from. A container
+// that asks for its own published port needs it when br_netfilter is loaded: the
+// address is then rewritten inside the bridge.
+func hairpin(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetHairpin(link, true)
+	}
+	if err != nil {
+		return fmt.Errorf("switch the hairpin mode of %s on: %w", name, err)
+	}
+	return nil
+}
+
+// Dump repeats a listing until no change came in between: the kernel says that
+// what it listed may lack something.
+func Dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 20 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, err
 }
 
 // build does Make's work on a thread of its own while that thread is in the
@@ -196,7 +224,7 @@ func Bridge(name string, gateway netip.Prefix, mac net.HardwareAddr, mtu int) (i
 	if link.Type() != "bridge" {
 		return 0, fmt.Errorf("%s is a %s, not a bridge: rename or remove it", name, link.Type())
 	}
-	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	have, err := Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return 0, fmt.Errorf("read the addresses of %s: %w", name, err)
 	}
@@ -223,7 +251,7 @@ func Bridge(name string, gateway netip.Prefix, mac net.HardwareAddr, mtu int) (i
 
 // Ports are the names of the devices on the bridge.
 func Ports(bridge int) (map[string]bool, error) {
-	links, err := netlink.LinkList()
+	links, err := Dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the network devices: %w", err)
 	}

@@ -18,7 +18,7 @@ const timeWait = "06" // TCP_TIME_WAIT in /proc/net/tcp
 // reads all of /proc: for the way to an error only.
 func occupant(addr netip.Addr, proto uint8, port uint16) (who string, live bool) {
 	for _, six := range []string{"", "6"} {
-		data, err := os.ReadFile("/proc/net/" + ProtoName(proto) + six)
+		data, err := os.ReadFile("/proc/thread-self/net/" + ProtoName(proto) + six)
 		if err != nil {
 			continue // a kernel without IPv6
 		}
@@ -44,7 +44,7 @@ func occupant(addr netip.Addr, proto uint8, port uint16) (who string, live bool)
 // hasTimeWait says whether a closed connection of this port still waits.
 func hasTimeWait(port uint16) bool {
 	for _, six := range []string{"", "6"} {
-		data, err := os.ReadFile("/proc/net/tcp" + six)
+		data, err := os.ReadFile("/proc/thread-self/net/tcp" + six)
 		if err != nil {
 			continue // a kernel without IPv6
 		}

@@ -90,13 +90,12 @@ func (t *Table) takeLocked(addr netip.Addr, proto uint8, port uint16, owner Owne
 func (t *Table) TakeOneOf(addr netip.Addr, proto uint8, first, last uint16, owner Owner) (*Hold, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	start := first
-	if first == 0 {
+	start, search := first, first == 0
+	if search {
 		first, last = localRange()
 		if start = t.next; start < first || start > last {
 			start = first
 		}
-		defer func() { t.next++ }()
 	}
 	n := int(last) - int(first) + 1
 	var err error
@@ -104,7 +103,9 @@ func (t *Table) TakeOneOf(addr netip.Addr, proto uint8, first, last uint16, owne
 		port := first + uint16((int(start)-int(first)+i)%n)
 		var h *Hold
 		if h, err = t.takeLocked(addr, proto, port, owner); err == nil {
-			t.next = port
+			if search {
+				t.next = port + 1
+			}
 			return h, nil
 		}
 		if !errdefs.IsConflict(err) {
