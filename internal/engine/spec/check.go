@@ -1,0 +1,105 @@
+package spec
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+)
+
+const minMemory = 6 << 20
+
+func unavailable(flag string) error {
+	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s is not available in this version of hezi: leave it out", flag))
+}
+
+// Check refuses what is out of range, and every option that is set and not
+// implemented: nothing is ignored.
+func Check(c *container.Config, h *container.HostConfig) error {
+	if flag := unimplemented(c, h); flag != "" {
+		return unavailable(flag)
+	}
+	cpus := runtime.NumCPU()
+	switch {
+	case h.Memory < 0 || h.MemoryReservation < 0 || h.ShmSize < 0 || h.CPUShares < 0 || h.CPUPeriod < 0:
+		return invalid("limits of memory and processors must not be negative")
+	case h.Memory != 0 && h.Memory < minMemory:
+		return invalid("Minimum memory limit allowed is 6MB")
+	case h.MemorySwap > 0 && h.Memory == 0:
+		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
+	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
+		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case h.NanoCPUs < 0 || h.NanoCPUs > int64(cpus)*1e9:
+		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus)
+	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
+		return invalid("Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set: use --cpus alone")
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case h.AutoRemove && !h.RestartPolicy.IsNone():
+		return invalid("can't create 'AutoRemove' container with restart policy: leave out --rm or --restart")
+	}
+	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+		return invalid("%v", err)
+	}
+	for _, o := range h.SecurityOpt {
+		switch o {
+		case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true", "seccomp=unconfined", "seccomp:unconfined",
+			"no-new-privileges:false", "no-new-privileges=false", "label=disable", "label:disable", "apparmor=unconfined", "apparmor:unconfined":
+		default:
+			return unavailable("--security-opt " + o)
+		}
+	}
+	mode := string(h.NetworkMode)
+	if mode != "host" && h.NetworkMode.IsContainer() && (len(h.DNS) > 0 || len(h.ExtraHosts) > 0 || len(h.PortBindings) > 0 || h.PublishAllPorts) {
+		return invalid("conflicting options: -p, --dns and --add-host cannot be used with --network %s: give them to the container whose network is joined", mode)
+	}
+	return nil
+}
+
+// unimplemented is the table of what is not there yet: the first flag that is set, or "".
+func unimplemented(c *container.Config, h *container.HostConfig) string {
+	r := &h.Resources
+	mode := string(h.NetworkMode)
+	for _, f := range []struct {
+		flag string
+		set  bool
+	}{
+		{"--health-cmd", c.Healthcheck != nil && !(len(c.Healthcheck.Test) == 1 && c.Healthcheck.Test[0] == "NONE")},
+		{"--network " + mode, mode != "" && mode != "default" && mode != "bridge" && mode != "none" && mode != "host" && !h.NetworkMode.IsContainer()},
+		{"--log-driver " + h.LogConfig.Type, h.LogConfig.Type != "" && h.LogConfig.Type != "json-file" && h.LogConfig.Type != "local" && h.LogConfig.Type != "none"},
+		{"--log-opt", len(h.LogConfig.Config) > 0},
+		{"--volume-driver", h.VolumeDriver != "" && h.VolumeDriver != "local"},
+		{"--volumes-from", len(h.VolumesFrom) > 0},
+		{"--annotation", len(h.Annotations) > 0},
+		{"--cgroupns host", h.CgroupnsMode != "" && h.CgroupnsMode != "private"},
+		{"--ipc", h.IpcMode != "" && h.IpcMode != "private" && h.IpcMode != "shareable"},
+		{"--pid", h.PidMode != ""},
+		{"--uts", h.UTSMode != ""},
+		{"--userns", h.UsernsMode != ""},
+		{"--runtime", h.Runtime != "" && h.Runtime != "hezi" && h.Runtime != "runc" && h.Runtime != "io.containerd.runc.v2"},
+		{"--isolation", h.Isolation != "" && h.Isolation != "default"},
+		{"--link", len(h.Links) > 0},
+		{"--storage-opt", len(h.StorageOpt) > 0},
+		{"Cgroup", h.Cgroup != ""},
+		{"MaskedPaths", h.MaskedPaths != nil},
+		{"ReadonlyPaths", h.ReadonlyPaths != nil},
+		{"--cgroup-parent", r.CgroupParent != ""},
+		{"--blkio-weight", r.BlkioWeight != 0 || len(r.BlkioWeightDevice) > 0},
+		{"--device-read-bps and its like", len(r.BlkioDeviceReadBps)+len(r.BlkioDeviceWriteBps)+len(r.BlkioDeviceReadIOps)+len(r.BlkioDeviceWriteIOps) > 0},
+		{"--cpu-rt-period and --cpu-rt-runtime", r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0},
+		{"--device", len(r.Devices) > 0},
+		{"--device-cgroup-rule", len(r.DeviceCgroupRules) > 0},
+		{"--gpus", len(r.DeviceRequests) > 0},
+		{"--memory-swappiness", r.MemorySwappiness != nil && *r.MemorySwappiness != -1},
+		{"--oom-kill-disable", r.OomKillDisable != nil && *r.OomKillDisable},
+		{"CpuCount, CpuPercent and IOMaximum", r.CPUCount != 0 || r.CPUPercent != 0 || r.IOMaximumIOps != 0 || r.IOMaximumBandwidth != 0},
+		{"NetworkDisabled", c.NetworkDisabled},
+	} {
+		if f.set {
+			return strings.TrimSpace(f.flag)
+		}
+	}
+	return ""
+}

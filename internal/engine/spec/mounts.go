@@ -1,0 +1,259 @@
+package spec
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/box"
+)
+
+const defaultShm = 64 << 20
+
+// defaultMounts are Docker's, with its options.
+func defaultMounts(h *container.HostConfig) []box.Mount {
+	shm := h.ShmSize
+	if shm == 0 {
+		shm = defaultShm
+	}
+	ro := !h.Privileged
+	return []box.Mount{
+		{Type: box.MountProc, Target: "/proc", NoSuid: true, NoExec: true, NoDev: true},
+		{Type: box.MountTmpfs, Target: "/dev", NoSuid: true, Data: "mode=755,size=65536k"},
+		{Type: box.MountDevpts, Target: "/dev/pts", NoSuid: true, NoExec: true, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{Type: box.MountSysfs, Target: "/sys", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
+		{Type: box.MountCgroup, Target: "/sys/fs/cgroup", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
+		{Type: box.MountMqueue, Target: "/dev/mqueue", NoSuid: true, NoExec: true, NoDev: true},
+		{Type: box.MountTmpfs, Target: "/dev/shm", NoSuid: true, NoExec: true, NoDev: true, Data: fmt.Sprintf("mode=1777,size=%d", shm)},
+	}
+}
+
+func maskedPaths() []string {
+	return []string{"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"}
+}
+
+func readonlyPaths() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
+
+func depth(p string) int {
+	return strings.Count(path.Clean(p), "/") - map[bool]int{true: 1}[path.Clean(p) == "/"]
+}
+
+// lastOfEach lets a user's mount replace a default one of the same target.
+func lastOfEach(mounts []box.Mount) []box.Mount {
+	last := map[string]int{}
+	for i, m := range mounts {
+		last[path.Clean(m.Target)] = i
+	}
+	out := mounts[:0]
+	for i, m := range mounts {
+		if last[path.Clean(m.Target)] == i {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// hostDevices are the device nodes of the host's /dev, for privileged containers.
+func hostDevices() ([]box.Device, error) {
+	var list []box.Device
+	err := filepath.WalkDir("/dev", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // a device may go away while the folder is read
+		}
+		if d.IsDir() {
+			switch p {
+			case "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd":
+				return fs.SkipDir
+			}
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil || info.Mode()&fs.ModeDevice == 0 || p == "/dev/console" || p == "/dev/ptmx" {
+			return nil
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		kind := "b"
+		if info.Mode()&fs.ModeCharDevice != 0 {
+			kind = "c"
+		}
+		list = append(list, box.Device{Path: p, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
+			Mode: uint32(info.Mode().Perm()), UID: st.Uid, GID: st.Gid})
+		return nil
+	})
+	return list, err
+}
+
+// Point is one mount that a user or an image asked for, before volumes are made.
+type Point struct {
+	Type        mount.Type // bind, volume or tmpfs
+	Source      string     // host path, or volume name ("" is an anonymous one)
+	Target      string
+	ReadOnly    bool
+	NoCopy      bool
+	Create      bool // make a missing bind source, as -v does
+	Propagation string
+	Mode        string // as inspect shows it
+	Data        string // tmpfs options
+}
+
+// Points reads -v, --mount, --tmpfs and the image's volumes.
+func Points(c *container.Config, h *container.HostConfig) ([]Point, error) {
+	var points []Point
+	for _, b := range h.Binds {
+		p, err := parseBind(b)
+		if err != nil {
+			return nil, err
+		}
+		points = append(points, p)
+	}
+	for _, m := range h.Mounts {
+		p, err := parseMount(m)
+		if err != nil {
+			return nil, err
+		}
+		points = append(points, p)
+	}
+	for target, data := range h.Tmpfs {
+		points = append(points, Point{Type: mount.TypeTmpfs, Target: target, Data: data})
+	}
+	seen := map[string]bool{}
+	for i := range points {
+		p := &points[i]
+		if !path.IsAbs(p.Target) {
+			return nil, relative(p.Target)
+		}
+		p.Target = path.Clean(p.Target)
+		if p.Target == "/" {
+			return nil, invalid("invalid mount: destination can't be '/': mount a folder inside instead")
+		}
+		if seen[p.Target] {
+			return nil, invalid("Duplicate mount point: %s: give each container path once", p.Target)
+		}
+		seen[p.Target] = true
+	}
+	for v := range c.Volumes {
+		if !path.IsAbs(v) {
+			return nil, relative(v)
+		}
+		if v = path.Clean(v); !seen[v] {
+			points = append(points, Point{Type: mount.TypeVolume, Target: v})
+		}
+	}
+	return points, nil
+}
+
+func relative(p string) error {
+	return invalid("invalid mount path: '%s' mount path must be absolute: write a leading slash, '/%s'", p, p)
+}
+
+func parseBind(s string) (Point, error) {
+	parts := strings.Split(s, ":")
+	p := Point{Create: true, Type: mount.TypeVolume}
+	switch len(parts) {
+	case 1:
+		p.Target = parts[0]
+		return p, nil
+	case 3:
+		p.Mode = parts[2]
+	case 2:
+	default:
+		return p, invalid("invalid volume specification: '%s': write SOURCE:TARGET or SOURCE:TARGET:OPTIONS", s)
+	}
+	if parts[0] == "" || parts[1] == "" {
+		return p, invalid("invalid volume specification: '%s': write SOURCE:TARGET or SOURCE:TARGET:OPTIONS", s)
+	}
+	p.Source, p.Target = parts[0], parts[1]
+	if path.IsAbs(p.Source) {
+		p.Type, p.Source = mount.TypeBind, path.Clean(p.Source)
+	}
+	for o := range strings.SplitSeq(p.Mode, ",") {
+		switch o {
+		case "", "rw", "z", "Z":
+		case "ro":
+			p.ReadOnly = true
+		case "nocopy":
+			p.NoCopy = true
+		case "private", "rprivate", "slave", "rslave", "shared", "rshared":
+			p.Propagation = o
+		default:
+			return p, invalid("invalid mode: %s: of '%s': the options are ro, rw, z, Z, nocopy and propagation modes", p.Mode, s)
+		}
+	}
+	return p, nil
+}
+
+func parseMount(m mount.Mount) (Point, error) {
+	p := Point{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
+	switch m.Type {
+	case mount.TypeBind:
+		if !path.IsAbs(m.Source) {
+			return p, invalid("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", m.Source)
+		}
+		if o := m.BindOptions; o != nil {
+			p.Propagation, p.Create = string(o.Propagation), o.CreateMountpoint
+			if o.NonRecursive || o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive {
+				return p, unavailable("--mount bind-recursive")
+			}
+		}
+	case mount.TypeVolume:
+		if o := m.VolumeOptions; o != nil {
+			p.NoCopy = o.NoCopy
+			if o.Subpath != "" || o.DriverConfig != nil && (len(o.DriverConfig.Options) > 0 || o.DriverConfig.Name != "" && o.DriverConfig.Name != "local") || len(o.Labels) > 0 {
+				return p, unavailable("--mount volume-subpath, volume-driver, volume-opt and volume-label")
+			}
+		}
+	case mount.TypeTmpfs:
+		if o := m.TmpfsOptions; o != nil {
+			var data []string
+			if o.SizeBytes > 0 {
+				data = append(data, fmt.Sprintf("size=%d", o.SizeBytes))
+			}
+			if o.Mode != 0 {
+				data = append(data, fmt.Sprintf("mode=%o", o.Mode))
+			}
+			p.Data = strings.Join(data, ",")
+			if len(o.Options) > 0 {
+				return p, unavailable("--mount tmpfs-options")
+			}
+		}
+	default:
+		return p, unavailable("--mount type=" + string(m.Type))
+	}
+	return p, nil
+}
+
+// Tmpfs is a tmpfs mount with Docker's defaults and the options of --tmpfs.
+func Tmpfs(p Point) (box.Mount, error) {
+	m := box.Mount{Type: box.MountTmpfs, Target: p.Target, NoSuid: true, NoDev: true, NoExec: true, ReadOnly: p.ReadOnly}
+	var data []string
+	for o := range strings.SplitSeq(p.Data, ",") {
+		key, _, _ := strings.Cut(o, "=")
+		switch key {
+		case "", "rw":
+		case "ro":
+			m.ReadOnly = true
+		case "exec", "noexec":
+			m.NoExec = key == "noexec"
+		case "suid", "nosuid":
+			m.NoSuid = key == "nosuid"
+		case "dev", "nodev":
+			m.NoDev = key == "nodev"
+		case "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol":
+			data = append(data, o)
+		default:
+			return m, invalid("invalid tmpfs option %q: the options are size, mode, uid, gid, nr_inodes, ro, exec, suid, dev", o)
+		}
+	}
+	m.Data = strings.Join(data, ",")
+	return m, nil
+}

@@ -1,0 +1,199 @@
+// Package spec turns a request and an image's configuration into the launch
+// spec of a box. It reads nothing of the host but the list of devices for
+// privileged containers.
+package spec
+
+import (
+	"fmt"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/box"
+)
+
+// Merge completes a request's configuration with the image's, by Docker's rules.
+func Merge(c container.Config, image dockerspec.DockerOCIImageConfig) (container.Config, error) {
+	if c.User == "" {
+		c.User = image.User
+	}
+	if c.WorkingDir == "" {
+		c.WorkingDir = image.WorkingDir
+	}
+	if c.WorkingDir != "" && !path.IsAbs(c.WorkingDir) {
+		return c, invalid("the working directory '%s' is invalid, it needs to be an absolute path: write /%s", c.WorkingDir, c.WorkingDir)
+	}
+	if c.StopSignal == "" {
+		c.StopSignal = image.StopSignal
+	}
+	if len(c.Entrypoint) == 0 {
+		if len(c.Cmd) == 0 {
+			c.Cmd = image.Cmd
+		}
+		if c.Entrypoint == nil {
+			c.Entrypoint = image.Entrypoint
+		}
+	}
+	if len(c.Entrypoint) == 1 && c.Entrypoint[0] == "" {
+		c.Entrypoint = nil
+	}
+	c.Env = mergeEnv(image.Env, c.Env)
+	labels := map[string]string{}
+	for _, from := range []map[string]string{image.Labels, c.Labels} {
+		for k, v := range from {
+			labels[k] = v
+		}
+	}
+	c.Labels = labels
+	volumes := map[string]struct{}{}
+	for _, from := range []map[string]struct{}{image.Volumes, c.Volumes} {
+		for k := range from {
+			volumes[k] = struct{}{}
+		}
+	}
+	c.Volumes = volumes
+	ports := network.PortSet{}
+	for p := range image.ExposedPorts {
+		parsed, err := network.ParsePort(p)
+		if err != nil {
+			return c, invalid("the image exposes an invalid port %q: %v", p, err)
+		}
+		ports[parsed] = struct{}{}
+	}
+	for p := range c.ExposedPorts {
+		ports[p] = struct{}{}
+	}
+	c.ExposedPorts = ports
+	if len(c.Entrypoint)+len(c.Cmd) == 0 {
+		return c, invalid("no command specified: the image has none, so write one after its name")
+	}
+	return c, nil
+}
+
+// mergeEnv lets entries of b replace those of a. An entry of b without "="
+// removes the variable.
+func mergeEnv(a, b []string) []string {
+	drop := map[string]bool{}
+	for _, e := range b {
+		k, _, _ := strings.Cut(e, "=")
+		drop[k] = true
+	}
+	var env []string
+	for _, e := range a {
+		if k, _, _ := strings.Cut(e, "="); !drop[k] {
+			env = append(env, e)
+		}
+	}
+	for _, e := range b {
+		if strings.Contains(e, "=") {
+			env = append(env, e)
+		}
+	}
+	return env
+}
+
+// Input is what the launch spec of a container is made from.
+type Input struct {
+	ID           string
+	Config       *container.Config // merged
+	HostConfig   *container.HostConfig
+	Root         box.Root
+	Mounts       []box.Mount // binds, volumes, tmpfs; in any order
+	Net          box.Namespace
+	CgroupParent string
+	Seccomp      []byte
+	SeccompFlags uint32
+}
+
+// Build makes the launch spec.
+func Build(in Input) (box.Spec, error) {
+	h := in.HostConfig
+	caps, err := Capabilities(h.CapAdd, h.CapDrop, h.Privileged)
+	if err != nil {
+		return box.Spec{}, err
+	}
+	s := box.Spec{
+		ID: in.ID, Hostname: in.Config.Hostname, Domainname: in.Config.Domainname, Root: in.Root, Sysctl: h.Sysctls,
+		Namespaces: box.Namespaces{Net: in.Net},
+		Cgroup:     box.Cgroup{Parent: in.CgroupParent, Resources: resources(h.Resources), AllDevices: h.Privileged},
+		Init:       h.Init != nil && *h.Init,
+	}
+	s.Root.ReadOnly = h.ReadonlyRootfs
+	s.Mounts = append(defaultMounts(h), in.Mounts...)
+	sort.SliceStable(s.Mounts[:], func(i, j int) bool { return depth(s.Mounts[i].Target) < depth(s.Mounts[j].Target) })
+	s.Mounts = lastOfEach(s.Mounts)
+	if h.Privileged {
+		if s.Devices, err = hostDevices(); err != nil {
+			return s, err
+		}
+	} else {
+		s.MaskedPaths, s.ReadonlyPaths = maskedPaths(), readonlyPaths()
+	}
+	s.Process = Process(in.Config, h, caps)
+	s.Process.Seccomp, s.Process.SeccompFlags = in.Seccomp, in.SeccompFlags
+	return s, nil
+}
+
+// Process is the first process, also the pattern of execs.
+func Process(c *container.Config, h *container.HostConfig, caps []string) box.Process {
+	p := box.Process{
+		Args: append(append([]string{}, c.Entrypoint...), c.Cmd...), Env: environment(c), Cwd: c.WorkingDir, User: c.User,
+		AdditionalGroups: h.GroupAdd, Terminal: c.Tty, OpenStdin: c.OpenStdin, AttachStdout: true, AttachStderr: true,
+		ConsoleHeight: uint16(h.ConsoleSize[0]), ConsoleWidth: uint16(h.ConsoleSize[1]),
+		Capabilities:    box.Capabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		NoNewPrivileges: noNewPrivileges(h.SecurityOpt), Umask: h.Umask,
+	}
+	if p.Cwd == "" {
+		p.Cwd = "/"
+	}
+	if h.OomScoreAdj != 0 {
+		adj := h.OomScoreAdj
+		p.OOMScoreAdj = &adj
+	}
+	for _, u := range h.Ulimits {
+		p.Rlimits = append(p.Rlimits, box.Rlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+	}
+	return p
+}
+
+func environment(c *container.Config) []string {
+	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	if c.Hostname != "" {
+		env = append(env, "HOSTNAME="+c.Hostname)
+	}
+	if c.Tty {
+		env = append(env, "TERM=xterm")
+	}
+	return mergeEnv(env, c.Env)
+}
+
+func resources(r container.Resources) box.Resources {
+	out := box.Resources{Memory: r.Memory, MemorySwap: r.MemorySwap, MemoryReservation: r.MemoryReservation, CPUQuota: r.CPUQuota,
+		CPUPeriod: uint64(r.CPUPeriod), CPUShares: uint64(r.CPUShares), CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems}
+	if r.NanoCPUs > 0 {
+		out.CPUPeriod = 100_000
+		out.CPUQuota = r.NanoCPUs / 10_000
+	}
+	if r.PidsLimit != nil {
+		out.PidsLimit = *r.PidsLimit
+	}
+	return out
+}
+
+func noNewPrivileges(opts []string) bool {
+	for _, o := range opts {
+		if o == "no-new-privileges" || o == "no-new-privileges:true" || o == "no-new-privileges=true" {
+			return true
+		}
+	}
+	return false
+}
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,48 @@
+package spec
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/container"
+)
+
+func TestMergeFollowsDocker(t *testing.T) {
+	var img dockerspec.DockerOCIImageConfig
+	img.Entrypoint, img.Cmd, img.Env = []string{"/e"}, []string{"c"}, []string{"A=1", "B=2"}
+	c, err := Merge(container.Config{Env: []string{"A=3", "B"}}, img)
+	if err != nil || !slices.Equal(c.Entrypoint, img.Entrypoint) || !slices.Equal(c.Cmd, img.Cmd) || !slices.Equal(c.Env, []string{"A=3"}) {
+		t.Fatalf("%+v %v", c, err)
+	}
+	if c, err = Merge(container.Config{Entrypoint: []string{"/x"}}, img); err != nil || len(c.Cmd) != 0 {
+		t.Fatalf("an entrypoint of the request keeps the image's command: %v %v", c.Cmd, err)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	for _, c := range []struct {
+		h    container.HostConfig
+		want string
+	}{
+		{container.HostConfig{Binds: []string{"/a:usr/share"}}, "mount path must be absolute: write a leading slash, '/usr/share'"},
+		{container.HostConfig{Binds: []string{"/a:/x", "/b:/x"}}, "Duplicate mount point: /x"},
+		{container.HostConfig{Resources: container.Resources{Memory: 1}}, "Minimum memory limit allowed is 6MB"},
+		{container.HostConfig{Runtime: "kata"}, "--runtime is not available"},
+	} {
+		err := Check(&container.Config{}, &c.h)
+		if err == nil {
+			_, err = Points(&container.Config{}, &c.h)
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, want %q", err, c.want)
+		}
+	}
+	if _, err := Capabilities([]string{"bogus"}, nil, false); err == nil || !strings.Contains(err.Error(), "invalid capability") {
+		t.Error(err)
+	}
+	if caps, err := Capabilities([]string{"net_admin"}, []string{"ALL"}, false); err != nil || !slices.Equal(caps, []string{"CAP_NET_ADMIN"}) {
+		t.Error(caps, err)
+	}
+}
