@@ -1,4 +1,3 @@
-// Package tiny tests hezi-tiny, the init of containers with --init.
 package tiny
 
 import (
