@@ -72,6 +72,9 @@ func TestCreateSurvivesAndUndoes(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if err := e.Rename(ctx, "kept", "moved"); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := e.names.resolve("bad"); err == nil {
 		t.Error("a failed create left its name")
 	}

@@ -74,7 +74,7 @@ type record struct {
 // entry is one container: its latest record, which readers take without waiting,
 // and the lock that serialises its work.
 type entry struct {
-	work   chan struct{} // holds one token; taken for the length of a verb
+	work   chan struct{} // its one place is taken for the length of a verb
 	latest atomic.Pointer[record]
 }
 
