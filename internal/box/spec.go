@@ -1,6 +1,10 @@
 package box
 
-import "time"
+import (
+	"time"
+
+	"hezi/internal/box/cgroup"
+)
 
 // Spec is everything that one box needs: the launch spec that engine/spec
 // builds from a request and an image, that the keeper stores, and that Start
@@ -102,24 +106,10 @@ type Cgroup struct {
 }
 
 // Resources are limits; a zero value means no limit of its own.
-type Resources struct {
-	Memory            int64 // bytes
-	MemorySwap        int64 // bytes, memory plus swap; -1 unlimited swap; 0 is twice Memory, as Docker's default
-	MemoryReservation int64 // bytes
-	CPUQuota          int64 // µs in each period
-	CPUPeriod         uint64
-	CPUShares         uint64
-	CpusetCpus        string
-	CpusetMems        string
-	PidsLimit         int64 // -1 or 0: unlimited
-}
+type Resources = cgroup.Resources
 
-// DeviceRule allows access (r, w, m) to a device. Major and Minor of -1 mean all.
-type DeviceRule struct {
-	Type         string // "c", "b", "a"
-	Major, Minor int64
-	Access       string
-}
+// DeviceRule allows access to a device.
+type DeviceRule = cgroup.DeviceRule
 
 // Device is a device node made in the box.
 type Device struct {

@@ -1,0 +1,333 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sub-parents; see the package doc.
+const (
+	subDefault = "default"
+	subDevices = "devices"
+)
+
+// Driver makes groups in the hierarchies of this host. Its methods may be
+// called from any goroutine.
+type Driver struct {
+	// Version is 1 or 2; hybrid hosts are 1.
+	Version int
+
+	identity    string
+	hierarchies []hierarchy
+
+	mu    sync.Mutex          // guards ready; held while a parent is prepared, once for each
+	ready map[string]struct{} // prepared sub-parents, such as "hezi/default"
+}
+
+// New finds out what this host has. Identity names the engine's own parent,
+// "hezi-IDENTITY" or "hezi" when it is empty.
+func New(identity string) (*Driver, error) {
+	if identity != "" {
+		if err := checkName(identity); err != nil {
+			return nil, fmt.Errorf("invalid identity: %w", err)
+		}
+	}
+	version, list, err := detect("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	return &Driver{Version: version, identity: identity, hierarchies: list, ready: map[string]struct{}{}}, nil
+}
+
+// Parent is where containers go that ask for no other parent.
+func (d *Driver) Parent() string {
+	if d.identity == "" {
+		return "/hezi"
+	}
+	return "/hezi-" + d.identity
+}
+
+// Create makes the group of one container, with the limits that init can live
+// with. A leaf that exists is taken over: one prepared before, or a
+// container's own from before a restart. Nothing is left when it fails.
+// An empty parent is Parent().
+func (d *Driver) Create(ctx context.Context, parent, leaf string, r Resources, dev Devices) (*Group, error) {
+	if err := checkName(leaf); err != nil {
+		return nil, fmt.Errorf("invalid container id: %w", err)
+	}
+	if parent == "" {
+		parent = d.Parent()
+	}
+	sub, own, err := d.place(parent, dev)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := d.prepare(sub); err != nil {
+		return nil, err
+	}
+	g, err := d.make(sub, leaf)
+	if errors.Is(err, os.ErrNotExist) { // someone removed the parent meanwhile
+		d.forget(sub)
+		if err = d.prepare(sub); err == nil {
+			g, err = d.make(sub, leaf)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err = g.applyDevices(own); err == nil {
+		err = g.begin(r)
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Remove())
+	}
+	return g, nil
+}
+
+// place says below which sub-parent a container belongs, and which device
+// rules its leaf needs itself.
+func (d *Driver) place(parent string, dev Devices) (sub string, own []DeviceRule, err error) {
+	p, err := cleanParent(parent)
+	if err != nil {
+		return "", nil, err
+	}
+	rules, all, err := expand(dev)
+	switch {
+	case err != nil:
+		return "", nil, err
+	case all:
+		return p + "/" + subDevices, nil, nil
+	case len(rules) == 0:
+		return p + "/" + subDefault, nil, nil
+	}
+	return p + "/" + subDevices, append(defaultRules(), rules...), nil
+}
+
+// prepare makes a sub-parent ready, once.
+func (d *Driver) prepare(sub string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.ready[sub]; ok {
+		return nil
+	}
+	for _, h := range d.hierarchies {
+		if err := h.prepare(sub); err != nil {
+			return err
+		}
+	}
+	if filepath.Base(sub) == subDefault {
+		if err := d.defaultDevices(sub); err != nil {
+			return err
+		}
+	}
+	d.ready[sub] = struct{}{}
+	return nil
+}
+
+func (d *Driver) forget(sub string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.ready, sub)
+}
+
+// prepare makes the directories down to sub.
+func (h hierarchy) prepare(sub string) error {
+	dir := h.dir
+	parts := strings.Split(sub, "/")
+	for i := 0; ; i++ {
+		if h.has("") {
+			if err := delegate(dir, i > 0); err != nil {
+				return err
+			}
+		}
+		if i == len(parts) {
+			return nil
+		}
+		above := dir
+		dir = filepath.Join(dir, parts[i])
+		if err := mkdir(dir); err != nil {
+			return err
+		}
+		if err := h.inherit(above, dir); err != nil {
+			return err
+		}
+	}
+}
+
+// inherit fills in what v1 leaves empty in a new directory.
+func (h hierarchy) inherit(above, dir string) error {
+	if h.has("cpuset") {
+		for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+			have, err := read(dir, name)
+			if err != nil {
+				return err
+			}
+			if have != "" {
+				continue
+			}
+			value, err := read(above, name)
+			if err != nil {
+				return err
+			}
+			if err := write(dir, name, value); err != nil {
+				return err
+			}
+		}
+	}
+	if h.has("memory") { // before Linux 5.11 a hierarchy must be asked for
+		if v, err := read(dir, "memory.use_hierarchy"); err == nil && v == "0" {
+			return write(dir, "memory.use_hierarchy", "1")
+		}
+	}
+	return nil
+}
+
+// make makes the leaf's directories.
+func (d *Driver) make(sub, leaf string) (*Group, error) {
+	g := &Group{paths: map[string]string{}, fd: -1}
+	for _, h := range d.hierarchies {
+		above := filepath.Join(h.dir, sub)
+		dir := filepath.Join(above, leaf)
+		if err := mkdir(dir); err != nil {
+			return nil, errors.Join(err, g.Remove())
+		}
+		for _, k := range h.keys {
+			g.paths[k] = dir
+		}
+		if h.has("cpuset") || h.has("memory") {
+			if err := h.inherit(above, dir); err != nil {
+				return nil, errors.Join(err, g.Remove())
+			}
+		}
+	}
+	if dir, ok := g.paths[""]; ok {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot open the cgroup %s: %w", dir, err), g.Remove())
+		}
+		g.fd = fd
+	}
+	return g, nil
+}
+
+func mkdir(dir string) error {
+	err := unix.Mkdir(dir, 0o755)
+	if err == unix.EEXIST {
+		var s unix.Stat_t
+		if unix.Lstat(dir, &s) == nil && s.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make the cgroup %s: %w%s", dir, err, hint(err))
+	}
+	return nil
+}
+
+func hint(err error) string {
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return " (it is mounted read-only: remount it, or start the outer container with --privileged)"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return " (the engine needs to be root, or a cgroup delegated to it)"
+	case errors.Is(err, unix.ENOSPC):
+		return " (the kernel's limit of cgroups is reached, or cpuset.cpus and cpuset.mems of the parent are empty)"
+	}
+	return ""
+}
+
+// delegate enables v2's controllers for the children of dir. own: dir is the
+// engine's, so processes found there may be moved (a cgroup that has
+// processes cannot enable controllers).
+func delegate(dir string, own bool) error {
+	have, err := read(dir, "cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	enabled, err := read(dir, "cgroup.subtree_control")
+	if err != nil {
+		return err
+	}
+	for _, c := range []string{"cpuset", "cpu", "io", "memory", "pids", "hugetlb"} {
+		if !word(have, c) || word(enabled, c) {
+			continue
+		}
+		err := write(dir, "cgroup.subtree_control", "+"+c)
+		if errors.Is(err, unix.EBUSY) && own {
+			if err = evacuate(dir); err == nil {
+				err = write(dir, "cgroup.subtree_control", "+"+c)
+			}
+		}
+		switch {
+		case errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("%w: processes sit in %s itself, where cgroup v2 allows none beside limited children; move them to a cgroup below it", err, dir)
+		case err != nil && (c == "hugetlb" || c == "io"):
+			slog.Warn("a cgroup controller cannot be used", "controller", c, "cgroup", dir, "error", err)
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+func word(list, w string) bool {
+	for f := range strings.FieldsSeq(list) {
+		if f == w {
+			return true
+		}
+	}
+	return false
+}
+
+// evacuate moves the processes of dir (the keeper, after it was started there)
+// to a child.
+func evacuate(dir string) error {
+	to := filepath.Join(dir, "engine")
+	if err := mkdir(to); err != nil {
+		return err
+	}
+	list, err := read(dir, "cgroup.procs")
+	if err != nil {
+		return err
+	}
+	for pid := range strings.FieldsSeq(list) {
+		if err := write(to, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveParent removes a parent and its sub-parents from all hierarchies,
+// when no container is left there.
+func (d *Driver) RemoveParent(parent string) error {
+	p, err := cleanParent(parent)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.ready, p+"/"+subDefault)
+	delete(d.ready, p+"/"+subDevices)
+	var errs []error
+	for _, h := range d.hierarchies {
+		dir := filepath.Join(h.dir, p)
+		for _, s := range []string{filepath.Join(dir, subDefault), filepath.Join(dir, subDevices), dir} {
+			if err := rmdir(s); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
