@@ -28,9 +28,18 @@
 // On v1, moving a process waits for an RCU grace period: the kernel takes
 // cgroup_threadgroup_rwsem for writing. Writes that follow at once find it
 // taken, so Add opens all files first and then writes them in a row: one wait
-// and not one for each hierarchy. TestAddCost measures it; see there for what
-// a fork from a helper that is inside costs instead. On v2 nothing waits: the
-// process is born inside (CLONE_INTO_CGROUP with Group.FD).
+// and not one for each hierarchy. Measured by TestAddCost (p50 / p90, nine
+// hierarchies, 2 processors, Linux 6.18):
+//
+//	Create, nine directories, no limits          0.5 /   0.6 ms
+//	Add                                         11.0 /  16.1 ms
+//	the same writes with pauses between         74.0 / 105.4 ms
+//	a program started by a helper that is
+//	inside already, vfork and exec included      0.3 /   0.9 ms
+//
+// So a start that must not wait takes a process that entered before, and
+// Renames the group. On v2 nothing waits: the process is born inside
+// (CLONE_INTO_CGROUP with Group.FD).
 //
 // # Why not a library
 //
