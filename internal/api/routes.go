@@ -18,6 +18,20 @@ type route struct {
 	since apiVersion
 	// early is served before the engine is ready.
 	early bool
+	// room is what the handler calls; nil: none.
+	room func(*Backend) (name string, open bool)
+}
+
+// open refuses an operation whose room is not in this build of hezid.
+func (r *route) open(b *Backend) error {
+	if r.room == nil {
+		return nil
+	}
+	name, ok := r.room(b)
+	if ok {
+		return nil
+	}
+	return errdefs.ErrNotImplemented.WithMessage("this build of hezid has no room for " + name + ": install a newer one")
 }
 
 func (r *route) supports(v apiVersion) error {
@@ -31,8 +45,23 @@ func (r *route) supports(v apiVersion) error {
 // routes is every operation of Engine API 1.56 and what Hezi adds to it.
 func routes() []route {
 	var all []route
-	for _, group := range [][]route{systemRoutes, containerRoutes, streamRoutes, execRoutes, imageRoutes, networkRoutes, volumeRoutes, missingRoutes, swarmRoutes, pluginRoutes} {
-		all = append(all, group...)
+	for _, group := range []struct {
+		routes []route
+		room   func(*Backend) (string, bool)
+	}{
+		{systemRoutes, func(b *Backend) (string, bool) { return "the system", b.System != nil }},
+		{containerRoutes, func(b *Backend) (string, bool) { return "containers", b.Containers != nil && b.Views != nil }},
+		{streamRoutes, func(b *Backend) (string, bool) { return "containers", b.Streams != nil }},
+		{execRoutes, func(b *Backend) (string, bool) { return "execs", b.Execs != nil }},
+		{imageRoutes, func(b *Backend) (string, bool) { return "images", b.Images != nil }},
+		{networkRoutes, func(b *Backend) (string, bool) { return "networks", b.Networks != nil }},
+		{volumeRoutes, func(b *Backend) (string, bool) { return "volumes", b.Volumes != nil }},
+		{missingRoutes, nil}, {swarmRoutes, nil}, {pluginRoutes, nil},
+	} {
+		for _, r := range group.routes {
+			r.room = group.room
+			all = append(all, r)
+		}
 	}
 	return all
 }

@@ -124,6 +124,10 @@ func (s *Server) serve(w *recorder, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		}
+		if err := rt.open(&s.backend); err != nil {
+			c.fail(err)
+			return
+		}
 	}
 	if err := rt.handle(c); err != nil {
 		c.fail(err)

@@ -262,7 +262,7 @@ func (d *daemon) stop(srv *http.Server) error {
 	}
 	defer cancel()
 	d.api.EndStreams()
-	if d.rooms != nil && !d.conf.Load().LiveRestore {
+	if d.rooms != nil && d.rooms.backend.Views != nil && !d.conf.Load().LiveRestore {
 		d.stopContainers(ctx)
 	}
 	if err := srv.Shutdown(ctx); err != nil {
@@ -271,7 +271,7 @@ func (d *daemon) stop(srv *http.Server) error {
 	if d.rooms == nil {
 		return nil
 	}
-	return d.rooms.close(ctx, d.conf.Load())
+	return d.rooms.close()
 }
 
 // stopContainers ends every running container with its own signal and timeout:

@@ -51,6 +51,9 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 		ContainerdCommit: system.Commit{ID: "none"}, RuncCommit: system.Commit{ID: "none"}, InitCommit: system.Commit{ID: "none"},
 	}
 	limits(&info)
+	for _, w := range s.warnings() {
+		info.Warnings = append(info.Warnings, "WARNING: "+w)
+	}
 	return info, s.count(ctx, &info)
 }
 
@@ -82,6 +85,10 @@ func limits(info *system.Info) {
 
 // count fills the numbers of containers and images.
 func (s *systemRoom) count(ctx context.Context, info *system.Info) error {
+	if s.backend.Views == nil || s.backend.Images == nil {
+		info.Warnings = append(info.Warnings, "WARNING: this build of hezid has no rooms for containers and images: their numbers are not known")
+		return nil
+	}
 	list, err := s.backend.Views.List(ctx, engine.ListOptions{All: true})
 	if err != nil {
 		return err

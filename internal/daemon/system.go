@@ -23,6 +23,7 @@ type systemRoom struct {
 	keeper     *keeper.Client
 	backend    *api.Backend
 	events     eventSource
+	warnings   func() []string // of the network
 }
 
 var _ api.System = (*systemRoom)(nil)

@@ -14,7 +14,7 @@ import (
 type rooms struct {
 	backend  api.Backend
 	onReload []func(*config.Config)
-	closers  []func(context.Context, *config.Config) error // in the order of opening
+	closers  []func() error // in the order of opening
 }
 
 // reload tells the rooms a new configuration.
@@ -24,11 +24,14 @@ func (r *rooms) reload(c *config.Config) {
 	}
 }
 
+// onClose remembers how to end a room that was opened.
+func (r *rooms) onClose(f func() error) { r.closers = append(r.closers, f) }
+
 // close ends the rooms, the last opened first.
-func (r *rooms) close(ctx context.Context, c *config.Config) error {
+func (r *rooms) close() error {
 	var errs []error
 	for i := len(r.closers) - 1; i >= 0; i-- {
-		errs = append(errs, r.closers[i](ctx, c))
+		errs = append(errs, r.closers[i]())
 	}
 	return errors.Join(errs...)
 }
