@@ -92,6 +92,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setHeaders(rec.Header())
 	s.serve(rec, r)
 	if s.log.Enabled(r.Context(), slog.LevelDebug) {
+		if rec.status == 0 {
+			rec.status = http.StatusOK // net/http says so for an answer without a body
+		}
 		s.log.Debug("request", "method", r.Method, "path", r.URL.Path, "status", rec.status, "took", time.Since(started).Round(time.Microsecond))
 	}
 }
@@ -156,7 +159,7 @@ func (c *call) fail(err error) {
 		return
 	}
 	writeError(c.w, err)
-	if statusOf(err) >= http.StatusInternalServerError {
+	if statusOf(err) == http.StatusInternalServerError { // the others are answers, not failures
 		c.log.Error("request failed", "method", c.r.Method, "path", c.r.URL.Path, "error", err)
 	}
 }

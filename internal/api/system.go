@@ -72,18 +72,17 @@ func systemAuth(c *call) error {
 }
 
 // systemEvents sends events until the client goes away or `until` is past.
-// Clients that follow wait for the headers.
 func systemEvents(c *call) error {
 	f, err := c.filters()
 	if err != nil {
 		return err
 	}
-	kind, prefix := c.eventsType()
-	c.w.Header().Set("Content-Type", kind)
-	if c.get("until") == "" {
-		c.w.WriteHeader(http.StatusOK)
-		c.flush()
+	for _, name := range []string{"since", "until"} {
+		if _, err := timestamp(c.get(name)); err != nil {
+			return invalid(name, err)
+		}
 	}
+	prefix := c.beginEvents()
 	ctx, cancel := c.streaming()
 	defer cancel()
 	err = c.backend.System.Events(ctx, c.get("since"), c.get("until"), f, func(m events.Message) error {
@@ -93,6 +92,15 @@ func systemEvents(c *call) error {
 		return nil
 	}
 	return err
+}
+
+// beginEvents sends the headers, for which following clients wait.
+func (c *call) beginEvents() (prefix string) {
+	kind, prefix := c.eventsType()
+	c.w.Header().Set("Content-Type", kind)
+	c.w.WriteHeader(http.StatusOK)
+	c.flush()
+	return prefix
 }
 
 func (c *call) sendEvent(prefix string, m events.Message) error {

@@ -25,6 +25,9 @@ import (
 func listen(ctx context.Context, c *config.Config, log *slog.Logger) (_ []net.Listener, err error) {
 	var all []net.Listener
 	defer func() {
+		for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+			_ = os.Unsetenv(name) // the keeper must not take the sockets for its own
+		}
 		if err != nil {
 			for _, l := range all {
 				_ = l.Close() // err says what went wrong

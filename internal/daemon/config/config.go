@@ -187,8 +187,10 @@ func (c *Config) normalize() {
 // fullHost lets a bare path or address be written.
 func fullHost(h string) string {
 	switch {
-	case strings.Contains(h, "://"):
+	case strings.HasPrefix(h, "tcp://"):
 		return strings.TrimSuffix(h, "/")
+	case strings.Contains(h, "://"):
+		return h
 	case strings.HasPrefix(h, "/"):
 		return "unix://" + h
 	}

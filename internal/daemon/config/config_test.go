@@ -90,6 +90,13 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+func TestHosts(t *testing.T) {
+	c := load(t, "--config-file", file(t, ""), "-H", "fd://", "-H", "/a.sock", "-H", "tcp://127.0.0.1:1/", "-H", "127.0.0.1:2", "-H", "/a.sock")
+	if want := []string{"fd://", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "unix:///a.sock"}; !reflect.DeepEqual(c.Hosts, want) {
+		t.Errorf("hosts %q", c.Hosts)
+	}
+}
+
 func TestBadFlags(t *testing.T) {
 	none := file(t, "{}")
 	for _, tc := range []struct{ args, says string }{
