@@ -46,7 +46,10 @@ var known = []abi{
 
 var native = map[string]specs.Arch{"amd64": specs.ArchX86_64, "arm64": specs.ArchAARCH64}
 
-type cacheKey [sha256.Size]byte
+type cacheKey struct {
+	profile    [sha256.Size]byte
+	arch, caps string
+}
 
 // cache holds compiled programs; cacheSize bounds it.
 var cache = struct {
@@ -72,7 +75,7 @@ func Compile(p *Profile, caps []string, arch string) (program []byte, flags uint
 		_, found := slices.BinarySearch(p.caps, c)
 		return !found
 	})
-	key := cacheKey(sha256.Sum256([]byte(arch + "\x00" + strings.Join(slices.Compact(caps), ",") + "\x00" + p.key)))
+	key := cacheKey{p.key, arch, strings.Join(slices.Compact(caps), ",")}
 	cache.Lock()
 	program, ok := cache.programs[key]
 	cache.Unlock()

@@ -175,8 +175,9 @@ func samples(p *Profile, random *rand.Rand) [][6]uint64 {
 	return slices.Compact(out)
 }
 
-// compare runs both programs over all numbers and samples.
-func compare(t *testing.T, p *Profile, caps []string, arch string) {
+// compare runs both programs over all numbers and samples. apart: each ABI is
+// compared with a program of libseccomp for it alone.
+func compare(t *testing.T, p *Profile, caps []string, arch string, apart bool) (sound int) {
 	t.Helper()
 	mine, _, err := Compile(p, caps, arch)
 	if err != nil {
@@ -196,6 +197,12 @@ func compare(t *testing.T, p *Profile, caps []string, arch string) {
 	for _, a := range known {
 		if !slices.Contains(machines[arch], a.name) {
 			continue
+		}
+		if apart {
+			if theirs, unknown = byLibseccomp(t, p, caps, arch, []specs.Arch{a.name}); !loads(theirs) {
+				continue
+			}
+			sound++
 		}
 		calls, newest := a.collect(rules, otherwise)
 		skip := map[uint32]bool{}
@@ -231,6 +238,15 @@ func compare(t *testing.T, p *Profile, caps []string, arch string) {
 	if wrong > 0 {
 		t.Errorf("%d differences", wrong)
 	}
+	return sound
+}
+
+// loads says whether a program of libseccomp for one ABI loads the call's
+// number behind the test of the architecture. Version 2.5 leaves that out for
+// some profiles, which then mean nothing.
+func loads(program []byte) bool {
+	b := program[2*8:]
+	return binary.NativeEndian.Uint16(b) == opLoad && binary.NativeEndian.Uint32(b[4:]) == offNr
 }
 
 func numbers(a abi) []uint32 {
@@ -263,18 +279,19 @@ func TestAgainstLibseccomp(t *testing.T) {
 	all := Default().caps
 	for _, arch := range []string{"amd64", "arm64"} {
 		for name, caps := range map[string][]string{"none": nil, "all": all, "chroot": {"CAP_SYS_CHROOT", "CAP_CHOWN"}, "admin": {"CAP_SYS_ADMIN"}} {
-			t.Run(arch+"/"+name, func(t *testing.T) { compare(t, Default(), caps, arch) })
+			t.Run(arch+"/"+name, func(t *testing.T) { compare(t, Default(), caps, arch, false) })
 		}
 	}
 }
 
-// TestRandomProfiles compares profiles with all operators on all arguments.
+// TestRandomProfiles compares profiles that test all arguments.
 func TestRandomProfiles(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	names := []string{"read", "personality", "clone", "socket", "semop", "ioctl", "mmap", "connect", "chown32", "breakpoint", "shmat", "accept"}
 	ops := []specs.LinuxSeccompOperator{specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo, specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual}
 	values := []uint64{0, 1, 2, 0x20, 0x7fffffff, 0x80000000, 0xffffffff, 1 << 32, 1<<32 + 5, 1 << 63, ^uint64(0)}
 	pick := func() uint64 { return values[random.IntN(len(values))] }
+	sound := 0
 	for i := range 60 {
 		m := moby.Seccomp{ArchMap: moby.DefaultProfile().ArchMap}
 		m.DefaultAction = []specs.LinuxSeccompAction{specs.ActErrno, specs.ActKillProcess, specs.ActAllow, specs.ActLog}[i%4]
@@ -289,6 +306,12 @@ func TestRandomProfiles(t *testing.T) {
 				if a.Op == specs.OpMaskedEqual {
 					a.ValueTwo = pick() & a.Value
 				}
+				// libseccomp 2.5 merges orderings of one argument wrongly (it
+				// lets <= 1<<63 fail for 1<<31 beside < 1<<31), so those
+				// are left to TestConditions.
+				if len(s.Args) > 0 && s.Args[0].Index == a.Index && (ordering(a.Op) || ordering(s.Args[0].Op)) {
+					continue
+				}
 				s.Args = append(s.Args, a)
 			}
 			m.Syscalls = append(m.Syscalls, s)
@@ -299,10 +322,66 @@ func TestRandomProfiles(t *testing.T) {
 		}
 		p := newProfile(m, string(text))
 		for arch := range machines {
-			compare(t, p, nil, arch)
+			sound += compare(t, p, nil, arch, true)
 		}
 		if t.Failed() {
 			t.Fatalf("profile %d: %s", i, text)
+		}
+	}
+	if t.Logf("%d programs of libseccomp could be compared", sound); sound < 200 {
+		t.Errorf("only %d", sound)
+	}
+}
+
+func ordering(op specs.LinuxSeccompOperator) bool {
+	return op != specs.OpEqualTo && op != specs.OpMaskedEqual && op != specs.OpNotEqual
+}
+
+// TestConditions compares each operator with what it means.
+func TestConditions(t *testing.T) {
+	values := []uint64{0, 1, 5, 0x7fffffff, 0x80000000, 0xffffffff, 1 << 32, 1<<32 + 5, 1<<33 - 1, 1 << 63, 1<<63 + 5, ^uint64(0)}
+	means := map[specs.LinuxSeccompOperator]func(a, v, w uint64) bool{
+		specs.OpNotEqual:     func(a, v, _ uint64) bool { return a != v },
+		specs.OpEqualTo:      func(a, v, _ uint64) bool { return a == v },
+		specs.OpGreaterEqual: func(a, v, _ uint64) bool { return a >= v },
+		specs.OpGreaterThan:  func(a, v, _ uint64) bool { return a > v },
+		specs.OpLessEqual:    func(a, v, _ uint64) bool { return a <= v },
+		specs.OpLessThan:     func(a, v, _ uint64) bool { return a < v },
+		specs.OpMaskedEqual:  func(a, v, w uint64) bool { return a&v == w },
+	}
+	for op, holds := range means {
+		for _, v := range values {
+			for _, w := range values {
+				if op != specs.OpMaskedEqual && w != 0 {
+					continue
+				}
+				for _, a := range []abi{known[abiAMD64], known[abiI386]} {
+					// Two rules, so that a jump too far or too near shows.
+					both := []test{{unix.SECCOMP_RET_TRAP, []specs.LinuxSeccompArg{{Index: 2, Value: v, ValueTwo: w, Op: op}, {Index: 5, Value: 7, Op: specs.OpEqualTo}}},
+						{unix.SECCOMP_RET_ALLOW, []specs.LinuxSeccompArg{{Index: 2, Value: v, ValueTwo: w, Op: op}}}}
+					o, err := a.tests(both, unix.SECCOMP_RET_LOG)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, x := range values {
+						for _, last := range []uint64{7, 8} {
+							want := uint32(unix.SECCOMP_RET_LOG)
+							seen, v, w := x, v, w
+							if !a.wide {
+								seen, v, w = uint64(uint32(x)), uint64(uint32(v)), uint64(uint32(w))
+							}
+							if holds(seen, v, w) {
+								if want = unix.SECCOMP_RET_ALLOW; last == 7 {
+									want = unix.SECCOMP_RET_TRAP
+								}
+							}
+							if got := interpret(t, o.code.bytes(), &data{args: [6]uint64{2: x, 5: last}}); got != want {
+								t.Errorf("%s: %#x %s %#x %#x: %#x, want %#x", a.name, x, op, v, w, got, want)
+							}
+						}
+					}
+				}
+			}
 		}
 	}
 }

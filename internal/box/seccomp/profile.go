@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 // Profile is a profile in Docker's format. It does not change.
 type Profile struct {
 	moby moby.Seccomp
-	key  string // its JSON, for the cache
+	key  [sha256.Size]byte // of its JSON, for the cache
 	caps []string
 }
 
@@ -33,8 +34,8 @@ var Default = sync.OnceValue(func() *Profile {
 	return newProfile(*p, string(text))
 })
 
-func newProfile(m moby.Seccomp, key string) *Profile {
-	p := &Profile{moby: m, key: key}
+func newProfile(m moby.Seccomp, text string) *Profile {
+	p := &Profile{moby: m, key: sha256.Sum256([]byte(text))}
 	for _, s := range m.Syscalls {
 		for _, f := range []*moby.Filter{s.Includes, s.Excludes} {
 			if f != nil {
@@ -68,11 +69,8 @@ func Parse(text []byte) (*Profile, error) {
 		if s == nil {
 			return nil, errors.New("the seccomp profile has a null among its syscalls")
 		}
-		if s.Name != "" && len(s.Names) > 0 {
-			return nil, errors.New("both 'name' and 'names' are specified in the seccomp profile, use either 'name' or 'names'")
-		}
-		if s.Name != "" {
-			s.Names, s.Name = []string{s.Name}, ""
+		if err := rename(s); err != nil {
+			return nil, err
 		}
 	}
 	p := newProfile(m, string(text))
@@ -81,6 +79,19 @@ func Parse(text []byte) (*Profile, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// rename moves the one name of an old profile's rule to its names.
+func rename(s *moby.Syscall) error {
+	//lint:ignore SA1019 old profiles have it
+	old := &s.Name
+	if *old != "" && len(s.Names) > 0 {
+		return errors.New("both 'name' and 'names' are specified in the seccomp profile, use either 'name' or 'names'")
+	}
+	if *old != "" {
+		s.Names, *old = []string{*old}, ""
+	}
+	return nil
 }
 
 // Load is a profile by what the configuration names: "", "default" and
