@@ -248,8 +248,9 @@ func hint(err error) string {
 }
 
 // delegate enables v2's controllers for the children of dir. own: dir is the
-// engine's, so processes found there may be moved (a cgroup that has
-// processes cannot enable controllers).
+// engine's, so processes found there are moved away first: beside limited
+// children none may be (but in the root of all), and enabling cpu or cpuset
+// while some are would turn dir into a threaded group, useless for containers.
 func delegate(dir string, own bool) error {
 	have, err := read(dir, "cgroup.controllers")
 	if err != nil {
@@ -259,22 +260,22 @@ func delegate(dir string, own bool) error {
 	if err != nil {
 		return err
 	}
+	var missing []string
 	for _, c := range []string{"cpuset", "cpu", "io", "memory", "pids", "hugetlb"} {
-		if !word(have, c) || word(enabled, c) {
-			continue
+		if word(have, c) && !word(enabled, c) {
+			missing = append(missing, c)
 		}
+	}
+	if len(missing) > 0 && exists(dir, "cgroup.type") { // the root of all has no type
+		if err := evacuate(dir, own); err != nil {
+			return err
+		}
+	}
+	for _, c := range missing {
 		err := write(dir, "cgroup.subtree_control", "+"+c)
-		if errors.Is(err, unix.EBUSY) && own {
-			if err = evacuate(dir); err == nil {
-				err = write(dir, "cgroup.subtree_control", "+"+c)
-			}
-		}
-		switch {
-		case errors.Is(err, unix.EBUSY):
-			return fmt.Errorf("%w: processes sit in %s itself, where cgroup v2 allows none beside limited children; move them to a cgroup below it", err, dir)
-		case err != nil && (c == "hugetlb" || c == "io"):
+		if err != nil && (c == "hugetlb" || c == "io") { // of which no limit is set
 			slog.Warn("a cgroup controller cannot be used", "controller", c, "cgroup", dir, "error", err)
-		case err != nil:
+		} else if err != nil {
 			return err
 		}
 	}
@@ -290,15 +291,18 @@ func word(list, w string) bool {
 	return false
 }
 
-// evacuate moves the processes of dir (the keeper, after it was started there)
+// evacuate moves the processes of dir (the keeper, when it was started there)
 // to a child.
-func evacuate(dir string) error {
-	to := filepath.Join(dir, "engine")
-	if err := mkdir(to); err != nil {
+func evacuate(dir string, own bool) error {
+	list, err := read(dir, "cgroup.procs")
+	if err != nil || list == "" {
 		return err
 	}
-	list, err := read(dir, "cgroup.procs")
-	if err != nil {
+	if !own {
+		return fmt.Errorf("processes sit in the cgroup %s itself, where cgroup v2 allows none beside limited children: move them to a cgroup below it (%w)", dir, unix.EBUSY)
+	}
+	to := filepath.Join(dir, "engine")
+	if err := mkdir(to); err != nil {
 		return err
 	}
 	for pid := range strings.FieldsSeq(list) {
