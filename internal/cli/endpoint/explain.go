@@ -1,0 +1,126 @@
+package endpoint
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/moby/moby/client"
+)
+
+// Explain turns a connection that failed into what is wrong and what mends it.
+// Other errors are returned as they are.
+func (c *Connection) Explain(err error) error {
+	if err == nil || c == nil {
+		return err
+	}
+	if c.dialErr == nil && !client.IsErrConnectionFailed(err) {
+		return err
+	}
+	cause := c.dialErr
+	if cause == nil {
+		cause = err
+	}
+	if !isSocket(c.Endpoint.Host) {
+		return &unreachable{text: c.Endpoint.headline() + "\n" + reason(cause), cause: err}
+	}
+	path := strings.TrimPrefix(c.Endpoint.Host, "unix://")
+	return &unreachable{text: c.Endpoint.headline() + "\n" + explainSocket(path, c.Endpoint.isDocker(), cause), cause: err}
+}
+
+// unreachable replaces the client's text and keeps its error.
+type unreachable struct {
+	text  string
+	cause error
+}
+
+func (u *unreachable) Error() string { return u.text }
+func (u *unreachable) Unwrap() error { return u.cause }
+
+// IsUnreachable says whether no engine answered.
+func IsUnreachable(err error) bool {
+	var u *unreachable
+	return errors.As(err, &u)
+}
+
+// isDocker says whether the address is a Docker daemon's own.
+func (ep *Endpoint) isDocker() bool { return strings.HasSuffix(ep.Host, "/docker.sock") }
+
+func (ep *Endpoint) headline() string {
+	if ep.isDocker() {
+		return fmt.Sprintf("Cannot connect to the Docker daemon at %s. Is the docker daemon running?", ep.Host)
+	}
+	return fmt.Sprintf("Cannot connect to the Hezi daemon at %s. Is hezid running?", ep.Host)
+}
+
+func reason(err error) string {
+	text := err.Error()
+	var opErr interface{ Unwrap() error }
+	if errors.As(err, &opErr) && strings.HasPrefix(text, "dial ") {
+		if _, after, ok := strings.Cut(text, ": "); ok {
+			text = after
+		}
+	}
+	return "The connection failed: " + text
+}
+
+// explainSocket says why a local socket could not be opened.
+func explainSocket(path string, docker bool, err error) string {
+	start := startAdvice(docker)
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		return fmt.Sprintf("There is no socket %s: the daemon is not running, or listens elsewhere (see -H and HEZI_HOST).\n%s", path, start)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("The socket %s is there, but nothing listens on it: the daemon was stopped or has crashed.\n%s", path, start)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return explainDenied(path)
+	case errors.Is(err, syscall.EAGAIN):
+		return fmt.Sprintf("The daemon does not accept connections on %s: it is overloaded or hangs. See its log, and restart it if that lasts.", path)
+	}
+	return reason(err)
+}
+
+func startAdvice(docker bool) string {
+	service, program := "hezi", "hezid"
+	if docker {
+		service, program = "docker", "dockerd"
+	}
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		return fmt.Sprintf("Start it with: sudo systemctl start %s   (its log: journalctl -u %s)", service, service)
+	}
+	if _, err := exec.LookPath(program); err != nil && os.Getuid() == 0 {
+		return fmt.Sprintf("%s is not on PATH: install the engine, then start it with: %s", program, program)
+	}
+	if os.Getuid() == 0 {
+		return "Start it with: " + program
+	}
+	return "Start it with: sudo " + program
+}
+
+// explainDenied says whose the socket is and how to get access.
+func explainDenied(path string) string {
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil {
+		return fmt.Sprintf("You are not allowed to reach %s (%v). Try again with sudo.", path, err)
+	}
+	name := strconv.Itoa(int(st.Gid))
+	if g, err := user.LookupGroupId(name); err == nil {
+		name = g.Name
+	}
+	if st.Gid == 0 || st.Mode&0o060 != 0o060 {
+		return fmt.Sprintf("You are not allowed to open %s: it belongs to root. Use sudo, or let a group use it: start hezid with --group GROUP.", path)
+	}
+	if groups, err := os.Getgroups(); err == nil {
+		for _, g := range groups {
+			if g == int(st.Gid) {
+				return fmt.Sprintf("You are not allowed to open %s, although you are in its group %q: a security module or the folder's mode forbids it.", path, name)
+			}
+		}
+	}
+	return fmt.Sprintf("You are not allowed to open %s: it belongs to the group %q, and you are not in it.\nJoin it with: sudo usermod -aG %s $USER   and log in again. (Who is in this group is as good as root.)", path, name, name)
+}

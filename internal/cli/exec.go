@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/docker/cli/opts"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+
+	"hezi/internal/cli/endpoint"
+	"hezi/internal/cli/term"
+)
+
+func newExec(a *App) *cobra.Command {
+	e := client.ExecCreateOptions{}
+	env, envFile := opts.NewListOpts(opts.ValidateEnv), opts.NewListOpts(nil)
+	var detach, stdin bool
+	var keys string
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER COMMAND [ARG...]", Args: minArgs(2), ValidArgsFunction: a.completeContainers(1, isRunning)}
+	f := cmd.Flags()
+	f.SetInterspersed(false) // after the container everything is the command's
+	f.StringVar(&keys, "detach-keys", "", "Override the key sequence for detaching a container")
+	f.BoolVarP(&stdin, "interactive", "i", false, "Keep STDIN open even if not attached")
+	f.BoolVarP(&e.TTY, "tty", "t", false, "Allocate a pseudo-TTY")
+	f.BoolVarP(&detach, "detach", "d", false, "Detached mode: run command in the background")
+	f.StringVarP(&e.User, "user", "u", "", `Username or UID (format: "<name|uid>[:<group|gid>]")`)
+	f.BoolVar(&e.Privileged, "privileged", false, "Give extended privileges to the command")
+	f.VarP(&env, "env", "e", "Set environment variables")
+	f.Var(&envFile, "env-file", "Read in a file of environment variables")
+	f.StringVarP(&e.WorkingDir, "workdir", "w", "", "Working directory inside the container")
+	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
+		var err error
+		if e.Env, err = opts.ReadKVEnvStrings(envFile.GetSlice(), env.GetSlice()); err != nil {
+			return err
+		}
+		if e.DetachKeys, err = a.detachKeys(keys); err != nil {
+			return err
+		}
+		e.Cmd = args[1:]
+		e.AttachStdin, e.AttachStdout, e.AttachStderr = stdin && !detach, !detach, !detach
+		if err := a.CheckTTY(e.AttachStdin, e.TTY); err != nil {
+			// That the container does not exist is the better answer.
+			if _, missing := engine.ContainerInspect(ctx, args[0], client.ContainerInspectOptions{}); missing != nil {
+				return missing
+			}
+			return err
+		}
+		if e.TTY {
+			rows, cols := term.Size(a.Out)
+			e.ConsoleSize = client.ConsoleSize{Height: rows, Width: cols}
+		}
+		created, err := engine.ExecCreate(ctx, args[0], e)
+		if err != nil {
+			return err
+		}
+		if detach {
+			_, err := engine.ExecStart(ctx, created.ID, client.ExecStartOptions{Detach: true, TTY: e.TTY, ConsoleSize: e.ConsoleSize})
+			return err
+		}
+		return a.exec(ctx, created.ID, e)
+	})
+	return cmd
+}
+
+// exec starts the process with the streams attached and exits as it does.
+func (a *App) exec(ctx context.Context, id string, e client.ExecCreateOptions) error {
+	conn, err := a.engine.ExecAttach(ctx, id, client.ExecAttachOptions{TTY: e.TTY, ConsoleSize: e.ConsoleSize})
+	if err != nil {
+		return a.refusedExec(ctx, id, err)
+	}
+	defer conn.Close()
+	streams, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if e.TTY && term.IsTerminal(a.Out) {
+		term.MonitorSize(streams, a.Out, func(ctx context.Context, rows, cols uint) error {
+			_, err := a.engine.ExecResize(ctx, id, client.ExecResizeOptions{Height: rows, Width: cols})
+			return err
+		}, func() { a.warn("failed to resize tty, using default size") })
+	}
+	s := session{tty: e.TTY, stdin: e.AttachStdin, stdout: true, stderr: true, keys: e.DetachKeys}
+	err = <-a.pump(streams, s, conn.HijackedResponse)
+	if errors.Is(err, term.ErrDetached) {
+		return errors.New("exec attach failed: error on attach stdin: read escape sequence")
+	}
+	if err != nil {
+		return err
+	}
+	return a.exitOfExec(ctx, id)
+}
+
+// exitOfExec asks for the exit code, which an engine may know a moment after
+// the streams have ended.
+func (a *App) exitOfExec(ctx context.Context, id string) error {
+	for try := 1; ; try++ {
+		res, err := a.engine.ExecInspect(ctx, id, client.ExecInspectOptions{})
+		if err != nil {
+			return err
+		}
+		if !res.Running || try == 10 {
+			return exit(res.ExitCode)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(try) * 5 * time.Millisecond):
+		}
+	}
+}
+
+// refusedExec adds the exit code where the engine answered the start itself
+// with an error: 126 and 127 are then known to inspect.
+func (a *App) refusedExec(ctx context.Context, id string, err error) error {
+	res, inspectErr := a.engine.ExecInspect(ctx, id, client.ExecInspectOptions{})
+	if inspectErr == nil && !res.Running && (res.ExitCode == 126 || res.ExitCode == 127) {
+		return &exitError{code: res.ExitCode, err: err}
+	}
+	return err
+}

@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/docker/cli/cli/config"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"hezi/internal/version"
+)
+
+// root builds the command line. args decide which commands are built in full.
+func (a *App) root(args []string) *cobra.Command {
+	showVersion := false
+	cmd := &cobra.Command{
+		Use:              "hezi [OPTIONS] COMMAND [ARG...]",
+		Short:            "Containers that start in milliseconds",
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		TraverseChildren: true,
+		Args:             groupArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if showVersion {
+				a.println("Hezi version " + version.Version)
+				return nil
+			}
+			return cmd.Help()
+		},
+		PersistentPreRunE:     func(cmd *cobra.Command, _ []string) error { return a.settle(cmd.Root().Flags()) },
+		DisableFlagsInUseLine: true,
+	}
+	cmd.SetOut(a.Out)
+	cmd.SetErr(a.Err)
+	cmd.SetIn(a.In)
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.SetFlagErrorFunc(flagError)
+	cmd.SetHelpFunc(help)
+	cmd.SetUsageFunc(usage)
+
+	a.globalFlags(cmd.Flags())
+	cmd.Flags().BoolVarP(&showVersion, "version", "v", false, "Print version information and quit")
+	cmd.PersistentFlags().BoolP("help", "h", false, "Print usage")
+	cmd.PersistentFlags().Lookup("help").Hidden = true
+	_ = cmd.PersistentFlags().MarkShorthandDeprecated("help", "use --help") // the flag exists
+
+	completing := len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd || args[0] == "completion")
+	a.builder = a.builder || completing
+	cmd.CompletionOptions.DisableDefaultCmd = len(args) > 0 && !completing && !slices.Contains(args, "--help")
+	a.add(cmd, commands(), args)
+	if completing || slices.Contains(args, "help") {
+		cmd.InitDefaultHelpCmd()
+	} else {
+		cmd.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "Help about any command", Run: func(*cobra.Command, []string) {}})
+	}
+	if completing {
+		_ = cmd.RegisterFlagCompletionFunc("context", a.completeContexts) // the flag exists
+	}
+	return cmd
+}
+
+func (a *App) globalFlags(f *pflag.FlagSet) {
+	f.StringVar(&a.flags.ConfigDir, "config", config.Dir(), "Location of client config files")
+	f.BoolVarP(&a.debug, "debug", "D", false, "Enable debug mode")
+	f.VarP(&oneHost{&a.flags.Host, false}, "host", "H", "Daemon socket to connect to")
+	f.StringVarP(&a.flags.Context, "context", "c", "", `Name of the context to use to connect to the daemon (overrides HEZI_HOST and DOCKER_HOST and the default context set with "hezi context use")`)
+	f.StringP("log-level", "l", "info", `Set the logging level ("debug", "info", "warn", "error", "fatal")`)
+	f.BoolVar(&a.flags.TLS, "tls", os.Getenv("DOCKER_TLS") != "", "Use TLS; implied by --tlsverify")
+	f.BoolVar(&a.flags.TLSVerify, "tlsverify", os.Getenv("DOCKER_TLS_VERIFY") != "", "Use TLS and verify the remote")
+	certs := os.Getenv("DOCKER_CERT_PATH")
+	if certs == "" {
+		certs = config.Dir()
+	}
+	f.StringVar(&a.flags.CACert, "tlscacert", filepath.Join(certs, "ca.pem"), "Trust certs signed only by this CA")
+	f.StringVar(&a.flags.Cert, "tlscert", filepath.Join(certs, "cert.pem"), "Path to TLS certificate file")
+	f.StringVar(&a.flags.Key, "tlskey", filepath.Join(certs, "key.pem"), "Path to TLS key file")
+}
+
+// oneHost refuses a second -H, which dockerd knows and its client does not.
+type oneHost struct {
+	host *string
+	set  bool
+}
+
+func (h *oneHost) String() string {
+	if h.host == nil {
+		return ""
+	}
+	return *h.host
+}
+
+func (*oneHost) Type() string { return "string" }
+
+func (h *oneHost) Set(s string) error {
+	if h.set {
+		return errors.New("specify only one -H")
+	}
+	*h.host, h.set = s, true
+	return nil
+}
+
+// settle completes the global flags after they were read.
+func (a *App) settle(f *pflag.FlagSet) error {
+	if level, _ := f.GetString("log-level"); !slices.Contains([]string{"debug", "info", "warn", "error", "fatal"}, level) {
+		return fmt.Errorf("unable to parse logging level: %s (one of debug, info, warn, error, fatal)", level)
+	}
+	if f.Changed("config") {
+		config.SetDir(a.flags.ConfigDir)
+	}
+	// --tlsverify=false asks for TLS without a check.
+	if f.Changed("tlsverify") || a.flags.TLSVerify {
+		a.flags.TLS = true
+	}
+	for name, file := range map[string]*string{"tlscert": &a.flags.Cert, "tlskey": &a.flags.Key} {
+		if _, err := os.Stat(*file); os.IsNotExist(err) && !f.Changed(name) {
+			*file = ""
+		}
+	}
+	return nil
+}

@@ -1,0 +1,240 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+
+	"hezi/internal/cli/endpoint"
+	"hezi/internal/cli/request"
+	"hezi/internal/cli/term"
+)
+
+func newRun(a *App) *cobra.Command {
+	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [COMMAND] [ARG...]", Args: minArgs(1), ValidArgsFunction: a.completeImages(1)}
+	r := &running{creation: newCreation("run", cmd)}
+	f := cmd.Flags()
+	f.BoolVarP(&r.detach, "detach", "d", false, "Run container in background and print container ID")
+	f.BoolVar(&r.sigProxy, "sig-proxy", true, "Proxy received signals to the process")
+	f.StringVar(&r.keys, "detach-keys", "", "Override the key sequence for detaching a container")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := r.takeArgs(cmd.Flags(), args); err != nil {
+			return err
+		}
+		if _, err := a.Engine(cmd.Context()); err != nil {
+			return r.refuse(a, err)
+		}
+		req, err := a.request(r.creation)
+		if err != nil {
+			return err
+		}
+		return a.runContainer(cmd.Context(), r, req)
+	}
+	return cmd
+}
+
+// running is a call of run.
+type running struct {
+	*creation
+	detach   bool
+	sigProxy bool
+	keys     string
+}
+
+// runContainer creates, attaches, waits and starts, in this order: nothing of
+// the output is missed, and no exit.
+func (a *App) runContainer(ctx context.Context, r *running, req *request.Container) error {
+	config := req.Config
+	if r.detach {
+		if r.options.Attached() {
+			return r.fail(errors.New("conflicting options: cannot specify both --attach and --detach"))
+		}
+		config.AttachStdin, config.AttachStdout, config.AttachStderr, config.StdinOnce = false, false, false, false
+	} else if err := a.CheckTTY(config.AttachStdin, config.Tty); err != nil {
+		return err
+	}
+	keys, err := a.detachKeys(r.keys)
+	if err != nil {
+		return r.fail(err)
+	}
+	id, err := a.create(ctx, r.creation, req)
+	if err != nil {
+		return r.refuse(a, err)
+	}
+	attach := config.AttachStdin || config.AttachStdout || config.AttachStderr
+	if !attach {
+		if _, err := a.engine.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
+			return r.refuse(a, err)
+		}
+		a.println(id)
+		return nil
+	}
+	if r.sigProxy {
+		defer a.forwardTo(ctx, id)()
+	}
+	s := session{id: id, tty: config.Tty, stdin: config.AttachStdin, stdout: config.AttachStdout, stderr: config.AttachStderr, keys: keys, removed: r.options.Remove(), proxy: r.sigProxy}
+	err = a.startAttached(ctx, s)
+	var failed *startError
+	if errors.As(err, &failed) {
+		return r.refuse(a, failed.err)
+	}
+	return err
+}
+
+// refuse chooses the exit code of what the engine said: 127 for a program that
+// is not there, 126 for one that cannot be executed, else 125.
+func (r *running) refuse(a *App, err error) error {
+	var status *exitError
+	if errors.As(err, &status) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if a.engine != nil {
+		err = a.engine.Explain(err)
+	}
+	if endpoint.IsUnreachable(err) {
+		return &exitError{code: 125, err: fmt.Errorf("hezi: %w", err)}
+	}
+	text := err.Error()
+	code := 125
+	switch {
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"), strings.Contains(text, "system cannot find the file specified"):
+		code = 127
+	case strings.Contains(text, syscall.EACCES.Error()), strings.Contains(text, syscall.EISDIR.Error()):
+		code = 126
+	}
+	if args := r.options.Args; code == 127 && len(args) > 0 && strings.HasPrefix(args[0], "-") && !strings.Contains(text, "go before the image") {
+		err = fmt.Errorf("%w\n%s stands after the image, where everything is the program's: options go before the image, as in: hezi run %s %s", err, args[0], strings.Join(args, " "), r.options.Image)
+	}
+	return &exitError{code: code, err: withHelp(err, "run")}
+}
+
+// session is a container that is started or already runs, with this process's
+// streams attached.
+type session struct {
+	id                    string
+	tty                   bool
+	stdin, stdout, stderr bool
+	keys                  string
+	removed               bool // wait for its removal, not only for its end
+	proxy                 bool // signals go to the container and do not end hezi
+	start                 client.ContainerStartOptions
+}
+
+// startError is an error of the start itself.
+type startError struct{ err error }
+
+func (e *startError) Error() string { return e.err.Error() }
+func (e *startError) Unwrap() error { return e.err }
+
+// startAttached attaches, waits, starts, and pumps until the end, whose exit
+// code is hezi's.
+func (a *App) startAttached(ctx context.Context, s session) error {
+	if s.proxy {
+		ctx = context.WithoutCancel(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	condition := container.WaitConditionNextExit
+	if s.removed {
+		condition = container.WaitConditionRemoved
+	}
+	waiting := make(chan client.ContainerWaitResult, 1)
+	go func() {
+		waiting <- a.engine.ContainerWait(ctx, s.id, client.ContainerWaitOptions{Condition: condition})
+	}()
+	conn, err := a.engine.ContainerAttach(ctx, s.id, client.ContainerAttachOptions{Stream: true, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr, DetachKeys: s.keys})
+	wait := <-waiting // accepted by the engine before the start
+	if err != nil {
+		return &startError{err}
+	}
+	defer conn.Close()
+	pumped := a.pump(ctx, s, conn.HijackedResponse)
+
+	if _, err := a.engine.ContainerStart(ctx, s.id, s.start); err != nil {
+		cancel()
+		<-pumped // gives the terminal back
+		return &startError{err}
+	}
+	if s.tty && term.IsTerminal(a.Out) {
+		a.followSize(ctx, s.id)
+	}
+	return a.end(s, wait, pumped, cancel)
+}
+
+// pump runs the streams in the background.
+func (a *App) pump(ctx context.Context, s session, conn client.HijackedResponse) <-chan error {
+	at := term.Attachment{Conn: conn, TTY: s.tty, DetachKeys: s.keys}
+	if s.stdin {
+		at.In = a.In
+	}
+	if s.stdout || s.tty && s.stderr {
+		at.Out = a.Out
+	}
+	if s.stderr && !s.tty {
+		at.Err = a.Err
+	}
+	pumped := make(chan error, 1)
+	go func() { pumped <- a.Pump(ctx, at) }()
+	return pumped
+}
+
+// end waits for the streams and for the exit code.
+func (a *App) end(s session, wait client.ContainerWaitResult, pumped <-chan error, cancel func()) error {
+	exited := make(chan error, 1)
+	go func() { exited <- exitOf(wait) }()
+	select {
+	case err := <-pumped:
+		if errors.Is(err, term.ErrDetached) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return <-exited
+	case err := <-exited:
+		if !s.stdout && !s.stderr {
+			cancel() // only stdin is pumped, which does not end by itself
+		}
+		<-pumped // the rest of the output; the exit code is known
+		return err
+	}
+}
+
+// exitOf is the exit code of a wait.
+func exitOf(wait client.ContainerWaitResult) error {
+	select {
+	case res := <-wait.Result:
+		if res.Error != nil && res.Error.Message != "" {
+			return &exitError{code: 125, err: errors.New("Error waiting for container: " + res.Error.Message)}
+		}
+		return exit(int(res.StatusCode))
+	case err := <-wait.Error:
+		if errors.Is(err, context.Canceled) {
+			return err
+		}
+		return &exitError{code: 125, err: fmt.Errorf("error waiting for container: %w", err)}
+	}
+}
+
+// forwardTo passes signals on to the container until the returned func runs.
+func (a *App) forwardTo(ctx context.Context, id string) (stop func()) {
+	ctx = context.WithoutCancel(ctx)
+	return a.Forward(func(name string) {
+		_, _ = a.engine.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: name}) // it may just have ended
+	})
+}
+
+// followSize keeps the container's terminal as large as ours.
+func (a *App) followSize(ctx context.Context, id string) {
+	term.MonitorSize(ctx, a.Out, func(ctx context.Context, rows, cols uint) error {
+		_, err := a.engine.ContainerResize(ctx, id, client.ContainerResizeOptions{Height: rows, Width: cols})
+		return err
+	}, func() { a.warn("failed to resize tty, using default size") })
+}

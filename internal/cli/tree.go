@@ -1,0 +1,271 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// entry is a command of the tree. A group has sub, all others build.
+type entry struct {
+	name    string
+	aliases []string
+	short   string
+	top     bool // among the common commands of the overview
+	hidden  bool
+
+	build func(*App) *cobra.Command
+	sub   []entry
+}
+
+// named gives an entry another name, for its long or short form.
+func (e entry) named(name string, aliases ...string) entry {
+	e.name, e.aliases = name, aliases
+	return e
+}
+
+// commands is every command of hezi. What the long form `container X` does is
+// done by X too, where Docker has it.
+func commands() []entry {
+	containers := containerCommands()
+	images := imageCommands()
+	system := systemCommands()
+	pick := func(list []entry, name string) entry {
+		i := slices.IndexFunc(list, func(e entry) bool { return e.name == name })
+		e := list[i]
+		e.aliases = nil
+		return e
+	}
+	top := func(e entry) entry {
+		e.top = true
+		return e
+	}
+	all := []entry{
+		top(pick(containers, "run")),
+		top(pick(containers, "exec")),
+		top(pick(containers, "ls").named("ps")),
+		top(entry{name: "build", short: "Build an image from a Dockerfile", build: pick(images, "build").build}),
+		top(pick(images, "pull")),
+		top(pick(images, "push")),
+		top(pick(images, "ls").named("images")),
+		top(entry{name: "login", short: "Authenticate to a registry", build: newLogin}),
+		top(entry{name: "logout", short: "Log out from a registry", build: newLogout}),
+		top(entry{name: "search", short: "Search Docker Hub for images", build: notYet("search", "look the image up on the registry's own page")}),
+		top(entry{name: "version", short: "Show the version of client and engine", build: newVersion}),
+		top(pick(system, "info")),
+
+		{name: "builder", short: "Manage builds", sub: []entry{
+			{name: "build", short: "Build an image from a Dockerfile", build: newBuild},
+			{name: "prune", short: "Remove build cache", build: notYet("builder prune", "there is no build cache yet")},
+		}},
+		{name: "checkpoint", short: "Manage checkpoints", sub: []entry{
+			{name: "create", short: "Create a checkpoint from a running container", build: notYet("checkpoint create", "")},
+			{name: "ls", aliases: []string{"list"}, short: "List checkpoints for a container", build: notYet("checkpoint ls", "")},
+			{name: "rm", aliases: []string{"remove"}, short: "Remove a checkpoint", build: notYet("checkpoint rm", "")},
+		}},
+		{name: "container", short: "Manage containers", sub: containers},
+		{name: "context", short: "Manage contexts", sub: contextCommands()},
+		{name: "image", short: "Manage images", sub: images},
+		{name: "manifest", short: "Manage image manifests and manifest lists", sub: manifestCommands()},
+		{name: "network", short: "Manage networks", sub: networkCommands()},
+		{name: "system", short: "Manage the engine", sub: system},
+		{name: "volume", short: "Manage volumes", sub: volumeCommands()},
+
+		{name: "bake", short: "Build from a file", build: notYet("bake", buildWay)},
+		{name: "inspect", short: "Return low-level information on objects of any type", build: newInspect},
+		pick(images, "rm").named("rmi"),
+		pick(system, "events"),
+	}
+	for _, name := range []string{"history", "import", "load", "save", "tag"} {
+		all = append(all, pick(images, name))
+	}
+	for _, name := range []string{"attach", "commit", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stats", "stop", "top", "unpause", "update", "wait"} {
+		all = append(all, pick(containers, name))
+	}
+	return all
+}
+
+func containerCommands() []entry {
+	return []entry{
+		{name: "attach", short: "Attach local standard input, output, and error streams to a running container", build: newAttach},
+		{name: "commit", short: "Create a new image from a container's changes", build: notYet("commit", "build the image elsewhere, and load or pull it")},
+		{name: "cp", short: "Copy files/folders between a container and the local filesystem", build: notYet("cp", "bind a host folder with -v, or pipe tar through exec: hezi exec CONTAINER tar -c PATH | tar -x")},
+		{name: "create", short: "Create a new container", build: newCreate},
+		{name: "diff", short: "Inspect changes to files or directories on a container's filesystem", build: notYet("diff", "")},
+		{name: "exec", short: "Execute a command in a running container", build: newExec},
+		{name: "export", short: "Export a container's filesystem as a tar archive", build: notYet("export", "write an archive from inside: hezi exec CONTAINER tar -c --one-file-system / > FILE")},
+		{name: "inspect", short: "Display detailed information on one or more containers", build: newContainerInspect},
+		{name: "kill", short: "Kill one or more running containers", build: newKill},
+		{name: "logs", short: "Fetch the logs of a container", build: newLogs},
+		{name: "ls", aliases: []string{"ps", "list"}, short: "List containers", build: newPs},
+		{name: "pause", short: "Pause all processes within one or more containers", build: newPause},
+		{name: "port", short: "List port mappings or a specific mapping for the container", build: newPort},
+		{name: "prune", short: "Remove all stopped containers", build: newContainerPrune},
+		{name: "rename", short: "Rename a container", build: newRename},
+		{name: "restart", short: "Restart one or more containers", build: newRestart},
+		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more containers", build: newRm},
+		{name: "run", short: "Create and run a new container from an image", build: newRun},
+		{name: "start", short: "Start one or more stopped containers", build: newStart},
+		{name: "stats", short: "Display a live stream of container(s) resource usage statistics", build: notYet("stats", "see the processes with: hezi top CONTAINER")},
+		{name: "stop", short: "Stop one or more running containers", build: newStop},
+		{name: "top", short: "Display the running processes of a container", build: newTop},
+		{name: "unpause", short: "Unpause all processes within one or more containers", build: newUnpause},
+		{name: "update", short: "Update configuration of one or more containers", build: notYet("update", "create the container again with the new settings")},
+		{name: "wait", short: "Block until one or more containers stop, then print their exit codes", build: newWait},
+	}
+}
+
+func imageCommands() []entry {
+	return []entry{
+		{name: "build", short: "Build an image from a Dockerfile", build: newBuild},
+		{name: "history", short: "Show the history of an image", build: newHistory},
+		{name: "import", short: "Import the contents from a tarball to create a filesystem image", build: newImport},
+		{name: "inspect", short: "Display detailed information on one or more images", build: newImageInspect},
+		{name: "load", short: "Load an image from a tar archive or STDIN", build: newLoad},
+		{name: "ls", aliases: []string{"list"}, short: "List images", build: newImages},
+		{name: "prune", short: "Remove unused images", build: notYet("image prune", "remove images by name: hezi rmi IMAGE")},
+		{name: "pull", short: "Download an image from a registry", build: newPull},
+		{name: "push", short: "Upload an image to a registry", build: notYet("push", "copy the image with a tool that reads it from its source registry, such as skopeo or crane")},
+		{name: "rm", aliases: []string{"rmi", "remove"}, short: "Remove one or more images", build: newRmi},
+		{name: "save", short: "Save one or more images to a tar archive (streamed to STDOUT by default)", build: notYet("save", "pull the image where it is needed")},
+		{name: "tag", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", build: newTag},
+	}
+}
+
+func manifestCommands() []entry {
+	const way = "use a tool that speaks to the registry, such as skopeo, crane or regctl"
+	return []entry{
+		{name: "annotate", short: "Add additional information to a local image manifest", build: notYet("manifest annotate", way)},
+		{name: "create", short: "Create a local manifest list for annotating and pushing to a registry", build: notYet("manifest create", way)},
+		{name: "inspect", short: "Display an image manifest, or manifest list", build: notYet("manifest inspect", way)},
+		{name: "push", short: "Push a manifest list to a repository", build: notYet("manifest push", way)},
+		{name: "rm", short: "Delete one or more manifest lists from local storage", build: notYet("manifest rm", way)},
+	}
+}
+
+func networkCommands() []entry {
+	const way = "use the networks bridge, host and none"
+	return []entry{
+		{name: "connect", short: "Connect a container to a network", build: notYet("network connect", "create it with --network bridge, host or none")},
+		{name: "create", short: "Create a network", build: notYet("network create", way)},
+		{name: "disconnect", short: "Disconnect a container from a network", build: notYet("network disconnect", "create it with --network none")},
+		{name: "inspect", short: "Display detailed information on one or more networks", build: newNetworkInspect},
+		{name: "ls", aliases: []string{"list"}, short: "List networks", build: newNetworkLs},
+		{name: "prune", short: "Remove all unused networks", build: notYet("network prune", "there are only bridge, host and none")},
+		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more networks", build: notYet("network rm", "bridge, host and none are part of the engine")},
+	}
+}
+
+func systemCommands() []entry {
+	return []entry{
+		{name: "df", short: "Show disk usage of the engine", build: notYet("system df", "use df and du on the engine's data root")},
+		{name: "dial-stdio", short: "Proxy the stdio stream to the daemon connection. Should not be invoked manually.", hidden: true, build: newDialStdio},
+		{name: "events", short: "Get real time events from the server", build: newEvents},
+		{name: "info", short: "Display system-wide information", build: newInfo},
+		{name: "prune", short: "Remove unused data", build: notYet("system prune", "remove stopped containers with: hezi container prune")},
+		{name: "stop", short: "Stop all running containers", build: newSystemStop},
+	}
+}
+
+func volumeCommands() []entry {
+	return []entry{
+		{name: "create", short: "Create a volume", build: newVolumeCreate},
+		{name: "inspect", short: "Display detailed information on one or more volumes", build: newVolumeInspect},
+		{name: "ls", aliases: []string{"list"}, short: "List volumes", build: newVolumeLs},
+		{name: "prune", short: "Remove unused local volumes", build: notYet("volume prune", "remove volumes by name: hezi volume rm VOLUME")},
+		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more volumes", build: newVolumeRm},
+		{name: "update", short: "Update a volume (cluster volumes only)", build: notYet("volume update", "only cluster volumes can be updated, and there is no cluster")},
+	}
+}
+
+func contextCommands() []entry {
+	return []entry{
+		{name: "create", short: "Create a context", build: newContextCreate},
+		{name: "export", short: "Export a context to a tar archive FILE or a tar stream on STDOUT", build: newContextExport},
+		{name: "import", short: "Import a context from a tar or zip file", build: newContextImport},
+		{name: "inspect", short: "Display detailed information on one or more contexts", build: newContextInspect},
+		{name: "ls", aliases: []string{"list"}, short: "List contexts", build: newContextLs},
+		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more contexts", build: newContextRm},
+		{name: "show", short: "Print the name of the current context", build: newContextShow},
+		{name: "update", short: "Update a context", build: newContextUpdate},
+		{name: "use", short: "Set the default context", build: newContextUse},
+	}
+}
+
+const buildWay = "build the image elsewhere, for example with docker buildx or podman build, and load it (docker save IMAGE | hezi load) or push it to a registry and pull it"
+
+// newBuild is refused here: sending a context that nobody builds takes time.
+func newBuild(a *App) *cobra.Command { return notYet("build", buildWay)(a) }
+
+// notYet is a command of Docker's that does not exist yet; way says what does
+// the same meanwhile.
+func notYet(name, way string) func(*App) *cobra.Command {
+	return func(*App) *cobra.Command {
+		return &cobra.Command{
+			Use:                "",
+			Args:               cobra.ArbitraryArgs,
+			DisableFlagParsing: true,
+			ValidArgsFunction:  cobra.NoFileCompletions,
+			RunE: func(cmd *cobra.Command, args []string) error {
+				text := fmt.Sprintf("hezi: '%s' is not there yet", strings.TrimSpace("hezi "+name))
+				if way != "" {
+					text += ": " + way
+				}
+				return &exitError{code: 1, err: fmt.Errorf("%s", text)}
+			},
+		}
+	}
+}
+
+// add puts entries below parent. Only what words names is built in full; the
+// rest are names for the overview and for suggestions.
+func (a *App) add(parent *cobra.Command, entries []entry, words []string) {
+	for _, e := range entries {
+		named := a.builder || slices.Contains(words, e.name) || slices.ContainsFunc(e.aliases, func(x string) bool { return slices.Contains(words, x) })
+		cmd := &cobra.Command{Use: e.name}
+		switch {
+		case e.sub != nil:
+			cmd.Use = e.name
+			cmd.Args = groupArgs
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				return cmd.Help()
+			}
+			if named {
+				a.add(cmd, e.sub, words)
+			}
+		case named:
+			cmd = e.build(a)
+			cmd.Use = strings.TrimSpace(e.name + " " + cmd.Use)
+		default:
+			cmd.Run = func(*cobra.Command, []string) {}
+		}
+		cmd.Short, cmd.Aliases, cmd.Hidden = e.short, e.aliases, e.hidden
+		cmd.DisableFlagsInUseLine = true
+		cmd.Annotations = map[string]string{}
+		if e.top {
+			cmd.Annotations["top"] = "1"
+		}
+		if e.sub != nil {
+			cmd.Annotations["group"] = "1"
+		}
+		parent.AddCommand(cmd)
+	}
+}
+
+// groupArgs refuses a subcommand that does not exist.
+func groupArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("hezi: unknown command: %s %s", cmd.CommandPath(), args[0])
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		text += "\n\nDid you mean this?\n"
+		for _, s := range similar {
+			text += "  " + cmd.CommandPath() + " " + s + "\n"
+		}
+		text = strings.TrimSuffix(text, "\n")
+	}
+	return fmt.Errorf("%s\n\nRun '%s --help' for more information", text, cmd.CommandPath())
+}
