@@ -33,7 +33,7 @@ func countArgs(ok func(int) bool, want string) cobra.PositionalArgs {
 		if ok(len(args)) {
 			return nil
 		}
-		return fmt.Errorf("hezi: '%[1]s' %[2]s\n\nUsage:  %[3]s\n\nSee '%[1]s --help' for more information", cmd.CommandPath(), want, cmd.UseLine())
+		return fmt.Errorf("hezi: '%[1]s' %[2]s\n\nUsage:  %[3]s\n\nRun '%[1]s --help' for more information", cmd.CommandPath(), want, cmd.UseLine())
 	}
 }
 

@@ -180,8 +180,8 @@ func (a *App) create(ctx context.Context, c *creation, req *request.Container) (
 
 // imageError says what is wrong with a reference.
 func imageError(image string, err error) error {
-	if errors.Is(err, reference.ErrNameContainsUppercase) {
-		return fmt.Errorf("invalid reference format: %w: write %s", err, strings.ToLower(image))
+	if strings.Contains(err.Error(), "must be lowercase") {
+		return fmt.Errorf("%w; write %s", err, strings.ToLower(image))
 	}
 	return fmt.Errorf("%w: %q is not the name of an image (NAME[:TAG], HOST[:PORT]/NAME[:TAG] or an ID)", err, image)
 }

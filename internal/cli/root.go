@@ -16,6 +16,7 @@ import (
 
 // root builds the command line. args decide which commands are built in full.
 func (a *App) root(args []string) *cobra.Command {
+	cobra.EnableCommandSorting = false // help sorts, but for the common commands
 	showVersion := false
 	cmd := &cobra.Command{
 		Use:              "hezi [OPTIONS] COMMAND [ARG...]",
@@ -37,7 +38,6 @@ func (a *App) root(args []string) *cobra.Command {
 	cmd.SetOut(a.Out)
 	cmd.SetErr(a.Err)
 	cmd.SetIn(a.In)
-	cmd.SuggestionsMinimumDistance = 2
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.SetHelpFunc(help)
 	cmd.SetUsageFunc(usage)

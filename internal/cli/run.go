@@ -53,7 +53,7 @@ func (a *App) runContainer(ctx context.Context, r *running, req *request.Contain
 	config := req.Config
 	if r.detach {
 		if r.options.Attached() {
-			return r.fail(errors.New("conflicting options: cannot specify both --attach and --detach"))
+			return errors.New("conflicting options: cannot specify both --attach and --detach")
 		}
 		config.AttachStdin, config.AttachStdout, config.AttachStderr, config.StdinOnce = false, false, false, false
 	} else if err := a.CheckTTY(config.AttachStdin, config.Tty); err != nil {
@@ -61,7 +61,7 @@ func (a *App) runContainer(ctx context.Context, r *running, req *request.Contain
 	}
 	keys, err := a.detachKeys(r.keys)
 	if err != nil {
-		return r.fail(err)
+		return err
 	}
 	id, err := a.create(ctx, r.creation, req)
 	if err != nil {

@@ -46,34 +46,34 @@ func commands() []entry {
 		top(pick(containers, "run")),
 		top(pick(containers, "exec")),
 		top(pick(containers, "ls").named("ps")),
-		top(entry{name: "build", short: "Build an image from a Dockerfile", build: pick(images, "build").build}),
+		pick(images, "build"),
 		top(pick(images, "pull")),
-		top(pick(images, "push")),
+		pick(images, "push"),
 		top(pick(images, "ls").named("images")),
 		top(entry{name: "login", short: "Authenticate to a registry", build: newLogin}),
 		top(entry{name: "logout", short: "Log out from a registry", build: newLogout}),
-		top(entry{name: "search", short: "Search Docker Hub for images", build: notYet("search", "look the image up on the registry's own page")}),
+		missing("search", "Search Docker Hub for images", "look the image up on the registry's own page"),
 		top(entry{name: "version", short: "Show the version of client and engine", build: newVersion}),
 		top(pick(system, "info")),
 
-		{name: "builder", short: "Manage builds", sub: []entry{
-			{name: "build", short: "Build an image from a Dockerfile", build: newBuild},
-			{name: "prune", short: "Remove build cache", build: notYet("builder prune", "there is no build cache yet")},
+		{name: "builder", hidden: true, short: "Manage builds", sub: []entry{
+			missing("build", "Build an image from a Dockerfile", buildWay),
+			missing("builder prune", "Remove build cache", "there is no build cache yet"),
 		}},
-		{name: "checkpoint", short: "Manage checkpoints", sub: []entry{
-			{name: "create", short: "Create a checkpoint from a running container", build: notYet("checkpoint create", "")},
-			{name: "ls", aliases: []string{"list"}, short: "List checkpoints for a container", build: notYet("checkpoint ls", "")},
-			{name: "rm", aliases: []string{"remove"}, short: "Remove a checkpoint", build: notYet("checkpoint rm", "")},
+		{name: "checkpoint", hidden: true, short: "Manage checkpoints", sub: []entry{
+			missing("checkpoint create", "Create a checkpoint from a running container", ""),
+			missing("checkpoint ls", "List checkpoints for a container", "", "list"),
+			missing("checkpoint rm", "Remove a checkpoint", "", "remove"),
 		}},
 		{name: "container", short: "Manage containers", sub: containers},
 		{name: "context", short: "Manage contexts", sub: contextCommands()},
 		{name: "image", short: "Manage images", sub: images},
-		{name: "manifest", short: "Manage image manifests and manifest lists", sub: manifestCommands()},
+		{name: "manifest", hidden: true, short: "Manage image manifests and manifest lists", sub: manifestCommands()},
 		{name: "network", short: "Manage networks", sub: networkCommands()},
 		{name: "system", short: "Manage the engine", sub: system},
 		{name: "volume", short: "Manage volumes", sub: volumeCommands()},
 
-		{name: "bake", short: "Build from a file", build: notYet("bake", buildWay)},
+		missing("bake", "Build from a file", buildWay),
 		{name: "inspect", short: "Return low-level information on objects of any type", build: newInspect},
 		pick(images, "rm").named("rmi"),
 		pick(system, "events"),
@@ -90,12 +90,12 @@ func commands() []entry {
 func containerCommands() []entry {
 	return []entry{
 		{name: "attach", short: "Attach local standard input, output, and error streams to a running container", build: newAttach},
-		{name: "commit", short: "Create a new image from a container's changes", build: notYet("commit", "build the image elsewhere, and load or pull it")},
-		{name: "cp", short: "Copy files/folders between a container and the local filesystem", build: notYet("cp", "bind a host folder with -v, or pipe tar through exec: hezi exec CONTAINER tar -c PATH | tar -x")},
+		missing("commit", "Create a new image from a container's changes", "build the image elsewhere, and load or pull it"),
+		missing("cp", "Copy files/folders between a container and the local filesystem", "bind a host folder with -v, or pipe tar through exec: hezi exec CONTAINER tar -c PATH | tar -x"),
 		{name: "create", short: "Create a new container", build: newCreate},
-		{name: "diff", short: "Inspect changes to files or directories on a container's filesystem", build: notYet("diff", "")},
+		missing("diff", "Inspect changes to files or directories on a container's filesystem", ""),
 		{name: "exec", short: "Execute a command in a running container", build: newExec},
-		{name: "export", short: "Export a container's filesystem as a tar archive", build: notYet("export", "write an archive from inside: hezi exec CONTAINER tar -c --one-file-system / > FILE")},
+		missing("export", "Export a container's filesystem as a tar archive", "write an archive from inside: hezi exec CONTAINER tar -c --one-file-system / > FILE"),
 		{name: "inspect", short: "Display detailed information on one or more containers", build: newContainerInspect},
 		{name: "kill", short: "Kill one or more running containers", build: newKill},
 		{name: "logs", short: "Fetch the logs of a container", build: newLogs},
@@ -108,28 +108,28 @@ func containerCommands() []entry {
 		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more containers", build: newRm},
 		{name: "run", short: "Create and run a new container from an image", build: newRun},
 		{name: "start", short: "Start one or more stopped containers", build: newStart},
-		{name: "stats", short: "Display a live stream of container(s) resource usage statistics", build: notYet("stats", "see the processes with: hezi top CONTAINER")},
+		missing("stats", "Display a live stream of container(s) resource usage statistics", "see the processes with: hezi top CONTAINER"),
 		{name: "stop", short: "Stop one or more running containers", build: newStop},
 		{name: "top", short: "Display the running processes of a container", build: newTop},
 		{name: "unpause", short: "Unpause all processes within one or more containers", build: newUnpause},
-		{name: "update", short: "Update configuration of one or more containers", build: notYet("update", "create the container again with the new settings")},
+		missing("update", "Update configuration of one or more containers", "create the container again with the new settings"),
 		{name: "wait", short: "Block until one or more containers stop, then print their exit codes", build: newWait},
 	}
 }
 
 func imageCommands() []entry {
 	return []entry{
-		{name: "build", short: "Build an image from a Dockerfile", build: newBuild},
+		missing("build", "Build an image from a Dockerfile", buildWay),
 		{name: "history", short: "Show the history of an image", build: newHistory},
 		{name: "import", short: "Import the contents from a tarball to create a filesystem image", build: newImport},
 		{name: "inspect", short: "Display detailed information on one or more images", build: newImageInspect},
 		{name: "load", short: "Load an image from a tar archive or STDIN", build: newLoad},
 		{name: "ls", aliases: []string{"list"}, short: "List images", build: newImages},
-		{name: "prune", short: "Remove unused images", build: notYet("image prune", "remove images by name: hezi rmi IMAGE")},
+		missing("image prune", "Remove unused images", "remove images by name: hezi rmi IMAGE"),
 		{name: "pull", short: "Download an image from a registry", build: newPull},
-		{name: "push", short: "Upload an image to a registry", build: notYet("push", "copy the image with a tool that reads it from its source registry, such as skopeo or crane")},
+		missing("push", "Upload an image to a registry", "copy the image with a tool that reads it from its source registry, such as skopeo or crane"),
 		{name: "rm", aliases: []string{"rmi", "remove"}, short: "Remove one or more images", build: newRmi},
-		{name: "save", short: "Save one or more images to a tar archive (streamed to STDOUT by default)", build: notYet("save", "pull the image where it is needed")},
+		missing("save", "Save one or more images to a tar archive (streamed to STDOUT by default)", "pull the image where it is needed"),
 		{name: "tag", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", build: newTag},
 	}
 }
@@ -137,34 +137,34 @@ func imageCommands() []entry {
 func manifestCommands() []entry {
 	const way = "use a tool that speaks to the registry, such as skopeo, crane or regctl"
 	return []entry{
-		{name: "annotate", short: "Add additional information to a local image manifest", build: notYet("manifest annotate", way)},
-		{name: "create", short: "Create a local manifest list for annotating and pushing to a registry", build: notYet("manifest create", way)},
-		{name: "inspect", short: "Display an image manifest, or manifest list", build: notYet("manifest inspect", way)},
-		{name: "push", short: "Push a manifest list to a repository", build: notYet("manifest push", way)},
-		{name: "rm", short: "Delete one or more manifest lists from local storage", build: notYet("manifest rm", way)},
+		missing("manifest annotate", "Add additional information to a local image manifest", way),
+		missing("manifest create", "Create a local manifest list for annotating and pushing to a registry", way),
+		missing("manifest inspect", "Display an image manifest, or manifest list", way),
+		missing("manifest push", "Push a manifest list to a repository", way),
+		missing("manifest rm", "Delete one or more manifest lists from local storage", way),
 	}
 }
 
 func networkCommands() []entry {
 	const way = "use the networks bridge, host and none"
 	return []entry{
-		{name: "connect", short: "Connect a container to a network", build: notYet("network connect", "create it with --network bridge, host or none")},
-		{name: "create", short: "Create a network", build: notYet("network create", way)},
-		{name: "disconnect", short: "Disconnect a container from a network", build: notYet("network disconnect", "create it with --network none")},
+		missing("network connect", "Connect a container to a network", "create it with --network bridge, host or none"),
+		missing("network create", "Create a network", way),
+		missing("network disconnect", "Disconnect a container from a network", "create it with --network none"),
 		{name: "inspect", short: "Display detailed information on one or more networks", build: newNetworkInspect},
 		{name: "ls", aliases: []string{"list"}, short: "List networks", build: newNetworkLs},
-		{name: "prune", short: "Remove all unused networks", build: notYet("network prune", "there are only bridge, host and none")},
-		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more networks", build: notYet("network rm", "bridge, host and none are part of the engine")},
+		missing("network prune", "Remove all unused networks", "there are only bridge, host and none"),
+		missing("network rm", "Remove one or more networks", "bridge, host and none are part of the engine", "remove"),
 	}
 }
 
 func systemCommands() []entry {
 	return []entry{
-		{name: "df", short: "Show disk usage of the engine", build: notYet("system df", "use df and du on the engine's data root")},
+		missing("system df", "Show disk usage of the engine", "use df and du on the engine's data root"),
 		{name: "dial-stdio", short: "Proxy the stdio stream to the daemon connection. Should not be invoked manually.", hidden: true, build: newDialStdio},
 		{name: "events", short: "Get real time events from the server", build: newEvents},
 		{name: "info", short: "Display system-wide information", build: newInfo},
-		{name: "prune", short: "Remove unused data", build: notYet("system prune", "remove stopped containers with: hezi container prune")},
+		missing("system prune", "Remove unused data", "remove stopped containers with: hezi container prune"),
 		{name: "stop", short: "Stop all running containers", build: newSystemStop},
 	}
 }
@@ -174,9 +174,9 @@ func volumeCommands() []entry {
 		{name: "create", short: "Create a volume", build: newVolumeCreate},
 		{name: "inspect", short: "Display detailed information on one or more volumes", build: newVolumeInspect},
 		{name: "ls", aliases: []string{"list"}, short: "List volumes", build: newVolumeLs},
-		{name: "prune", short: "Remove unused local volumes", build: notYet("volume prune", "remove volumes by name: hezi volume rm VOLUME")},
+		missing("volume prune", "Remove unused local volumes", "remove volumes by name: hezi volume rm VOLUME"),
 		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more volumes", build: newVolumeRm},
-		{name: "update", short: "Update a volume (cluster volumes only)", build: notYet("volume update", "only cluster volumes can be updated, and there is no cluster")},
+		missing("volume update", "Update a volume (cluster volumes only)", "only cluster volumes can be updated, and there is no cluster"),
 	}
 }
 
@@ -196,11 +196,12 @@ func contextCommands() []entry {
 
 const buildWay = "build the image elsewhere, for example with docker buildx or podman build, and load it (docker save IMAGE | hezi load) or push it to a registry and pull it"
 
-// newBuild is refused here: sending a context that nobody builds takes time.
-func newBuild(a *App) *cobra.Command { return notYet("build", buildWay)(a) }
+// missing is a command of Docker's that does not exist yet. It is not listed,
+// and says so when it is called; way says what does the same meanwhile.
+func missing(name, short, way string, aliases ...string) entry {
+	return entry{name: name[strings.LastIndexByte(name, ' ')+1:], aliases: aliases, short: short, hidden: true, build: notYet(name, way)}
+}
 
-// notYet is a command of Docker's that does not exist yet; way says what does
-// the same meanwhile.
 func notYet(name, way string) func(*App) *cobra.Command {
 	return func(*App) *cobra.Command {
 		return &cobra.Command{
@@ -260,6 +261,7 @@ func groupArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	text := fmt.Sprintf("hezi: unknown command: %s %s", cmd.CommandPath(), args[0])
+	cmd.SuggestionsMinimumDistance = min(2, len(args[0])/3) // of a short word everything is near
 	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
 		text += "\n\nDid you mean this?\n"
 		for _, s := range similar {

@@ -71,15 +71,17 @@ func (ep *Endpoint) options(c *Connection) ([]client.Opt, error) {
 	case ep.stored != nil:
 		return ep.stored.ClientOpts()
 	}
-	var opts []client.Opt
-	if ep.tls != nil {
-		httpClient, err := ep.tls.client()
-		if err != nil {
-			return nil, err
-		}
-		opts = append(opts, client.WithHTTPClient(httpClient))
+	d := net.Dialer{KeepAlive: 30 * time.Second, Timeout: 30 * time.Second}
+	dial := c.remember(func(ctx context.Context, _, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) })
+	opts := []client.Opt{client.WithHost(ep.Host), client.WithDialContext(dial)}
+	if ep.tls == nil {
+		return opts, nil
 	}
-	return append(opts, client.WithHost(ep.Host)), nil
+	httpClient, err := ep.tls.client()
+	if err != nil {
+		return nil, err
+	}
+	return append([]client.Opt{client.WithHTTPClient(httpClient)}, opts...), nil
 }
 
 // remember keeps the reason of a failed dial, which the client's own error
@@ -94,8 +96,7 @@ func (c *Connection) remember(dial dialer) dialer {
 	}
 }
 
-// client speaks TLS with the files. A certificate of the client that nobody
-// named and that does not exist is left out.
+// client speaks TLS with the files.
 func (t *tlsFiles) client() (*http.Client, error) {
 	opts := tlsconfig.Options{CAFile: t.ca, CertFile: t.cert, KeyFile: t.key, InsecureSkipVerify: !t.verify, ExclusiveRootPools: true}
 	cfg, err := tlsconfig.Client(opts)
@@ -103,10 +104,7 @@ func (t *tlsFiles) client() (*http.Client, error) {
 		return nil, fmt.Errorf("TLS towards the daemon: %w", err)
 	}
 	return &http.Client{
-		Transport: &http.Transport{
-			TLSClientConfig: cfg,
-			DialContext:     (&net.Dialer{KeepAlive: 30 * time.Second, Timeout: 30 * time.Second}).DialContext,
-		},
+		Transport:     &http.Transport{TLSClientConfig: cfg},
 		CheckRedirect: client.CheckRedirect,
 	}, nil
 }

@@ -1,8 +1,10 @@
 package endpoint
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -16,7 +18,7 @@ import (
 // Explain turns a connection that failed into what is wrong and what mends it.
 // Other errors are returned as they are.
 func (c *Connection) Explain(err error) error {
-	if err == nil || c == nil {
+	if err == nil || c == nil || IsUnreachable(err) {
 		return err
 	}
 	if c.dialErr == nil && !client.IsErrConnectionFailed(err) {
@@ -58,15 +60,27 @@ func (ep *Endpoint) headline() string {
 	return fmt.Sprintf("Cannot connect to the Hezi daemon at %s. Is hezid running?", ep.Host)
 }
 
+// reason is what the network said, with what often is the cause.
 func reason(err error) string {
-	text := err.Error()
-	var opErr interface{ Unwrap() error }
-	if errors.As(err, &opErr) && strings.HasPrefix(text, "dial ") {
-		if _, after, ok := strings.Cut(text, ": "); ok {
-			text = after
-		}
+	text := strings.TrimSpace(err.Error())
+	if _, said, ok := strings.Cut(text, "stderr="); ok && strings.TrimSpace(said) != "" {
+		return "ssh said: " + strings.TrimSpace(said) // the rest is the command line
 	}
-	return "The connection failed: " + text
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		text = op.Err.Error()
+	}
+	text = "The connection failed: " + text
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns):
+		return text + "\nCheck the name of the host in -H, HEZI_HOST or the context."
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return text + "\nNothing listens there: start hezid on that machine with -H tcp://ADDRESS:PORT, or check the port (2375, or 2376 with TLS)."
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return text + "\nThe host does not answer: it is down, or a firewall is between."
+	}
+	return text
 }
 
 // explainSocket says why a local socket could not be opened.

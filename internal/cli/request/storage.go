@@ -54,7 +54,7 @@ func splitVolume(spec string) (source, target, rest string, err error) {
 	}
 	part := strings.Split(spec, ":")
 	if slices.Contains(part, "") {
-		return "", "", "", fmt.Errorf("invalid spec: %s: empty section between colons", spec)
+		return "", "", "", fmt.Errorf("invalid volume specification: '%s': empty section between colons", spec)
 	}
 	switch len(part) {
 	case 1:
@@ -64,7 +64,7 @@ func splitVolume(spec string) (source, target, rest string, err error) {
 	case 3:
 		return part[0], part[1], ":" + part[2], nil
 	}
-	return "", "", "", fmt.Errorf("invalid spec: %s: too many colons", spec)
+	return "", "", "", fmt.Errorf("invalid volume specification: '%s': too many colons", spec)
 }
 
 func (s *storage) tmpfsMounts() map[string]string {
