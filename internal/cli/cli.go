@@ -55,8 +55,11 @@ func Main(args []string) (code int) {
 	ctx, stop := untilSignal(context.Background(), streams)
 	defer stop()
 	root := app.root(args)
-	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	rest, err := parseGlobals(root, args)
+	if err == nil {
+		root.SetArgs(rest)
+		err = root.ExecuteContext(ctx)
+	}
 	streams.Restore()
 	if app.engine != nil {
 		err = app.engine.Explain(err)

@@ -28,6 +28,21 @@ func help(cmd *cobra.Command, _ []string) {
 	fmt.Fprint(cmd.OutOrStdout(), b.String())
 }
 
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		RunE: func(c *cobra.Command, args []string) error {
+			cmd, rest, err := c.Root().Find(args)
+			if cmd == nil || err != nil || len(rest) > 0 {
+				return fmt.Errorf("unknown help topic: %s\n\nRun 'hezi' to see all commands", strings.Join(args, " "))
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	}
+}
+
 // usage is what cobra prints with an error of its own.
 func usage(cmd *cobra.Command) error {
 	var b bytes.Buffer
@@ -73,12 +88,66 @@ func otherForms(cmd *cobra.Command) []string {
 	return forms
 }
 
+// options lists flags, wrapped at the terminal's width.
 func options(flags *pflag.FlagSet) string {
 	width := 80
-	if _, cols := term.Size(os.Stdin); cols > 20 {
+	if _, cols := term.Size(os.Stdin); cols > 40 {
 		width = int(cols)
 	}
-	return strings.TrimRight(flags.FlagUsagesWrapped(width-1), "\n ")
+	type row struct{ name, text string }
+	var rows []row
+	column := 0
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Deprecated != "" {
+			return
+		}
+		name := "      --" + f.Name
+		if f.Shorthand != "" {
+			name = "  -" + f.Shorthand + ", --" + f.Name
+		}
+		kind, text := pflag.UnquoteUsage(f)
+		if kind != "" && f.Value.Type() != "bool" {
+			name += " " + kind
+		}
+		switch f.DefValue {
+		case "", "0", "0s", "false", "[]", "map[]", "<nil>":
+		default:
+			if f.Value.Type() == "string" {
+				text += fmt.Sprintf(" (default %q)", f.DefValue)
+			} else {
+				text += fmt.Sprintf(" (default %s)", f.DefValue)
+			}
+		}
+		rows = append(rows, row{name, text})
+		column = max(column, len(name)+3)
+	})
+	var b strings.Builder
+	for _, r := range rows {
+		for i, line := range wrap(r.text, width-column-1) {
+			if i > 0 {
+				r.name = ""
+			}
+			fmt.Fprintf(&b, "%-*s%s\n", column, r.name, line)
+		}
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// wrap breaks text at blanks; its own line ends stay.
+func wrap(text string, width int) []string {
+	var lines []string
+	for _, line := range strings.Split(text, "\n") {
+		for len(line) > width {
+			cut := strings.LastIndexByte(line[:width+1], ' ')
+			if cut <= 0 || width <= 0 {
+				break
+			}
+			lines = append(lines, strings.TrimRight(line[:cut], " "))
+			line = line[cut+1:]
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // overview is `hezi` without arguments: all commands, grouped.

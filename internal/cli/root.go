@@ -19,12 +19,11 @@ func (a *App) root(args []string) *cobra.Command {
 	cobra.EnableCommandSorting = false // help sorts, but for the common commands
 	showVersion := false
 	cmd := &cobra.Command{
-		Use:              "hezi [OPTIONS] COMMAND [ARG...]",
-		Short:            "Containers that start in milliseconds",
-		SilenceUsage:     true,
-		SilenceErrors:    true,
-		TraverseChildren: true,
-		Args:             groupArgs,
+		Use:           "hezi [OPTIONS] COMMAND [ARG...]",
+		Short:         "Containers that start in milliseconds",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          groupArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if showVersion {
 				a.println("Hezi version " + version.Version)
@@ -52,11 +51,7 @@ func (a *App) root(args []string) *cobra.Command {
 	a.builder = a.builder || completing
 	cmd.CompletionOptions.DisableDefaultCmd = len(args) > 0 && !completing && !slices.Contains(args, "--help")
 	a.add(cmd, commands(), args)
-	if completing || slices.Contains(args, "help") {
-		cmd.InitDefaultHelpCmd()
-	} else {
-		cmd.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "Help about any command", Run: func(*cobra.Command, []string) {}})
-	}
+	cmd.SetHelpCommand(helpCommand())
 	if completing {
 		_ = cmd.RegisterFlagCompletionFunc("context", a.completeContexts) // the flag exists
 	}
@@ -78,6 +73,20 @@ func (a *App) globalFlags(f *pflag.FlagSet) {
 	f.StringVar(&a.flags.CACert, "tlscacert", filepath.Join(certs, "ca.pem"), "Trust certs signed only by this CA")
 	f.StringVar(&a.flags.Cert, "tlscert", filepath.Join(certs, "cert.pem"), "Path to TLS certificate file")
 	f.StringVar(&a.flags.Key, "tlskey", filepath.Join(certs, "key.pem"), "Path to TLS key file")
+}
+
+// parseGlobals reads the flags before the command, and returns the rest.
+func parseGlobals(root *cobra.Command, args []string) ([]string, error) {
+	f := pflag.NewFlagSet("hezi", pflag.ContinueOnError)
+	f.SetInterspersed(false) // what stands after the command is the command's
+	f.SetOutput(root.ErrOrStderr())
+	f.AddFlagSet(root.Flags())
+	f.AddFlagSet(root.PersistentFlags())
+	f.Usage = func() {}
+	if err := f.Parse(args); err != nil {
+		return nil, flagError(root, err)
+	}
+	return f.Args(), nil
 }
 
 // oneHost refuses a second -H, which dockerd knows and its client does not.

@@ -261,7 +261,7 @@ func groupArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	text := fmt.Sprintf("hezi: unknown command: %s %s", cmd.CommandPath(), args[0])
-	cmd.SuggestionsMinimumDistance = min(2, len(args[0])/3) // of a short word everything is near
+	cmd.SuggestionsMinimumDistance = min(2, len(args[0])/2) // of a short word everything is near
 	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
 		text += "\n\nDid you mean this?\n"
 		for _, s := range similar {
