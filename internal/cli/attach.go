@@ -15,7 +15,7 @@ import (
 func newAttach(a *App) *cobra.Command {
 	var noStdin, sigProxy bool
 	var keys string
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER", Args: exactArgs(1), ValidArgsFunction: a.completeContainers(1, isRunning)}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER", Args: exactArgs(1), ValidArgsFunction: completeContainers(a, 1, isRunning)}
 	f := cmd.Flags()
 	f.BoolVar(&noStdin, "no-stdin", false, "Do not attach STDIN")
 	f.BoolVar(&sigProxy, "sig-proxy", true, "Proxy all received signals to the process")

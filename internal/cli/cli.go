@@ -73,6 +73,9 @@ type errSignal struct{ sig syscall.Signal }
 
 func (e errSignal) Error() string { return "got signal " + e.sig.String() }
 
+// Is makes what fails by the signal a cancelled call.
+func (errSignal) Is(target error) bool { return target == context.Canceled }
+
 // untilSignal ends the context at the first signal that asks hezi to end. The
 // third one ends the process at once, should a command not listen.
 func untilSignal(ctx context.Context, streams *term.Streams) (context.Context, func()) {
@@ -113,7 +116,7 @@ func report(ctx context.Context, w io.Writer, err error) int {
 		return status.code
 	}
 	var sig errSignal
-	if errors.As(context.Cause(ctx), &sig) && (errors.Is(err, context.Canceled) || errors.As(err, &sig)) {
+	if errors.As(context.Cause(ctx), &sig) && errors.Is(err, context.Canceled) {
 		return 128 + int(sig.sig)
 	}
 	if text := err.Error(); text != "" {

@@ -11,9 +11,14 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"hezi/internal/cli/term"
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("GORACE") == "" {
+		os.Setenv("GORACE", "atexit_sleep_ms=0") // or every hezi under the race detector lasts a second
+	}
 	testscript.Main(m, map[string]func(){"hezi": func() { os.Exit(Main(os.Args[1:])) }})
 }
 
@@ -29,6 +34,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("DOCKER_CONFIG", filepath.Join(env.WorkDir, ".docker"))
 			env.Setenv("TZ", "UTC")
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -62,4 +68,15 @@ func eventually(ts *testscript.TestScript, _ bool, args []string) {
 		err = ts.Exec(args[0], args[1:]...)
 	}
 	ts.Check(err)
+}
+
+// testStreams go nowhere.
+func testStreams(t *testing.T) *term.Streams {
+	t.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { null.Close() })
+	return &term.Streams{In: null, Out: null, Err: null}
 }

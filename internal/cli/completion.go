@@ -18,7 +18,7 @@ func isStopped(c container.Summary) bool {
 }
 
 // completeContainers offers names for the first limit arguments (-1: for all).
-func (a *App) completeContainers(limit int, want func(container.Summary) bool) completer {
+func completeContainers(a *App, limit int, want func(container.Summary) bool) completer {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if limit >= 0 && len(args) >= limit {
 			return nil, cobra.ShellCompDirectiveDefault
@@ -44,7 +44,7 @@ func (a *App) completeContainers(limit int, want func(container.Summary) bool) c
 }
 
 // completeImages offers tags for the first limit arguments (-1: for all).
-func (a *App) completeImages(limit int) completer {
+func completeImages(a *App, limit int) completer {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if limit >= 0 && len(args) >= limit {
 			return nil, cobra.ShellCompDirectiveDefault
@@ -65,46 +65,52 @@ func (a *App) completeImages(limit int) completer {
 	}
 }
 
-func (a *App) completeVolumes(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	engine, err := a.Engine(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
+func completeVolumes(a *App) completer {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		engine, err := a.Engine(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		list, err := engine.VolumeList(cmd.Context(), client.VolumeListOptions{})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, v := range list.Items {
+			names = append(names, v.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-	list, err := engine.VolumeList(cmd.Context(), client.VolumeListOptions{})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for _, v := range list.Items {
-		names = append(names, v.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-func (a *App) completeNetworks(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	engine, err := a.Engine(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
+func completeNetworks(a *App) completer {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		engine, err := a.Engine(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		list, err := engine.NetworkList(cmd.Context(), client.NetworkListOptions{})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, n := range list.Items {
+			names = append(names, n.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-	list, err := engine.NetworkList(cmd.Context(), client.NetworkListOptions{})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for _, n := range list.Items {
-		names = append(names, n.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-func (a *App) completeContexts(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	names := []string{"default"}
-	list, err := a.contexts().List()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
+func completeContexts(a *App) completer {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		names := []string{"default"}
+		list, err := contextStore{a}.store().List()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		for _, m := range list {
+			names = append(names, m.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-	for _, m := range list {
-		names = append(names, m.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -21,13 +21,15 @@ import (
 	"hezi/internal/cli/term"
 )
 
-// contexts is the store with the default context in it.
-func (a *App) contexts() *store.ContextStore { return endpoint.Contexts(a.flags.ConfigDir) }
+// contextStore is what the commands below do with Docker's store of contexts.
+type contextStore struct{ *App }
 
-// contextData finds a context; the default one is made up.
-func (a *App) contextData(name string) (store.Metadata, error) {
+func (a contextStore) store() *store.ContextStore { return endpoint.Contexts(a.flags.ConfigDir) }
+
+// get finds a context; the default one is made up.
+func (a contextStore) get(name string) (store.Metadata, error) {
 	if name != endpoint.DefaultContext {
-		return a.contexts().GetMetadata(name)
+		return a.store().GetMetadata(name)
 	}
 	return store.Metadata{
 		Name:      endpoint.DefaultContext,
@@ -36,14 +38,15 @@ func (a *App) contextData(name string) (store.Metadata, error) {
 	}, nil
 }
 
-func newContextLs(a *App) *cobra.Command {
+func newContextLs(app *App) *cobra.Command {
+	a := contextStore{app}
 	var source string
 	var quiet bool
 	cmd := &cobra.Command{Use: "[OPTIONS]", Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions}
 	cmd.Flags().StringVar(&source, "format", "", formatHelp)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Only show context names")
 	cmd.RunE = func(*cobra.Command, []string) error {
-		list, err := a.contexts().List()
+		list, err := a.store().List()
 		if err != nil {
 			return err
 		}
@@ -56,7 +59,7 @@ func newContextLs(a *App) *cobra.Command {
 			rows = append(rows, format.NewContext(m.Name, description(m), ep.Host, m.Name == current, err))
 		}
 		if !found {
-			_, err := a.contextData(current)
+			_, err := a.get(current)
 			rows = append(rows, format.NewContext(current, "", "", true, err))
 		}
 		slices.SortStableFunc(rows, func(x, y *format.Context) int { return sortorder.NaturalCompare(x.Name(), y.Name()) })
@@ -78,7 +81,7 @@ func description(m store.Metadata) string {
 }
 
 // warnOverride says that the environment wins over the current context.
-func (a *App) warnOverride(name string) {
+func (a contextStore) warnOverride(name string) {
 	for _, env := range []string{"HEZI_HOST", "DOCKER_HOST"} {
 		if os.Getenv(env) == "" {
 			continue
@@ -92,7 +95,8 @@ func (a *App) warnOverride(name string) {
 	}
 }
 
-func newContextShow(a *App) *cobra.Command {
+func newContextShow(app *App) *cobra.Command {
+	a := contextStore{app}
 	cmd := &cobra.Command{Args: noArgs, ValidArgsFunction: cobra.NoFileCompletions}
 	cmd.RunE = func(*cobra.Command, []string) error {
 		a.println(a.contextName())
@@ -101,15 +105,16 @@ func newContextShow(a *App) *cobra.Command {
 	return cmd
 }
 
-func newContextUse(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "CONTEXT", Args: exactArgs(1), ValidArgsFunction: a.completeContexts}
+func newContextUse(app *App) *cobra.Command {
+	a := contextStore{app}
+	cmd := &cobra.Command{Use: "CONTEXT", Args: exactArgs(1), ValidArgsFunction: completeContexts(app)}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		name, value := args[0], ""
 		if name != endpoint.DefaultContext {
 			if err := store.ValidateContextName(name); err != nil {
 				return err
 			}
-			if _, err := a.contextData(name); err != nil {
+			if _, err := a.get(name); err != nil {
 				return err
 			}
 			value = name
@@ -128,7 +133,7 @@ func newContextUse(a *App) *cobra.Command {
 }
 
 // setCurrent writes the current context where it changes.
-func (a *App) setCurrent(name string) error {
+func (a contextStore) setCurrent(name string) error {
 	cfg, err := a.Config()
 	if err != nil || cfg.CurrentContext == name {
 		return err
@@ -137,9 +142,10 @@ func (a *App) setCurrent(name string) error {
 	return cfg.Save()
 }
 
-func newContextInspect(a *App) *cobra.Command {
+func newContextInspect(app *App) *cobra.Command {
+	a := contextStore{app}
 	var source string
-	cmd := &cobra.Command{Use: "[OPTIONS] [CONTEXT] [CONTEXT...]", Args: cobra.ArbitraryArgs, ValidArgsFunction: a.completeContexts}
+	cmd := &cobra.Command{Use: "[OPTIONS] [CONTEXT] [CONTEXT...]", Args: cobra.ArbitraryArgs, ValidArgsFunction: completeContexts(app)}
 	cmd.Flags().StringVarP(&source, "format", "f", "", inspectFormatHelp)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -151,7 +157,7 @@ func newContextInspect(a *App) *cobra.Command {
 		}
 		var errs []error
 		for _, name := range args {
-			c, err := a.inspectContext(name)
+			c, err := a.inspected(name)
 			if err == nil {
 				err = out.Add(c, nil)
 			}
@@ -164,39 +170,40 @@ func newContextInspect(a *App) *cobra.Command {
 	return cmd
 }
 
-// inspected is a context in full.
-type inspected struct {
+// contextDetails is a context in full.
+type contextDetails struct {
 	store.Metadata
 	TLSMaterial map[string]store.EndpointFiles
 	Storage     store.StorageInfo
 }
 
-func (a *App) inspectContext(name string) (*inspected, error) {
-	m, err := a.contextData(name)
+func (a contextStore) inspected(name string) (*contextDetails, error) {
+	m, err := a.get(name)
 	if err != nil {
 		return nil, err
 	}
-	c := &inspected{Metadata: m, TLSMaterial: map[string]store.EndpointFiles{}, Storage: store.StorageInfo{MetadataPath: "<IN MEMORY>", TLSPath: "<IN MEMORY>"}}
+	c := &contextDetails{Metadata: m, TLSMaterial: map[string]store.EndpointFiles{}, Storage: store.StorageInfo{MetadataPath: "<IN MEMORY>", TLSPath: "<IN MEMORY>"}}
 	if name == endpoint.DefaultContext {
 		return c, nil
 	}
-	c.Storage = a.contexts().GetStorageInfo(name)
-	files, err := a.contexts().ListTLSFiles(name)
+	c.Storage = a.store().GetStorageInfo(name)
+	files, err := a.store().ListTLSFiles(name)
 	if files != nil {
 		c.TLSMaterial = files
 	}
 	return c, err
 }
 
-func newContextRm(a *App) *cobra.Command {
+func newContextRm(app *App) *cobra.Command {
+	a := contextStore{app}
 	var force bool
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTEXT [CONTEXT...]", Args: minArgs(1), ValidArgsFunction: a.completeContexts}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTEXT [CONTEXT...]", Args: minArgs(1), ValidArgsFunction: completeContexts(app)}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force the removal of a context in use")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		current := a.contextName()
 		var errs []error
 		for _, name := range args {
-			if err := a.removeContext(name, name == current, force); err != nil {
+			if err := a.remove(name, name == current, force); err != nil {
 				errs = append(errs, err)
 				continue
 			}
@@ -207,7 +214,7 @@ func newContextRm(a *App) *cobra.Command {
 	return cmd
 }
 
-func (a *App) removeContext(name string, current, force bool) error {
+func (a contextStore) remove(name string, current, force bool) error {
 	switch {
 	case name == endpoint.DefaultContext:
 		return errors.New(`context "default" cannot be removed`)
@@ -219,11 +226,11 @@ func (a *App) removeContext(name string, current, force bool) error {
 		}
 	}
 	if !force {
-		if _, err := os.Stat(a.contexts().GetStorageInfo(name).MetadataPath); os.IsNotExist(err) {
+		if _, err := os.Stat(a.store().GetStorageInfo(name).MetadataPath); os.IsNotExist(err) {
 			return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("context %q does not exist", name))
 		}
 	}
-	return a.contexts().Remove(name)
+	return a.store().Remove(name)
 }
 
 const contextKeys = `
@@ -237,7 +244,8 @@ The keys of --docker:
   key                Path to TLS key file
   skip-tls-verify    Skip TLS certificate validation`
 
-func newContextCreate(a *App) *cobra.Command {
+func newContextCreate(app *App) *cobra.Command {
+	a := contextStore{app}
 	var about, from string
 	var keys map[string]string
 	cmd := &cobra.Command{
@@ -251,7 +259,7 @@ func newContextCreate(a *App) *cobra.Command {
 	f.StringVar(&from, "from", "", "create context from a named context")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		name := args[0]
-		if err := a.freeContext(name); err != nil {
+		if err := a.free(name); err != nil {
 			return err
 		}
 		if from != "" && keys != nil {
@@ -265,7 +273,7 @@ func newContextCreate(a *App) *cobra.Command {
 		}
 		meta := store.Metadata{Name: name, Metadata: map[string]any{}, Endpoints: map[string]any{}}
 		if from != "" {
-			source, err := a.contextData(from)
+			source, err := a.get(from)
 			if err != nil {
 				return err
 			}
@@ -273,7 +281,7 @@ func newContextCreate(a *App) *cobra.Command {
 				meta.Metadata = maps.Clone(fields)
 			}
 		}
-		if err := a.writeContext(meta, about, keys); err != nil {
+		if err := a.write(meta, about, keys); err != nil {
 			return err
 		}
 		a.println(name)
@@ -283,12 +291,12 @@ func newContextCreate(a *App) *cobra.Command {
 	return cmd
 }
 
-// freeContext refuses a name that is in use or cannot be used.
-func (a *App) freeContext(name string) error {
+// free refuses a name that is in use or cannot be used.
+func (a contextStore) free(name string) error {
 	if err := store.ValidateContextName(name); err != nil {
 		return err
 	}
-	_, err := a.contexts().GetMetadata(name)
+	_, err := a.store().GetMetadata(name)
 	if err == nil {
 		return fmt.Errorf("context %q already exists", name)
 	}
@@ -298,10 +306,11 @@ func (a *App) freeContext(name string) error {
 	return nil
 }
 
-func newContextUpdate(a *App) *cobra.Command {
+func newContextUpdate(app *App) *cobra.Command {
+	a := contextStore{app}
 	var about string
 	var keys map[string]string
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTEXT", Args: exactArgs(1), ValidArgsFunction: a.completeContexts, Long: "Update a context" + contextKeys}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTEXT", Args: exactArgs(1), ValidArgsFunction: completeContexts(app), Long: "Update a context" + contextKeys}
 	cmd.Flags().StringVar(&about, "description", "", "Description of the context")
 	cmd.Flags().StringToStringVar(&keys, "docker", nil, "set the engine's endpoint")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
@@ -309,11 +318,11 @@ func newContextUpdate(a *App) *cobra.Command {
 		if err := store.ValidateContextName(name); err != nil {
 			return err
 		}
-		meta, err := a.contexts().GetMetadata(name)
+		meta, err := a.store().GetMetadata(name)
 		if err != nil {
 			return err
 		}
-		if err := a.writeContext(meta, about, keys); err != nil {
+		if err := a.write(meta, about, keys); err != nil {
 			return err
 		}
 		a.println(name)
@@ -323,8 +332,8 @@ func newContextUpdate(a *App) *cobra.Command {
 	return cmd
 }
 
-// writeContext changes description and endpoint and stores the context.
-func (a *App) writeContext(meta store.Metadata, about string, keys map[string]string) error {
+// write changes description and endpoint and stores the context.
+func (a contextStore) write(meta store.Metadata, about string, keys map[string]string) error {
 	fields, ok := meta.Metadata.(map[string]any)
 	if !ok || fields == nil {
 		fields = map[string]any{}
@@ -334,21 +343,21 @@ func (a *App) writeContext(meta store.Metadata, about string, keys map[string]st
 	}
 	meta.Metadata = fields
 	if keys == nil {
-		return a.contexts().CreateOrUpdate(meta)
+		return a.store().CreateOrUpdate(meta)
 	}
-	ep, tls, err := a.contextEndpoint(keys)
+	ep, tls, err := a.readKeys(keys)
 	if err != nil {
 		return fmt.Errorf("unable to create docker endpoint config: %w", err)
 	}
 	meta.Endpoints[docker.DockerEndpoint] = ep
-	if err := a.contexts().CreateOrUpdate(meta); err != nil {
+	if err := a.store().CreateOrUpdate(meta); err != nil {
 		return err
 	}
-	return a.contexts().ResetEndpointTLSMaterial(meta.Name, docker.DockerEndpoint, tls)
+	return a.store().ResetEndpointTLSMaterial(meta.Name, docker.DockerEndpoint, tls)
 }
 
-// contextEndpoint reads the keys of --docker.
-func (a *App) contextEndpoint(keys map[string]string) (docker.EndpointMeta, *store.EndpointTLSData, error) {
+// readKeys reads the keys of --docker.
+func (a contextStore) readKeys(keys map[string]string) (docker.EndpointMeta, *store.EndpointTLSData, error) {
 	var ep docker.EndpointMeta
 	for k := range keys {
 		if !slices.Contains([]string{"from", "host", "ca", "cert", "key", "skip-tls-verify"}, k) {
@@ -356,14 +365,14 @@ func (a *App) contextEndpoint(keys map[string]string) (docker.EndpointMeta, *sto
 		}
 	}
 	if from, ok := keys["from"]; ok {
-		meta, err := a.contextData(from)
+		meta, err := a.get(from)
 		if err != nil {
 			return ep, nil, err
 		}
 		if ep, err = docker.EndpointFromContext(meta); err != nil || from == endpoint.DefaultContext {
 			return ep, nil, err
 		}
-		full, err := docker.WithTLSData(a.contexts(), from, ep)
+		full, err := docker.WithTLSData(a.store(), from, ep)
 		return ep, full.TLSData.ToStoreTLSData(), err
 	}
 	ep.Host = keys["host"]
@@ -381,8 +390,9 @@ func (a *App) contextEndpoint(keys map[string]string) (docker.EndpointMeta, *sto
 	return ep, tls.ToStoreTLSData(), err
 }
 
-func newContextExport(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "CONTEXT [FILE|-]", Args: rangeArgs(1, 2), ValidArgsFunction: a.completeContexts}
+func newContextExport(app *App) *cobra.Command {
+	a := contextStore{app}
+	cmd := &cobra.Command{Use: "CONTEXT [FILE|-]", Args: rangeArgs(1, 2), ValidArgsFunction: completeContexts(app)}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		name, dest := args[0], args[0]+".dockercontext"
 		if len(args) == 2 {
@@ -391,10 +401,10 @@ func newContextExport(a *App) *cobra.Command {
 		if err := store.ValidateContextName(name); err != nil {
 			return err
 		}
-		if _, err := a.contexts().GetMetadata(name); err != nil {
+		if _, err := a.store().GetMetadata(name); err != nil {
 			return err
 		}
-		archive := store.Export(name, a.contexts())
+		archive := store.Export(name, a.store())
 		defer archive.Close()
 		if dest == "-" {
 			if term.IsTerminal(a.Out) {
@@ -419,11 +429,12 @@ func newContextExport(a *App) *cobra.Command {
 	return cmd
 }
 
-func newContextImport(a *App) *cobra.Command {
+func newContextImport(app *App) *cobra.Command {
+	a := contextStore{app}
 	cmd := &cobra.Command{Use: "CONTEXT FILE|-", Args: exactArgs(2)}
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		name, source := args[0], a.In
-		if err := a.freeContext(name); err != nil {
+		if err := a.free(name); err != nil {
 			return err
 		}
 		if args[1] != "-" {
@@ -434,7 +445,7 @@ func newContextImport(a *App) *cobra.Command {
 			defer f.Close()
 			source = f
 		}
-		if err := store.Import(name, a.contexts(), source); err != nil {
+		if err := store.Import(name, a.store(), source); err != nil {
 			return err
 		}
 		a.println(name)

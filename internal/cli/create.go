@@ -49,7 +49,7 @@ func newCreation(command string, cmd *cobra.Command) *creation {
 }
 
 func newCreate(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [COMMAND] [ARG...]", Args: minArgs(1), ValidArgsFunction: a.completeImages(1)}
+	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [COMMAND] [ARG...]", Args: minArgs(1), ValidArgsFunction: completeImages(a, 1)}
 	c := newCreation("create", cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := c.takeArgs(cmd.Flags(), args); err != nil {

@@ -18,7 +18,7 @@ func newExec(a *App) *cobra.Command {
 	env, envFile := opts.NewListOpts(opts.ValidateEnv), opts.NewListOpts(nil)
 	var detach, stdin bool
 	var keys string
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER COMMAND [ARG...]", Args: minArgs(2), ValidArgsFunction: a.completeContainers(1, isRunning)}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER COMMAND [ARG...]", Args: minArgs(2), ValidArgsFunction: completeContainers(a, 1, isRunning)}
 	f := cmd.Flags()
 	f.SetInterspersed(false) // after the container everything is the command's
 	f.StringVar(&keys, "detach-keys", "", "Override the key sequence for detaching a container")

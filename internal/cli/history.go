@@ -15,7 +15,7 @@ import (
 func newHistory(a *App) *cobra.Command {
 	var human, quiet, noTrunc bool
 	var source, platform string
-	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE", Args: exactArgs(1), ValidArgsFunction: a.completeImages(1)}
+	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE", Args: exactArgs(1), ValidArgsFunction: completeImages(a, 1)}
 	f := cmd.Flags()
 	f.BoolVarP(&human, "human", "H", true, "Print sizes and dates in human readable format")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Only show image IDs")

@@ -19,7 +19,7 @@ func newImages(a *App) *cobra.Command {
 	var quiet, noTrunc, digests, all, tree bool
 	var source string
 	filter := opts.NewFilterOpt()
-	cmd := &cobra.Command{Use: "[OPTIONS] [REPOSITORY[:TAG]]", Args: maxArgs(1), ValidArgsFunction: a.completeImages(1)}
+	cmd := &cobra.Command{Use: "[OPTIONS] [REPOSITORY[:TAG]]", Args: maxArgs(1), ValidArgsFunction: completeImages(a, 1)}
 	f := cmd.Flags()
 	f.BoolVarP(&quiet, "quiet", "q", false, "Only show image IDs")
 	f.BoolVarP(&all, "all", "a", false, "Show all images (default hides intermediate and dangling images)")

@@ -21,7 +21,7 @@ type lookup func(ctx context.Context, name string) (typed any, raw []byte, err e
 func newInspect(a *App) *cobra.Command {
 	var source, kind string
 	var size bool
-	cmd := &cobra.Command{Use: "[OPTIONS] NAME|ID [NAME|ID...]", Args: minArgs(1), ValidArgsFunction: a.completeContainers(-1, nil)}
+	cmd := &cobra.Command{Use: "[OPTIONS] NAME|ID [NAME|ID...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, nil)}
 	f := cmd.Flags()
 	f.StringVarP(&source, "format", "f", "", inspectFormatHelp)
 	f.StringVar(&kind, "type", "", "Only inspect objects of the given type")
@@ -42,7 +42,7 @@ func newInspect(a *App) *cobra.Command {
 func newContainerInspect(a *App) *cobra.Command {
 	var source string
 	var size bool
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: a.completeContainers(-1, nil)}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, nil)}
 	cmd.Flags().StringVarP(&source, "format", "f", "", inspectFormatHelp)
 	cmd.Flags().BoolVarP(&size, "size", "s", false, "Display total file sizes")
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
@@ -53,7 +53,7 @@ func newContainerInspect(a *App) *cobra.Command {
 
 func newImageInspect(a *App) *cobra.Command {
 	var source, platform string
-	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [IMAGE...]", Args: minArgs(1), ValidArgsFunction: a.completeImages(-1)}
+	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [IMAGE...]", Args: minArgs(1), ValidArgsFunction: completeImages(a, -1)}
 	cmd.Flags().StringVarP(&source, "format", "f", "", inspectFormatHelp)
 	cmd.Flags().StringVar(&platform, "platform", "", `Inspect a specific platform of the multi-platform image.
 If the image or the server is not multi-platform capable, the command will error out if the platform does not match.
@@ -75,7 +75,7 @@ If the image or the server is not multi-platform capable, the command will error
 func newNetworkInspect(a *App) *cobra.Command {
 	var source string
 	var verbose bool
-	cmd := &cobra.Command{Use: "[OPTIONS] NETWORK [NETWORK...]", Args: minArgs(1), ValidArgsFunction: a.completeNetworks}
+	cmd := &cobra.Command{Use: "[OPTIONS] NETWORK [NETWORK...]", Args: minArgs(1), ValidArgsFunction: completeNetworks(a)}
 	cmd.Flags().StringVarP(&source, "format", "f", "", inspectFormatHelp)
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "Verbose output for diagnostics")
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
@@ -86,7 +86,7 @@ func newNetworkInspect(a *App) *cobra.Command {
 
 func newVolumeInspect(a *App) *cobra.Command {
 	var source string
-	cmd := &cobra.Command{Use: "[OPTIONS] VOLUME [VOLUME...]", Args: minArgs(1), ValidArgsFunction: a.completeVolumes}
+	cmd := &cobra.Command{Use: "[OPTIONS] VOLUME [VOLUME...]", Args: minArgs(1), ValidArgsFunction: completeVolumes(a)}
 	cmd.Flags().StringVarP(&source, "format", "f", "", inspectFormatHelp)
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		return a.inspect(ctx, args, source, volumeLookup(engine))

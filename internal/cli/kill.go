@@ -11,7 +11,7 @@ import (
 
 func newKill(a *App) *cobra.Command {
 	var signal string
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: a.completeContainers(-1, isRunning)}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, isRunning)}
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal to send to the container")
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		return a.each(ctx, args, func(ctx context.Context, name string) error {

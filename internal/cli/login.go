@@ -57,20 +57,27 @@ func newLogin(a *App) *cobra.Command {
 		if len(args) == 1 && args[0] != "docker.io" {
 			server = hostname(args[0])
 		}
-		return a.login(ctx, engine, server, user, password)
+		return registryLogin{a, engine, server}.run(ctx, user, password)
 	})
 	return cmd
 }
 
-// login proves the credentials by the engine and stores them. Those that are
+// registryLogin is a login at one server.
+type registryLogin struct {
+	*App
+	engine *endpoint.Connection
+	server string
+}
+
+// run proves the credentials by the engine and stores them. Those that are
 // stored already are tried when none are given.
-func (a *App) login(ctx context.Context, engine *endpoint.Connection, server, user, password string) error {
+func (a registryLogin) run(ctx context.Context, user, password string) error {
 	if user == "" && password == "" {
-		stored, err := a.config.GetAuthConfig(server)
+		stored, err := a.config.GetAuthConfig(a.server)
 		if err == nil && stored.Username != "" && (stored.Password != "" || stored.IdentityToken != "") {
 			a.warn(fmt.Sprintf("Authenticating with existing credentials... [Username: %s]", stored.Username))
-			auth := types.AuthConfig{Username: stored.Username, Password: stored.Password, ServerAddress: server, IdentityToken: stored.IdentityToken}
-			if err := a.authenticate(ctx, engine, auth); err == nil {
+			auth := types.AuthConfig{Username: stored.Username, Password: stored.Password, ServerAddress: a.server, IdentityToken: stored.IdentityToken}
+			if err := a.authenticate(ctx, auth); err == nil {
 				return nil
 			} else if ctx.Err() != nil {
 				return ctx.Err()
@@ -84,11 +91,11 @@ func (a *App) login(ctx context.Context, engine *endpoint.Connection, server, us
 	if err != nil {
 		return err
 	}
-	return a.authenticate(ctx, engine, types.AuthConfig{Username: user, Password: password, ServerAddress: server})
+	return a.authenticate(ctx, types.AuthConfig{Username: user, Password: password, ServerAddress: a.server})
 }
 
-func (a *App) authenticate(ctx context.Context, engine *endpoint.Connection, auth types.AuthConfig) error {
-	res, err := engine.RegistryLogin(ctx, client.RegistryLoginOptions{Username: auth.Username, Password: auth.Password, ServerAddress: auth.ServerAddress, IdentityToken: auth.IdentityToken})
+func (a registryLogin) authenticate(ctx context.Context, auth types.AuthConfig) error {
+	res, err := a.engine.RegistryLogin(ctx, client.RegistryLoginOptions{Username: auth.Username, Password: auth.Password, ServerAddress: auth.ServerAddress, IdentityToken: auth.IdentityToken})
 	if err != nil {
 		return err
 	}
@@ -105,7 +112,7 @@ func (a *App) authenticate(ctx context.Context, engine *endpoint.Connection, aut
 }
 
 // askCredentials asks on the terminal for what is missing.
-func (a *App) askCredentials(ctx context.Context, user, password string) (string, string, error) {
+func (a registryLogin) askCredentials(ctx context.Context, user, password string) (string, string, error) {
 	if (user == "" || password == "") && !term.IsTerminal(a.In) {
 		return "", "", errors.New("error: cannot perform an interactive login from a non-TTY device: give --username and --password-stdin")
 	}
@@ -141,7 +148,7 @@ func (a *App) askCredentials(ctx context.Context, user, password string) (string
 }
 
 // ask reads one line, or ends with the context.
-func (a *App) ask(ctx context.Context, in *bufio.Reader, question string) (string, error) {
+func (a registryLogin) ask(ctx context.Context, in *bufio.Reader, question string) (string, error) {
 	fmt.Fprint(a.Out, question)
 	line := make(chan string, 1)
 	go func() {

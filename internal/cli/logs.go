@@ -13,7 +13,7 @@ import (
 
 func newLogs(a *App) *cobra.Command {
 	o := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true}
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER", Args: exactArgs(1), ValidArgsFunction: a.completeContainers(1, nil)}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER", Args: exactArgs(1), ValidArgsFunction: completeContainers(a, 1, nil)}
 	f := cmd.Flags()
 	f.BoolVarP(&o.Follow, "follow", "f", false, "Follow log output")
 	f.StringVar(&o.Since, "since", "", `Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)`)

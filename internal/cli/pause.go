@@ -10,7 +10,7 @@ import (
 )
 
 func newPause(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: a.completeContainers(-1, isRunning)}
+	cmd := &cobra.Command{Use: "CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, isRunning)}
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		return a.each(ctx, args, func(ctx context.Context, name string) error {
 			_, err := engine.ContainerPause(ctx, name, client.ContainerPauseOptions{})

@@ -15,7 +15,7 @@ import (
 )
 
 func newPort(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "CONTAINER [PRIVATE_PORT[/PROTO]]", Args: rangeArgs(1, 2), ValidArgsFunction: a.completeContainers(1, isRunning)}
+	cmd := &cobra.Command{Use: "CONTAINER [PRIVATE_PORT[/PROTO]]", Args: rangeArgs(1, 2), ValidArgsFunction: completeContainers(a, 1, isRunning)}
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		c, err := engine.ContainerInspect(ctx, args[0], client.ContainerInspectOptions{})
 		if err != nil {

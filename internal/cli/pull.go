@@ -21,7 +21,7 @@ import (
 
 func newPull(a *App) *cobra.Command {
 	var all, quiet bool
-	cmd := &cobra.Command{Use: "[OPTIONS] NAME[:TAG|@DIGEST]", Args: exactArgs(1), ValidArgsFunction: a.completeImages(1)}
+	cmd := &cobra.Command{Use: "[OPTIONS] NAME[:TAG|@DIGEST]", Args: exactArgs(1), ValidArgsFunction: completeImages(a, 1)}
 	f := cmd.Flags()
 	f.BoolVarP(&all, "all-tags", "a", false, "Download all tagged images in the repository")
 	f.BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")

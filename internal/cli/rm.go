@@ -14,7 +14,7 @@ import (
 
 func newRm(a *App) *cobra.Command {
 	var o client.ContainerRemoveOptions
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: a.completeContainers(-1, nil)}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, nil)}
 	f := cmd.Flags()
 	f.BoolVarP(&o.RemoveVolumes, "volumes", "v", false, "Remove anonymous volumes associated with the container")
 	f.BoolVarP(&o.RemoveLinks, "link", "l", false, "Remove the specified link")

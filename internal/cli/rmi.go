@@ -14,7 +14,7 @@ import (
 func newRmi(a *App) *cobra.Command {
 	var force, noPrune bool
 	var platforms []string
-	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [IMAGE...]", Args: minArgs(1), ValidArgsFunction: a.completeImages(-1)}
+	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [IMAGE...]", Args: minArgs(1), ValidArgsFunction: completeImages(a, -1)}
 	f := cmd.Flags()
 	f.BoolVarP(&force, "force", "f", false, "Force removal of the image")
 	f.BoolVar(&noPrune, "no-prune", false, "Do not delete untagged parents")

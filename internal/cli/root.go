@@ -53,7 +53,7 @@ func (a *App) root(args []string) *cobra.Command {
 	a.add(cmd, commands(), args)
 	cmd.SetHelpCommand(helpCommand())
 	if completing {
-		_ = cmd.RegisterFlagCompletionFunc("context", a.completeContexts) // the flag exists
+		_ = cmd.RegisterFlagCompletionFunc("context", completeContexts(a)) // the flag exists
 	}
 	return cmd
 }

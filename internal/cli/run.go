@@ -17,7 +17,7 @@ import (
 )
 
 func newRun(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [COMMAND] [ARG...]", Args: minArgs(1), ValidArgsFunction: a.completeImages(1)}
+	cmd := &cobra.Command{Use: "[OPTIONS] IMAGE [COMMAND] [ARG...]", Args: minArgs(1), ValidArgsFunction: completeImages(a, 1)}
 	r := &running{creation: newCreation("run", cmd)}
 	f := cmd.Flags()
 	f.BoolVarP(&r.detach, "detach", "d", false, "Run container in background and print container ID")

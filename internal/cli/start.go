@@ -15,7 +15,7 @@ import (
 func newStart(a *App) *cobra.Command {
 	var attach, stdin bool
 	var keys, checkpoint, checkpointDir string
-	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: a.completeContainers(-1, isStopped)}
+	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, isStopped)}
 	f := cmd.Flags()
 	f.BoolVarP(&attach, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")
 	f.BoolVarP(&stdin, "interactive", "i", false, "Attach container's STDIN")

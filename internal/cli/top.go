@@ -14,7 +14,7 @@ import (
 )
 
 func newTop(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "CONTAINER [ps OPTIONS]", Args: minArgs(1), ValidArgsFunction: a.completeContainers(1, isRunning)}
+	cmd := &cobra.Command{Use: "CONTAINER [ps OPTIONS]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, 1, isRunning)}
 	cmd.Flags().SetInterspersed(false) // the rest is for ps
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		top, err := engine.ContainerTop(ctx, args[0], client.ContainerTopOptions{Arguments: args[1:]})

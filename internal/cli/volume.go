@@ -11,23 +11,26 @@ import (
 	"github.com/moby/moby/api/types/volume"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/format"
 )
 
-// clusterFlags belong to volumes of a swarm, which there is not.
-var clusterFlags = []struct{ name, value, help string }{
-	{"availability", "active", `Cluster Volume availability ("active", "pause", "drain")`},
-	{"group", "", "Cluster Volume group (cluster volumes)"},
-	{"limit-bytes", "0", "Minimum size of the Cluster Volume in bytes"},
-	{"required-bytes", "0", "Maximum size of the Cluster Volume in bytes"},
-	{"scope", "single", `Cluster Volume access scope ("single", "multi")`},
-	{"secret", "", "Cluster Volume secrets"},
-	{"sharing", "none", `Cluster Volume access sharing ("none", "readonly", "onewriter", "all")`},
-	{"topology-preferred", "", "A topology that the Cluster Volume would be preferred in"},
-	{"topology-required", "", "A topology that the Cluster Volume must be accessible from"},
-	{"type", "block", `Cluster Volume access type ("mount", "block")`},
+// clusterFlags belong to volumes of a swarm, which there is not: they are known
+// and refused.
+func clusterFlags(f *pflag.FlagSet) (names []string) {
+	f.String("availability", "active", `Cluster Volume availability ("active", "pause", "drain")`)
+	f.String("group", "", "Cluster Volume group (cluster volumes)")
+	f.Var(new(opts.MemBytes), "limit-bytes", "Minimum size of the Cluster Volume in bytes")
+	f.Var(new(opts.MemBytes), "required-bytes", "Maximum size of the Cluster Volume in bytes")
+	f.String("scope", "single", `Cluster Volume access scope ("single", "multi")`)
+	f.Var(opts.NewMapOpts(nil, nil), "secret", "Cluster Volume secrets")
+	f.String("sharing", "none", `Cluster Volume access sharing ("none", "readonly", "onewriter", "all")`)
+	f.Var(opts.NewListOptsRef(new([]string), nil), "topology-preferred", "A topology that the Cluster Volume would be preferred in")
+	f.Var(opts.NewListOptsRef(new([]string), nil), "topology-required", "A topology that the Cluster Volume must be accessible from")
+	f.String("type", "block", `Cluster Volume access type ("mount", "block")`)
+	return []string{"availability", "group", "limit-bytes", "required-bytes", "scope", "secret", "sharing", "topology-preferred", "topology-required", "type"}
 }
 
 func newVolumeCreate(a *App) *cobra.Command {
@@ -41,13 +44,11 @@ func newVolumeCreate(a *App) *cobra.Command {
 	f.Lookup("name").Hidden = true
 	f.VarP(driverOpts, "opt", "o", "Set driver specific options")
 	f.Var(&labels, "label", "Set metadata for a volume")
-	for _, c := range clusterFlags {
-		f.String(c.name, c.value, c.help)
-	}
+	cluster := clusterFlags(f)
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
-		for _, c := range clusterFlags {
-			if f.Changed(c.name) {
-				return fmt.Errorf("--%s is for cluster volumes of a swarm, and there is no swarm", c.name)
+		for _, name := range cluster {
+			if f.Changed(name) {
+				return fmt.Errorf("--%s is for cluster volumes of a swarm, and there is no swarm", name)
 			}
 		}
 		if len(args) == 1 {
@@ -102,7 +103,7 @@ func newVolumeLs(a *App) *cobra.Command {
 func newVolumeRm(a *App) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use: "[OPTIONS] VOLUME [VOLUME...]", Args: minArgs(1), ValidArgsFunction: a.completeVolumes,
+		Use: "[OPTIONS] VOLUME [VOLUME...]", Args: minArgs(1), ValidArgsFunction: completeVolumes(a),
 		Long: "Remove one or more volumes. You cannot remove a volume that is in use by a container.",
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force the removal of one or more volumes")

@@ -11,7 +11,7 @@ import (
 )
 
 func newWait(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: a.completeContainers(-1, isRunning)}
+	cmd := &cobra.Command{Use: "CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, isRunning)}
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		var errs []error
 		for _, name := range args {
