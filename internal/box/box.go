@@ -32,7 +32,11 @@ type Runtime struct {
 // NewRuntime seals init into a memfd, grows the descriptor table once and
 // prepares the pool.
 func NewRuntime(o Options) (*Runtime, error) {
-	return newRuntime(o, newCgroups(o.Identity))
+	groups, err := newCgroups(o.Identity)
+	if err != nil {
+		return nil, err
+	}
+	return newRuntime(o, groups)
 }
 
 func newRuntime(o Options, groups cgroups) (*Runtime, error) {

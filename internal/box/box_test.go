@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	r.Close()
 	parents, _ := filepath.Glob(cgroupMount + "/*/hezi-boxtest")
+	for _, p := range append(parents, cgroupMount+"/hezi-boxtest") {
+		_ = unix.Rmdir(p + "/default")
+		_ = unix.Rmdir(p + "/devices")
+	}
 	for _, dir := range append(parents, cgroupMount+"/hezi-boxtest") {
 		if err := unix.Rmdir(dir); err != nil && err != unix.ENOENT {
 			fmt.Fprintf(os.Stderr, "%s was left with something in it: %v\n", dir, err)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+
+	"hezi/internal/box/cgroup"
 )
 
 // group is one box's cgroup, as package cgroup makes it.
@@ -15,12 +17,36 @@ type group interface {
 	Add(pid int) error
 	ApplyLate() error // limits that would hinder init itself
 	Remove() error
+	Close() // lets the descriptor go; the cgroup stays
 }
 
 // cgroups makes groups.
 type cgroups interface {
 	create(ctx context.Context, c *Cgroup, leaf string) (group, error)
 }
+
+// driver makes groups by package cgroup.
+type driver struct{ *cgroup.Driver }
+
+func newCgroups(identity string) (cgroups, error) {
+	d, err := cgroup.New(identity)
+	if err != nil {
+		return nil, err
+	}
+	return driver{d}, nil
+}
+
+func (d driver) create(ctx context.Context, c *Cgroup, leaf string) (group, error) {
+	g, err := d.Create(ctx, c.Parent, leaf, c.Resources, cgroup.Devices{All: c.AllDevices, Rules: c.DeviceRules})
+	if err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// plain says whether the box has the default device rules, and so the cgroup
+// parent that spares wait below.
+func (c *Cgroup) plain() bool { return !c.AllDevices && len(c.DeviceRules) == 0 }
 
 // addToPaths puts a process into every directory once.
 func addToPaths(paths map[string]string, pid int) error {

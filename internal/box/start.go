@@ -23,7 +23,7 @@ func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, er
 	}
 	defer b.close()
 	var prepared *spare
-	if b.flags == spareFlags && b.pidNS < 0 {
+	if b.flags == spareFlags && b.pidNS < 0 && spec.Cgroup.plain() {
 		prepared = r.pool.take(spec.Cgroup.Parent, spec.ID)
 	}
 	group, err := r.cgroups.create(ctx, &spec.Cgroup, spec.ID)
@@ -37,12 +37,13 @@ func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, er
 	if err != nil {
 		return nil, errors.Join(err, group.Remove())
 	}
+	group.Close()
 	return proc, nil
 }
 
 func cgroupError(id string, err error) error {
 	var step *Error
-	if errors.As(err, &step) {
+	if errors.As(err, &step) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return stepError(StepCgroup, id, err, "cannot set up the container's cgroup")
