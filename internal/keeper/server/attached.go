@@ -221,7 +221,7 @@ func (a *attached) writeLoop() {
 			n, err := a.conn.Write(out)
 			if a.srv.isLeaving() {
 				a.requeue(out[n:])
-				a.srv.park(a)
+				a.srv.handover.park(a)
 				return
 			}
 			if err != nil {
@@ -243,7 +243,7 @@ func (a *attached) writeLoop() {
 		case <-a.over:
 			return
 		case <-a.srv.leaving:
-			a.srv.park(a)
+			a.srv.handover.park(a)
 			return
 		}
 	}

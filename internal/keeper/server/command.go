@@ -134,7 +134,7 @@ func (c Command) serve(f flags, logger *slog.Logger) error {
 	s := New(Options{Runtime: rt, OpenCgroup: c.OpenCgroup, Logger: logger, Version: c.Version,
 		Root: f.root, Identity: f.identity, Binary: f.binary}, ul, link)
 	if st != nil {
-		err = s.resume(st)
+		err = s.handover.resume(st)
 	} else {
 		err = s.TakeBack()
 	}

@@ -36,6 +36,7 @@ type Server struct {
 	logger     *slog.Logger
 	listener   *net.UnixListener
 	link       *link
+	handover   *handover
 	buffers    *sync.Pool
 	logSlots   chan struct{}
 	leaving    chan struct{} // closed when the keeper replaces itself
@@ -51,7 +52,6 @@ type Server struct {
 	pending      map[string]*pendingStart
 	removals     map[string]*removal
 	subs         map[chan keeper.Event]struct{}
-	parked       []*attached
 	waits        map[*net.UnixConn]keeper.WaitRequest
 	upgradeError string
 }
@@ -66,6 +66,7 @@ func New(o Options, listener *net.UnixListener, holder *net.UnixConn) *Server {
 		removals: map[string]*removal{}, waits: map[*net.UnixConn]keeper.WaitRequest{}, subs: map[chan keeper.Event]struct{}{},
 	}
 	s.link = newLink(s, holder)
+	s.handover = &handover{s: s}
 	return s
 }
 
@@ -139,7 +140,7 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 			return
 		}
 	case keeper.OpUpgrade:
-		s.upgrade(req.Body, c)
+		s.handover.upgrade(req.Body, c)
 		return
 	default:
 		answer, err = s.answer(ctx, c, req)

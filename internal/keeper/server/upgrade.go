@@ -59,16 +59,24 @@ type waitState struct {
 // settleTime is what clients get to take what is on its way to them.
 const settleTime = 2 * time.Second
 
+// handover replaces the keeper's image by another binary, in place.
+type handover struct {
+	s      *Server
+	parked []*attached // clients whose writers have ended; guarded by Server.mu
+}
+
 // park keeps a client whose writer has ended for the next image.
-func (s *Server) park(a *attached) {
+func (h *handover) park(a *attached) {
+	s := h.s
 	s.mu.Lock()
-	s.parked = append(s.parked, a)
+	h.parked = append(h.parked, a)
 	s.mu.Unlock()
 }
 
 // upgrade replaces this process's image by another binary. c is answered
 // before: with an error when the binary cannot read the state.
-func (s *Server) upgrade(body json.RawMessage, c *net.UnixConn) {
+func (h *handover) upgrade(body json.RawMessage, c *net.UnixConn) {
+	s := h.s
 	t, err := decode[keeper.Target](body)
 	if err != nil {
 		respond(c, nil, err)
@@ -86,7 +94,7 @@ func (s *Server) upgrade(body json.RawMessage, c *net.UnixConn) {
 		s.mu.Unlock()
 		respond(c, nil, keeper.Classed(errdefs.ErrFailedPrecondition, err.Error()))
 	}
-	draft, err := s.collect()
+	draft, err := h.collect()
 	if err != nil {
 		fail(err)
 		return
@@ -107,12 +115,13 @@ func (s *Server) upgrade(body json.RawMessage, c *net.UnixConn) {
 		s.logger.Warn("tell the holder the new binary", "error", err)
 	}
 	respond(c, nil, nil)
-	s.settle()
-	s.replaceBy(t.Binary)
+	h.settle()
+	h.replaceBy(t.Binary)
 }
 
 // settle stops all that reads or writes, with what was read written out.
-func (s *Server) settle() {
+func (h *handover) settle() {
+	s := h.s
 	close(s.leaving)
 	past := time.Unix(1, 0)
 	for _, p := range s.everyProcess() {
@@ -209,7 +218,8 @@ func connFD(c syscall.Conn) int {
 }
 
 // collect describes this keeper as it is.
-func (s *Server) collect() (*state, error) {
+func (h *handover) collect() (*state, error) {
+	s := h.s
 	st := &state{Version: stateVersion, Generation: s.generation + 1, HolderPID: s.link.pid(), ListenerFD: connFD(s.listener), LinkFD: connFD(s.link.conn)}
 	if st.ListenerFD < 0 || st.LinkFD < 0 {
 		return nil, errors.New("the keeper's own sockets are closed")
@@ -225,7 +235,7 @@ func (s *Server) collect() (*state, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, a := range s.parked {
+	for _, a := range h.parked {
 		if c, ok := a.state(false); ok {
 			st.Clients = append(st.Clients, c)
 		}
@@ -287,18 +297,20 @@ func (st *state) fds() []int {
 
 // replaceBy executes binary, or this program again when that fails: the
 // state says why, and all goes on.
-func (s *Server) replaceBy(binary string) {
+func (h *handover) replaceBy(binary string) {
+	s := h.s
 	why := ""
 	for _, path := range []string{binary, "/proc/self/exe"} {
-		err := s.execve(path, binary, why)
+		err := h.execve(path, binary, why)
 		s.logger.Error("replace the keeper", "binary", path, "error", err)
 		why = fmt.Sprintf("the new keeper %s could not be executed: %v; the old one serves on", binary, err)
 	}
 	os.Exit(1) // the holder starts a keeper and hands everything back
 }
 
-func (s *Server) execve(path, binary, why string) error {
-	st, err := s.collect()
+func (h *handover) execve(path, binary, why string) error {
+	s := h.s
+	st, err := h.collect()
 	if err != nil {
 		return err
 	}
@@ -360,7 +372,8 @@ func checkState(fd int) error {
 }
 
 // resume takes over from the image before.
-func (s *Server) resume(st *state) error {
+func (h *handover) resume(st *state) error {
+	s := h.s
 	s.generation, s.upgradeError = st.Generation, st.UpgradeError
 	s.link.setPID(st.HolderPID)
 	go s.link.readLoop()
@@ -380,7 +393,7 @@ func (s *Server) resume(st *state) error {
 	}
 	s.insert(ps)
 	for _, c := range st.Clients {
-		if err := s.resumeClient(c); err != nil {
+		if err := h.resumeClient(c); err != nil {
 			s.logger.Error("an attached client could not be taken over", "container", c.Request.ContainerID, "error", err)
 		}
 	}
@@ -399,7 +412,8 @@ func (s *Server) resume(st *state) error {
 	return nil
 }
 
-func (s *Server) resumeClient(c clientState) error {
+func (h *handover) resumeClient(c clientState) error {
+	s := h.s
 	conn, err := keeper.FileConn(c.FD)
 	if err != nil {
 		return err
