@@ -1,0 +1,320 @@
+package image
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+)
+
+// tap reads a blob, as it is stored, while it arrives.
+type tap func(ctx context.Context, r tapReader) error
+
+type tapReader = io.Reader
+
+// errNeedsParents says that a layer cannot be unpacked on its own: it names
+// things that only the layers below have.
+var errNeedsParents = errors.New("the layer builds on files of the layers below")
+
+// needsParents says whether an unpacking failed in a way in which it may not
+// fail over the layers below: a hard link to a file of theirs, or a folder.
+func needsParents(err error) bool {
+	for _, is := range []error{errNeedsParents, fs.ErrNotExist, fs.ErrExist, unix.ENOTDIR, unix.ELOOP, unix.ENOTEMPTY, unix.EISDIR} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// staged is a layer that is unpacked but has no place in a chain yet.
+type staged struct {
+	s     *Service
+	layer layer
+	key   string // of the active snapshot
+	path  string // where its files are
+	// rebase: the snapshot was made without the layers below and is put on
+	// top of them when it is committed.
+	rebase bool
+}
+
+// stage unpacks a layer into a directory of its own, without the layers
+// below, in overlay's form of whiteouts.
+func (s *Service) stage(ctx context.Context, l layer, r io.Reader) (_ *staged, err error) {
+	st, mounts, err := s.prepare(ctx, l, "")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			st.abort(ctx)
+		}
+	}()
+	if len(mounts) != 1 || mounts[0].Type != "bind" {
+		return nil, fmt.Errorf("the store of layers gave %v for an empty layer: %w", mounts, errdefs.ErrInternal)
+	}
+	st.path, st.rebase = mounts[0].Source, l.parent != ""
+	opts := []archive.ApplyOpt{archive.WithFilter(clean)}
+	if st.rebase {
+		u := upper{root: st.path, dirs: make(map[string]struct{}), hidden: make(map[string]struct{})}
+		opts = []archive.ApplyOpt{archive.WithFilter(u.filter), archive.WithConvertWhiteout(u.whiteout)}
+	}
+	if err := s.apply(ctx, l, st.path, r, opts...); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// stageOver unpacks a layer over the mounted layers below.
+func (s *Service) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged, err error) {
+	st, mounts, err := s.prepare(ctx, l, l.parent.String())
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			st.abort(ctx)
+		}
+	}()
+	for _, m := range mounts {
+		for _, o := range m.Options {
+			if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
+				st.path = dir
+			}
+		}
+	}
+	err = mount.WithTempMount(ctx, mounts, func(root string) error {
+		return s.apply(ctx, l, root, r, archive.WithFilter(clean))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// stageStored gives the stored blob to f.
+func (s *Service) stageStored(ctx context.Context, l layer, w watch, f func(context.Context, layer, io.Reader) (*staged, error)) (*staged, error) {
+	ra, err := s.blobs.ReaderAt(ctx, l.blob)
+	if err != nil {
+		return nil, err
+	}
+	defer ra.Close()
+	r := &counter{r: content.NewReader(ra), w: w, step: step{status: statusExtracting, total: ra.Size()}}
+	return f(ctx, l, r)
+}
+
+// counter shows how much was read.
+type counter struct {
+	r io.Reader
+	w watch
+	step
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.current += int64(n)
+	c.w(c.step)
+	return n, err
+}
+
+// prepare makes an empty snapshot on parent, "" for none.
+func (s *Service) prepare(ctx context.Context, l layer, parent string) (*staged, []mount.Mount, error) {
+	st := &staged{s: s, layer: l, key: "unpack-" + uuid.NewString()}
+	mounts, err := s.layers.Prepare(ctx, st.key, parent)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a directory for layer %s: %w", l.blob.Digest, err)
+	}
+	return st, mounts, nil
+}
+
+// apply unpacks r, a layer as stored, into root and verifies its diff id.
+func (s *Service) apply(ctx context.Context, l layer, root string, r io.Reader, opts ...archive.ApplyOpt) error {
+	plain, err := decompress(r)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	sum := l.diffID.Algorithm().Digester()
+	t := io.TeeReader(plain, sum.Hash())
+	if _, err := archive.Apply(ctx, root, t, opts...); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, t); err != nil { // what follows the archive's end
+		return err
+	}
+	if got := sum.Digest(); got != l.diffID {
+		return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(
+			"wrong diff id: the image's config says %s, its content is %s; the image is broken where it was built", l.diffID, got))
+	}
+	return nil
+}
+
+// commit gives the snapshot its place: the layer below is committed by now,
+// and what was written is on disk before the name is.
+func (st *staged) commit(ctx context.Context) error {
+	if err := syncFS(st.path); err != nil {
+		st.abort(ctx)
+		return err
+	}
+	var opts []snapshots.Opt
+	if st.rebase {
+		opts = append(opts, snapshots.WithParent(st.layer.parent.String()))
+	}
+	err := st.s.layers.Commit(ctx, st.layer.chain.String(), st.key, opts...)
+	if err == nil {
+		return nil
+	}
+	st.abort(ctx)
+	if errdefs.IsAlreadyExists(err) {
+		return nil
+	}
+	return fmt.Errorf("store the unpacked layer: %w", err)
+}
+
+// abort removes what was unpacked; st may be nil.
+func (st *staged) abort(ctx context.Context) {
+	if st == nil {
+		return
+	}
+	if err := st.s.layers.Remove(context.WithoutCancel(ctx), st.key); err != nil && !errdefs.IsNotFound(err) {
+		st.s.log.Warn("remove a layer that was not finished", "layer", st.layer.blob.Digest, "error", err)
+	}
+}
+
+func syncFS(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("write the layer to disk: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("write the layer to disk: %w", err)
+	}
+	return nil
+}
+
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutMeta   = ".wh..wh." // aufs's own files
+	whiteoutOpaque = ".wh..wh..opq"
+	xattrRecord    = "SCHILY.xattr."
+)
+
+// clean drops what no image may set: attributes that overlay itself reads,
+// and the files that aufs left in old images.
+func clean(h *tar.Header) (bool, error) {
+	maps.DeleteFunc(h.PAXRecords, func(k, _ string) bool {
+		name, ok := strings.CutPrefix(k, xattrRecord)
+		return ok && (strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay."))
+	})
+	for part := range strings.SplitSeq(h.Name, "/") {
+		if strings.HasPrefix(part, whiteoutMeta) && part != whiteoutOpaque {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// upper notices entries of a layer that cannot be unpacked without the layers
+// below: those in a folder that the layer does not have (below, it may have
+// other rights, or be a symbolic link), and a folder that the layer first
+// hides and then makes anew, which overlay would merge with the old one.
+type upper struct {
+	root   string
+	dirs   map[string]struct{} // that the layer has so far
+	hidden map[string]struct{} // by whiteouts
+}
+
+func (u *upper) filter(h *tar.Header) (bool, error) {
+	if ok, err := clean(h); !ok {
+		return false, err
+	}
+	name := path.Clean("/" + h.Name)
+	dir, base := path.Split(name)
+	dir = path.Clean(dir)
+	if _, ok := u.dirs[dir]; dir != "/" && !ok {
+		return false, errNeedsParents
+	}
+	switch {
+	case base == whiteoutOpaque:
+	case strings.HasPrefix(base, whiteoutPrefix):
+		u.hidden[path.Join(dir, base[len(whiteoutPrefix):])] = struct{}{}
+	case h.Typeflag == tar.TypeDir:
+		if _, ok := u.hidden[name]; ok {
+			return false, errNeedsParents
+		}
+		u.dirs[name] = struct{}{}
+	default:
+		delete(u.dirs, name)
+	}
+	return true, nil
+}
+
+// whiteout turns whiteouts into overlay's. A whiteout speaks of the layers
+// below only: what this layer itself has of that name stays.
+func (u *upper) whiteout(h *tar.Header, p string) (bool, error) {
+	dir, base := filepath.Split(p)
+	if base == whiteoutOpaque || !strings.HasPrefix(base, whiteoutPrefix) {
+		return archive.OverlayConvertWhiteout(h, p)
+	}
+	info, err := os.Lstat(filepath.Join(dir, base[len(whiteoutPrefix):]))
+	switch {
+	case err != nil:
+		return archive.OverlayConvertWhiteout(h, p)
+	case info.IsDir():
+		return false, errNeedsParents
+	default:
+		return false, nil
+	}
+}
+
+// decompress recognises gzip and zstd by their first bytes; what is neither is
+// a plain archive. No program is called.
+func decompress(r io.Reader) (io.ReadCloser, error) {
+	b := bufio.NewReaderSize(r, 64<<10)
+	magic, err := b.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(b)
+		if err != nil {
+			return nil, fmt.Errorf("decompress with gzip: %w", err)
+		}
+		return z, nil
+	case isZstd(magic):
+		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
+		if err != nil {
+			return nil, fmt.Errorf("decompress with zstd: %w", err)
+		}
+		return z.IOReadCloser(), nil
+	}
+	return io.NopCloser(b), nil
+}
+
+// isZstd knows zstd's frames and its skippable frames (RFC 8878, 3.1), with
+// which zstd:chunked layers may begin.
+func isZstd(magic []byte) bool {
+	return bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
+		len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], []byte{0x2a, 0x4d, 0x18})
+}
