@@ -271,7 +271,11 @@ func (d *daemon) stop(srv *http.Server) error {
 	if d.rooms == nil {
 		return nil
 	}
-	return d.rooms.close()
+	err := d.rooms.close()
+	if d.rooms.dismantle != nil {
+		d.closing("keeper and the network of no container", d.rooms.dismantle)
+	}
+	return err
 }
 
 // stopContainers ends every running container with its own signal and timeout:

@@ -2,22 +2,33 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	apievents "github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
 
 	"hezi/internal/api"
+	"hezi/internal/box/seccomp"
 	"hezi/internal/daemon/config"
+	"hezi/internal/engine"
 	"hezi/internal/events"
+	"hezi/internal/image"
+	"hezi/internal/image/registry"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
+	"hezi/internal/snapshot"
 	"hezi/internal/store"
 	"hezi/internal/volume"
 )
 
-// open wires the rooms, in the order in which they need each other. The rooms
-// of images and of containers are not in this build: the API refuses what
-// needs them, by name.
+// open wires the rooms, in the order in which they need each other, and
+// restores what runs.
 func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err error) {
 	r := &rooms{}
 	defer func() {
@@ -35,6 +46,18 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	}
 	r.onClose(db.Close)
 	broker := events.New()
+	eng := new(atomic.Pointer[engine.Engine]) // rooms that are asked by it ask it back
+	imgs, err := image.Open(ctx, imageOptions(c, d.log, broker, eng))
+	if err != nil {
+		return nil, fmt.Errorf("images: %w", err)
+	}
+	r.onClose(imgs.Close)
+	r.onReload = append(r.onReload, func(c *config.Config) { imgs.Reload(registries(c)) })
+	layers, err := snapshot.Open(filepath.Join(c.DataRoot, "writable"), d.log)
+	if err != nil {
+		return nil, fmt.Errorf("the containers' layers: %w", err)
+	}
+	r.onClose(layers.Close)
 	vols, err := volume.Open(c.DataRoot, db)
 	if err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
@@ -52,13 +75,99 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	if <-held.done; held.err != nil {
 		return nil, held.err
 	}
-	r.backend = api.Backend{Volumes: vols, Networks: nets}
+	boxes, err := d.openEngine(ctx, c, id, engine.Options{
+		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Events: broker, Log: d.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.onClose(boxes.Close)
+	eng.Store(boxes)
+	vols.SetInUse(boxes.VolumeUsers)
+	vols.SetPublish(func(action, name string) {
+		broker.Publish(apievents.Message{Type: apievents.VolumeEventType, Action: apievents.Action(action), Actor: apievents.Actor{ID: name, Attributes: map[string]string{"driver": "local"}}})
+	})
+	if err := nets.Sweep(); err != nil {
+		d.log.Warn("networks of containers that are gone", "error", err)
+	}
+	boxes.Begin()
+	idle := func() bool { running, paused, _ := boxes.Counts(); return running+paused == 0 }
+	r.dismantle = func() error {
+		if !idle() {
+			return nil
+		}
+		return errors.Join(nets.Dismantle(), d.stopKeeper(held.client))
+	}
+	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Images: imgs, Volumes: vols, Networks: nets}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err
 	}
 	r.backend.System = sys
 	return r, nil
+}
+
+// openEngine opens the engine and takes back what ran on.
+func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o engine.Options) (*engine.Engine, error) {
+	profile, err := seccomp.Load(c.SeccompProfile)
+	if err != nil {
+		return nil, err
+	}
+	o.DataRoot, o.ExecRoot, o.Seccomp, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, cgroupParent(id)
+	o.Defaults = engine.Defaults{
+		LogDriver: c.LogDriver, LogOptions: c.LogOpts, ShmSize: c.DefaultShmSize, Init: c.Init, NoNewPrivileges: c.NoNewPrivileges,
+		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts,
+	}
+	for _, s := range c.DNS {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("dns: %w", err)
+		}
+		o.Defaults.DNS = append(o.Defaults.DNS, a)
+	}
+	e, err := engine.New(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.Restore(ctx); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+// cgroupParent is where containers are; see package cgroup.
+func cgroupParent(id string) string {
+	if id == "" {
+		return "/hezi"
+	}
+	return "/hezi-" + id
+}
+
+// registries of a configuration.
+func registries(c *config.Config) registry.Config {
+	return registry.Config{Mirrors: c.RegistryMirrors, Insecure: c.InsecureRegistries, MaxDownloads: c.MaxConcurrentDownloads, MaxAttempts: c.MaxDownloadAttempts}
+}
+
+func imageOptions(c *config.Config, log *slog.Logger, broker *events.Broker, eng *atomic.Pointer[engine.Engine]) image.Options {
+	return image.Options{
+		Root: c.DataRoot, Registries: registries(c), Log: log,
+		InUse: func(_ context.Context, id digest.Digest) (running, stopped []string) {
+			if e := eng.Load(); e != nil {
+				return e.ImageUsers(id.String())
+			}
+			return nil, nil
+		},
+		Publish: func(typ, action, id string, attributes map[string]string) {
+			broker.Publish(apievents.Message{Type: apievents.Type(typ), Action: apievents.Action(action), Actor: apievents.Actor{ID: id, Attributes: attributes}})
+		},
+	}
+}
+
+// stopKeeper ends the keeper.
+func (d *daemon) stopKeeper(k *keeper.Client) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return k.Stop(ctx)
 }
 
 // heldKeeper is the keeper once done is closed.

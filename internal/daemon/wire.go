@@ -15,6 +15,9 @@ type rooms struct {
 	backend  api.Backend
 	onReload []func(*config.Config)
 	closers  []func() error // in the order of opening
+	// dismantle takes the keeper and the network away when no container runs:
+	// an engine that was stopped then leaves nothing in the kernel.
+	dismantle func() error
 }
 
 // reload tells the rooms a new configuration.

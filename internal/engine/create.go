@@ -5,11 +5,15 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/volume"
 
 	"hezi/internal/engine/spec"
@@ -27,6 +31,10 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err := spec.Check(q.Config, host); err != nil {
 		return container.CreateResponse{}, err
 	}
+	mac, err := checkNetworking(q.Networking, host)
+	if err != nil {
+		return container.CreateResponse{}, err
+	}
 	img, err := e.o.Images.Resolve(ctx, q.Config.Image, q.Platform)
 	if err != nil {
 		return container.CreateResponse{}, err
@@ -38,12 +46,17 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if _, err := spec.Capabilities(host.CapAdd, host.CapDrop, host.Privileged); err != nil {
 		return container.CreateResponse{}, err
 	}
-	r := &record{ID: newID(), Created: time.Now().UTC(), ImageID: img.ID.String(), Config: &config, HostConfig: host, State: container.StateCreated}
+	e.complete(host)
+	r := &record{ID: newID(), Created: time.Now().UTC(), ImageID: img.ID.String(), Manifest: img.Manifest, Layers: img.Layers, Platform: "linux",
+		Config: &config, HostConfig: host, MAC: mac, State: container.StateCreated}
 	if r.Points, err = spec.Points(&config, host); err != nil {
 		return container.CreateResponse{}, err
 	}
-	if config.Hostname == "" {
-		config.Hostname = r.ID[:12]
+	if err := checkPoints(r.Points); err != nil {
+		return container.CreateResponse{}, err
+	}
+	if err := e.hostname(r); err != nil {
+		return container.CreateResponse{}, err
 	}
 	undoing := context.WithoutCancel(ctx)
 	var undo []func() error
@@ -60,6 +73,10 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	undo = append(undo, func() error { return e.o.Images.Unpin(undoing, r.ID) })
+	if _, err = e.o.Layers.Create(r.ID); err != nil {
+		return container.CreateResponse{}, err
+	}
+	undo = append(undo, func() error { return e.o.Layers.Remove(r.ID) })
 	for i := range r.Points {
 		p := &r.Points[i]
 		if p.Type != mount.TypeVolume {
@@ -76,12 +93,122 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 			undo = append(undo, func() error { return e.o.Volumes.Remove(undoing, v.Name, true) })
 		}
 	}
-	if err = e.save(r); err != nil {
+	c := newEntry(r)
+	if err = e.save(c, r); err != nil {
 		return container.CreateResponse{}, err
 	}
-	e.add(r)
-	e.publish(r, "create")
-	return container.CreateResponse{ID: r.ID, Warnings: []string{}}, nil
+	e.add(c)
+	e.publish(r, events.ActionCreate)
+	return container.CreateResponse{ID: r.ID, Warnings: warnings(r)}, nil
+}
+
+// complete fills what the request leaves to the daemon, so that it is shown
+// and stays when the daemon's configuration changes.
+func (e *Engine) complete(h *container.HostConfig) {
+	d := e.o.Defaults
+	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
+		h.NetworkMode = "bridge"
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = d.ShmSize
+	}
+	if h.ShmSize == 0 {
+		h.ShmSize = 64 << 20
+	}
+	if h.Init == nil && d.Init {
+		h.Init = &d.Init
+	}
+	if h.LogConfig.Type == "" {
+		if h.LogConfig.Type = d.LogDriver; h.LogConfig.Type == "" {
+			h.LogConfig.Type = "json-file"
+		}
+	}
+	if h.CgroupnsMode == "" {
+		h.CgroupnsMode = "private"
+	}
+	if h.IpcMode == "" {
+		h.IpcMode = "private"
+	}
+	if h.RestartPolicy.Name == "" {
+		h.RestartPolicy.Name = container.RestartPolicyDisabled
+	}
+	if h.Runtime == "" {
+		h.Runtime = "hezi"
+	}
+}
+
+// hostname is the first part of the id, the host's in the host's network, and
+// the other container's in another's.
+func (e *Engine) hostname(r *record) error {
+	mode, c := r.HostConfig.NetworkMode, r.Config
+	switch {
+	case mode.IsContainer():
+		if c.Hostname != "" {
+			return errdefs.ErrInvalidArgument.WithMessage("conflicting options: hostname and the network mode: a container that joins another's network has its name")
+		}
+		ref := mode.ConnectedContainer()
+		o, err := e.find(ref)
+		if err != nil {
+			return err
+		}
+		other := o.latest.Load()
+		// The id stays true when the other one is renamed.
+		r.HostConfig.NetworkMode = container.NetworkMode("container:" + other.ID)
+		c.Hostname, c.Domainname = other.Config.Hostname, other.Config.Domainname
+	case c.Hostname == "" && mode.IsHost():
+		name, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		c.Hostname = name
+	case c.Hostname == "":
+		c.Hostname = r.ID[:12]
+	}
+	return nil
+}
+
+func warnings(r *record) []string {
+	list := []string{}
+	if r.HostConfig.NetworkMode.IsHost() && len(r.HostConfig.PortBindings) > 0 {
+		list = append(list, "Published ports are discarded when using host network mode")
+	}
+	return list
+}
+
+// checkNetworking takes the one network of the request, which the mode names,
+// and refuses settings that are not there yet. It returns the MAC address asked for.
+func checkNetworking(n *network.NetworkingConfig, h *container.HostConfig) (string, error) {
+	if n == nil {
+		return "", nil
+	}
+	mac := ""
+	for name, s := range n.EndpointsConfig {
+		mode := string(h.NetworkMode)
+		if same := name == mode || (name == "default" || name == "bridge") && (mode == "" || mode == "default" || mode == "bridge"); !same {
+			return "", errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the container's network is %q: %q cannot be connected as well: give one --network", mode, name))
+		}
+		if s == nil {
+			continue
+		}
+		for _, f := range []struct {
+			flag string
+			set  bool
+		}{
+			{"--ip and --ip6", s.IPAMConfig != nil && (s.IPAMConfig.IPv4Address.IsValid() || s.IPAMConfig.IPv6Address.IsValid() || len(s.IPAMConfig.LinkLocalIPs) > 0)},
+			{"--network-alias", len(s.Aliases) > 0},
+			{"--link", len(s.Links) > 0},
+			{"--network driver-opt", len(s.DriverOpts) > 0},
+			{"--network gw-priority", s.GwPriority != 0},
+		} {
+			if f.set {
+				return "", errdefs.ErrNotImplemented.WithMessage(f.flag + " is not available in this version of hezi: leave it out")
+			}
+		}
+		if len(s.MacAddress) > 0 {
+			mac = s.MacAddress.String()
+		}
+	}
+	return mac, nil
 }
 
 func newID() string {

@@ -11,6 +11,7 @@ import (
 
 	"hezi/internal/events"
 	"hezi/internal/image"
+	"hezi/internal/snapshot"
 	"hezi/internal/store"
 	"hezi/internal/volume"
 )
@@ -30,6 +31,22 @@ func (f *fakeImages) Pin(_ context.Context, _ *image.Image, id string) error {
 }
 func (f *fakeImages) Unpin(_ context.Context, id string) error { delete(f.pins, id); return nil }
 
+func (f *fakeImages) RootFS(context.Context, *image.Image) (image.RootFS, error) {
+	return image.RootFS{}, nil
+}
+
+// fakeLayers counts writable layers.
+type fakeLayers map[string]bool
+
+func (f fakeLayers) Create(id string) (snapshot.Writable, error) {
+	f[id] = true
+	return snapshot.Writable{}, nil
+}
+func (f fakeLayers) Get(string) snapshot.Writable  { return snapshot.Writable{} }
+func (f fakeLayers) Remove(id string) error        { delete(f, id); return nil }
+func (f fakeLayers) Size(string) (int64, error)    { return 0, nil }
+func (f fakeLayers) Sweep(func(string) bool) error { return nil }
+
 func TestCreateSurvivesAndUndoes(t *testing.T) {
 	data, run := t.TempDir(), t.TempDir()
 	db, err := store.Open(filepath.Join(data, "hezi.db"))
@@ -42,7 +59,7 @@ func TestCreateSurvivesAndUndoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	img := &fakeImages{pins: map[string]bool{}}
-	o := Options{DataRoot: data, ExecRoot: run, Store: db, Images: img, Volumes: vols, Events: events.New()}
+	o := Options{DataRoot: data, ExecRoot: run, Store: db, Images: img, Volumes: vols, Events: events.New(), Layers: fakeLayers{}}
 	e, err := New(o)
 	if err != nil {
 		t.Fatal(err)

@@ -2,23 +2,25 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/volume"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/box/seccomp"
 	"hezi/internal/engine/spec"
 	"hezi/internal/image"
+	"hezi/internal/keeper"
+	"hezi/internal/network"
+	"hezi/internal/snapshot"
 )
 
 const bucket = "containers"
@@ -33,14 +35,34 @@ type database interface {
 // images is what the engine needs of the image room. *image.Service has it.
 type images interface {
 	Resolve(ctx context.Context, ref string, platform *ocispec.Platform) (*image.Image, error)
+	RootFS(ctx context.Context, img *image.Image) (image.RootFS, error)
 	Pin(ctx context.Context, img *image.Image, containerID string) error
 	Unpin(ctx context.Context, containerID string) error
+}
+
+// layers is what the engine needs of the snapshot room. *snapshot.Store has it.
+type layers interface {
+	Create(id string) (snapshot.Writable, error)
+	Get(id string) snapshot.Writable
+	Remove(id string) error
+	Size(id string) (int64, error)
+	Sweep(known func(id string) bool) error
 }
 
 // volumes is what the engine needs of the volume room. *volume.Store has it.
 type volumes interface {
 	Create(ctx context.Context, r volume.CreateRequest) (volume.Volume, error)
+	Get(ctx context.Context, name string) (volume.Volume, error)
 	Remove(ctx context.Context, name string, force bool) error
+}
+
+// networks is what the engine needs of the network room. *network.Controller has it.
+type networks interface {
+	Join(ctx context.Context, r network.EndpointRequest) (*network.Sandbox, error)
+	Adopt(ctx context.Context, r network.EndpointRequest, s *network.Sandbox) (*network.Sandbox, error)
+	Release(containerID string)
+	NetworkID(name string) string
+	Gateway() netip.Addr
 }
 
 // publisher is what the engine needs of the events room. *events.Broker has it.
@@ -49,114 +71,175 @@ type publisher interface{ Publish(events.Message) }
 // Options of an Engine. All rooms are needed.
 type Options struct {
 	DataRoot, ExecRoot string
+	CgroupParent       string // of containers, below the root of each hierarchy
 	Store              database
 	Images             images
+	Layers             layers
 	Volumes            volumes
+	Networks           networks
+	Keeper             *keeper.Client
 	Events             publisher
 	Log                *slog.Logger
+	Seccomp            *seccomp.Profile // of containers that ask for no other; nil: none
+	Defaults           Defaults
 }
 
-// record is a container as it is stored: in the database, or, with AutoRemove,
-// in a file on the exec root. A record is never changed, only replaced.
+// Defaults are what the daemon's configuration says for containers that do not.
+type Defaults struct {
+	LogDriver       string            // "": json-file
+	LogOptions      map[string]string // max-size, max-file, compress
+	ShmSize         int64             // bytes; 0: 64 MiB
+	Init            bool
+	NoNewPrivileges bool
+	DNS             []netip.Addr
+	DNSSearch       []string
+	DNSOptions      []string
+	HostGateway     netip.Addr // zero: the bridge's
+}
+
+// record is a container as it is stored (see store.go). A record is never
+// changed, only replaced.
 type record struct {
 	ID, Name   string
 	Created    time.Time
 	ImageID    string
-	Config     *container.Config // merged with the image's
+	Manifest   ocispec.Descriptor // of the image's platform
+	Platform   string             // "linux"
+	Layers     []digest.Digest    // chain ids of the image, lowest first
+	Config     *container.Config  // merged with the image's
 	HostConfig *container.HostConfig
 	Points     []spec.Point
 	Anonymous  []string // volumes that go with the container
-	State      State
-	Exit       int
-	Error      string
+	MAC        string   // asked for; "": one made from the address
+
+	State    State
+	Exit     int // code
+	OOM      bool
+	Error    string
+	Started  time.Time // zero: never
+	Finished time.Time
+	Restarts int
+	Stopped  bool // by a user: no restart policy starts it again
+
+	// Of the running container:
+	PID     int
+	Cgroups map[string]string // controller to directory; "" on cgroup v2
+	Net     *network.Sandbox  // nil in the host's or another container's
 }
 
-// entry is one container: its latest record, which readers take without waiting,
-// and the lock that serialises its work.
+// running says whether the container has a process.
+func (r *record) running() bool {
+	return r.State == container.StateRunning || r.State == container.StatePaused
+}
+
+// entry is one container: its latest record, which readers take without
+// waiting, and the lock that serialises its changes. The lock is never held
+// while a container is waited for.
 type entry struct {
-	work   chan struct{} // its one place is taken for the length of a verb
+	work   chan struct{} // its one place is taken for the length of a change
 	latest atomic.Pointer[record]
+	saving sync.Mutex // see store.go
+
+	// Guarded by work:
+	gone     bool          // removed
+	over     chan struct{} // closed when the run's exit is stored; nil without a run
+	restart  *time.Timer   // the restart that is due
+	backoff  time.Duration // before the next restart
+	removing bool          // a removal acknowledges the exit to the keeper
 }
 
 // Engine has all containers.
 type Engine struct {
-	o     Options
-	names *names
+	o      Options
+	names  *names
+	execs  *execs
+	ctx    context.Context // ends with the engine; for work that no request waits for
+	cancel context.CancelFunc
+	work   sync.WaitGroup // goroutines of the engine's own
 
 	mu    sync.RWMutex // guards boxes, never held across work
 	boxes map[string]*entry
 }
 
-// New reads the records of all containers.
+// New reads the records of all containers. Restore must follow.
 func New(o Options) (*Engine, error) {
-	e := &Engine{o: o, names: newNames(), boxes: map[string]*entry{}}
-	if err := os.MkdirAll(e.transient(), 0o700); err != nil {
-		return nil, fmt.Errorf("the folder of --rm containers: %w", err)
-	}
-	if err := o.Store.Each(bucket, func(_ string, b []byte) error { return e.load(b) }); err != nil {
-		return nil, err
-	}
-	files, err := filepath.Glob(filepath.Join(e.transient(), "*.json"))
+	e := &Engine{o: o, names: newNames(), boxes: map[string]*entry{}, execs: newExecs()}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	return e, e.loadAll()
+}
+
+// find gives a container's entry.
+func (e *Engine) find(ref string) (*entry, error) {
+	id, err := e.names.resolve(ref)
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err == nil {
-			err = e.load(b)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("the record %s: %w", f, err)
-		}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if c := e.boxes[id]; c != nil {
+		return c, nil
 	}
-	return e, nil
+	return nil, notFound(ref)
 }
 
-func (e *Engine) transient() string { return filepath.Join(e.o.ExecRoot, "containers") }
+func notFound(ref string) error { return errdefs.ErrNotFound.WithMessage("No such container: " + ref) }
 
-func (e *Engine) load(b []byte) error {
-	r := new(record)
-	if err := json.Unmarshal(b, r); err != nil {
-		return fmt.Errorf("the record of a container: %w", err)
+// all are the latest records of all containers, in no order.
+func (e *Engine) all() []*record {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	list := make([]*record, 0, len(e.boxes))
+	for _, c := range e.boxes {
+		list = append(list, c.latest.Load())
 	}
-	if _, err := e.names.reserve(r.ID, r.Name); err != nil {
-		return err
-	}
-	e.add(r)
-	return nil
+	return list
 }
 
-func (e *Engine) add(r *record) {
-	b := &entry{work: make(chan struct{}, 1)}
-	b.latest.Store(r)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.boxes[r.ID] = b
-}
-
-// save stores a record; it is durable at return, except with AutoRemove.
-func (e *Engine) save(r *record) error {
-	if !r.HostConfig.AutoRemove {
-		return e.o.Store.Put(bucket, r.ID, r)
-	}
-	b, err := json.Marshal(r)
+// lock finds a container and waits for its turn to be changed.
+func (e *Engine) lock(ctx context.Context, ref string) (*entry, func(), error) {
+	c, err := e.find(ref)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	path := filepath.Join(e.transient(), r.ID+".json")
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return fmt.Errorf("store the container: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return errors.Join(fmt.Errorf("store the container: %w", err), os.Remove(path+".new"))
-	}
-	return nil
+	return e.lockEntry(ctx, c, ref)
 }
 
-func (e *Engine) publish(r *record, action events.Action) {
+func (e *Engine) lockEntry(ctx context.Context, c *entry, ref string) (*entry, func(), error) {
+	select {
+	case c.work <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	if c.gone {
+		<-c.work
+		return nil, nil, notFound(ref)
+	}
+	return c, func() { <-c.work }, nil
+}
+
+// change gives a locked container another record. It is stored before anybody sees it.
+func (e *Engine) change(c *entry, f func(*record)) (*record, error) {
+	r := *c.latest.Load()
+	from := r.State
+	f(&r)
+	if r.State != from {
+		if err := transition(from, r.State); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.save(c, &r); err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+func (e *Engine) publish(r *record, action events.Action, pairs ...string) {
 	attr := map[string]string{"image": r.Config.Image, "name": r.Name}
 	for k, v := range r.Config.Labels {
 		attr[k] = v
+	}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		attr[pairs[i]] = pairs[i+1]
 	}
 	e.o.Events.Publish(events.Message{Type: events.ContainerEventType, Action: action, Actor: events.Actor{ID: r.ID, Attributes: attr}})
 }

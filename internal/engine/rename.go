@@ -25,33 +25,12 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if r.Name, err = e.names.reserve(r.ID, name); err != nil {
 		return err
 	}
-	if err := e.save(&r); err != nil {
+	if err := e.save(c, &r); err != nil {
 		if _, back := e.names.reserve(r.ID, old); back != nil {
 			e.o.Log.Error("give a container its old name back", "container", r.ID, "error", back)
 		}
 		return err
 	}
-	c.latest.Store(&r)
-	e.publish(&r, "rename")
+	e.publish(&r, "rename", "oldName", "/"+old)
 	return nil
-}
-
-// lock finds a container and waits for its turn to be worked on.
-func (e *Engine) lock(ctx context.Context, ref string) (*entry, func(), error) {
-	id, err := e.names.resolve(ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	e.mu.RLock()
-	c := e.boxes[id]
-	e.mu.RUnlock()
-	if c == nil {
-		return nil, nil, errdefs.ErrNotFound.WithMessage("No such container: " + ref)
-	}
-	select {
-	case c.work <- struct{}{}:
-		return c, func() { <-c.work }, nil
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	}
 }

@@ -24,18 +24,16 @@ func (e *TransitionError) Conflict() {}
 func transition(from, to State) error {
 	var next []State
 	switch from {
-	case container.StateCreated, container.StateExited:
-		next = []State{container.StateRunning, container.StateExited, container.StateRemoving}
+	case container.StateCreated:
+		next = []State{container.StateRunning, container.StateRemoving}
+	case container.StateExited:
+		next = []State{container.StateRunning, container.StateRestarting, container.StateRemoving}
 	case container.StateRunning:
 		next = []State{container.StatePaused, container.StateRestarting, container.StateExited}
 	case container.StatePaused:
 		next = []State{container.StateRunning, container.StateRestarting, container.StateExited}
 	case container.StateRestarting:
 		next = []State{container.StateRunning, container.StateExited}
-	case container.StateRemoving:
-		next = []State{container.StateDead}
-	case container.StateDead:
-		next = []State{container.StateRemoving}
 	}
 	if !slices.Contains(next, to) {
 		return &TransitionError{from, to}

@@ -218,6 +218,20 @@ func (c *Controller) Close() error {
 	return errors.Join(errs...)
 }
 
+// Dismantle takes the bridge and the firewall table away when no container is
+// in the network; the next New makes them again, with the same subnet. It
+// follows Close.
+func (c *Controller) Dismantle() error {
+	entries, err := os.ReadDir(c.handles())
+	if err != nil || len(entries) > 0 {
+		return err
+	}
+	if c.table != nil {
+		err = c.table.Destroy()
+	}
+	return errors.Join(err, netns.RemoveBridge(c.bridge))
+}
+
 // outside is the name of the host's end of a slot, at most 15 letters.
 func (c *Controller) outside(hexa string) string { return "hz" + c.short + "-" + hexa }
 

@@ -39,14 +39,19 @@ type Store struct {
 	mu    sync.Mutex // guards what follows, and creations and removals
 	all   map[string]volume.Volume
 	inUse func(name string) []string
+	tell  func(action, name string)
 }
 
 // Open reads the records; dataRoot/volumes is made when it is absent.
 func Open(dataRoot string, d db) (*Store, error) {
 	s := &Store{root: filepath.Join(dataRoot, "volumes"), db: d, all: map[string]volume.Volume{},
-		name: regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), inUse: func(string) []string { return nil }}
+		name: regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), inUse: func(string) []string { return nil },
+		tell: func(string, string) {}}
 	if err := os.MkdirAll(s.root, 0o711); err != nil {
 		return nil, fmt.Errorf("the folder of volumes: %w", err)
+	}
+	if err := s.emptyTrash(); err != nil {
+		return nil, err
 	}
 	err := d.Each(bucket, func(k string, b []byte) error {
 		var v volume.Volume
@@ -64,6 +69,13 @@ func (s *Store) SetInUse(f func(name string) []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inUse = f
+}
+
+// SetPublish wires who is told that a volume was created or destroyed.
+func (s *Store) SetPublish(f func(action, name string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tell = f
 }
 
 // Create makes a volume, or answers with the one of that name. Without a name
@@ -106,6 +118,7 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 		return volume.Volume{}, fmt.Errorf("create %s: %w", r.Name, err)
 	}
 	s.all[v.Name] = v
+	s.tell("create", v.Name)
 	return v, nil
 }
 
@@ -167,24 +180,57 @@ func passes(v volume.Volume, f map[string]map[string]bool, inUse func(string) []
 
 // Remove deletes a volume and what it holds; force makes an absent one no error.
 func (s *Store) Remove(_ context.Context, name string, force bool) error {
+	trash, err := s.take(name, force)
+	if err != nil || trash == "" {
+		return err
+	}
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("remove %s: what it held is in %s and is tried again at the next start: %w", name, trash, err)
+	}
+	return nil
+}
+
+// take makes a volume unknown and moves its folder away for removal.
+func (s *Store) take(name string, force bool) (trash string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, ok := s.all[name]
 	if !ok {
 		if force {
-			return nil
+			return "", nil
 		}
-		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+		return "", errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
 	}
 	if ids := s.inUse(name); len(ids) > 0 {
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
+		return "", errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
 	}
 	if err := s.db.Delete(bucket, name); err != nil {
-		return fmt.Errorf("remove %s: %w", name, err)
+		return "", fmt.Errorf("remove %s: %w", name, err)
 	}
 	delete(s.all, name)
-	if err := os.RemoveAll(filepath.Dir(v.Mountpoint)); err != nil {
-		return fmt.Errorf("remove %s: %w", name, err)
+	s.tell("destroy", name)
+	if trash, err = os.MkdirTemp(s.root, trashPrefix); err != nil {
+		return "", fmt.Errorf("remove %s: %w", name, err)
+	}
+	if err := os.Rename(filepath.Dir(v.Mountpoint), filepath.Join(trash, name)); err != nil {
+		return "", fmt.Errorf("remove %s: %w", name, err)
+	}
+	return trash, nil
+}
+
+// trashPrefix names folders on their way out; no volume can have such a name.
+const trashPrefix = ".removed-"
+
+// emptyTrash finishes removals that a former engine did not.
+func (s *Store) emptyTrash() error {
+	left, err := filepath.Glob(filepath.Join(s.root, trashPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove what a volume held: %w", err)
+		}
 	}
 	return nil
 }

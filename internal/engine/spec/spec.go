@@ -6,6 +6,7 @@ package spec
 import (
 	"fmt"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 
@@ -42,7 +43,7 @@ func Merge(c container.Config, image dockerspec.DockerOCIImageConfig) (container
 	if len(c.Entrypoint) == 1 && c.Entrypoint[0] == "" {
 		c.Entrypoint = nil
 	}
-	c.Env = mergeEnv(image.Env, c.Env)
+	c.Env = MergeEnv(image.Env, c.Env)
 	labels := map[string]string{}
 	for _, from := range []map[string]string{image.Labels, c.Labels} {
 		for k, v := range from {
@@ -75,9 +76,9 @@ func Merge(c container.Config, image dockerspec.DockerOCIImageConfig) (container
 	return c, nil
 }
 
-// mergeEnv lets entries of b replace those of a. An entry of b without "="
+// MergeEnv lets entries of b replace those of a. An entry of b without "="
 // removes the variable.
-func mergeEnv(a, b []string) []string {
+func MergeEnv(a, b []string) []string {
 	drop := map[string]bool{}
 	for _, e := range b {
 		k, _, _ := strings.Cut(e, "=")
@@ -169,7 +170,7 @@ func environment(c *container.Config) []string {
 	if c.Tty {
 		env = append(env, "TERM=xterm")
 	}
-	return mergeEnv(env, c.Env)
+	return MergeEnv(env, c.Env)
 }
 
 func resources(r container.Resources) box.Resources {
@@ -192,6 +193,16 @@ func noNewPrivileges(opts []string) bool {
 		}
 	}
 	return false
+}
+
+// MayGainPrivileges says whether the daemon's no-new-privileges is taken back.
+func MayGainPrivileges(opts []string) bool {
+	return slices.Contains(opts, "no-new-privileges:false") || slices.Contains(opts, "no-new-privileges=false")
+}
+
+// Unconfined says whether the container runs without a seccomp filter.
+func Unconfined(opts []string) bool {
+	return slices.Contains(opts, "seccomp=unconfined") || slices.Contains(opts, "seccomp:unconfined")
 }
 
 func invalid(format string, args ...any) error {

@@ -249,6 +249,22 @@ func Bridge(name string, gateway netip.Prefix, mac net.HardwareAddr, mtu int) (i
 	return link.Attrs().Index, nil
 }
 
+// RemoveBridge deletes a bridge; one that is absent is no error.
+func RemoveBridge(name string) error {
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil {
+		return fmt.Errorf("remove the bridge %s: %w", name, err)
+	}
+	return nil
+}
+
 // Ports are the names of the devices on the bridge.
 func Ports(bridge int) (map[string]bool, error) {
 	links, err := Dump(netlink.LinkList)

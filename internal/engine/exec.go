@@ -1,0 +1,400 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/sys/signal"
+
+	"hezi/internal/box"
+	"hezi/internal/engine/spec"
+	"hezi/internal/keeper"
+)
+
+// keptExecs bounds the execs of one container that are over and still
+// answered; the oldest go first.
+const keptExecs = 64
+
+// execution is one exec; a value is replaced, never changed. It is also a file
+// on the exec root, so that a client that waits gets its exit code from the
+// next hezid.
+type execution struct {
+	ID, Container string
+	Config        ExecConfig
+	Running       bool
+	PID           int
+	Exit          *int
+	Made          time.Time
+}
+
+// execs are all execs, by id.
+type execs struct {
+	mu   sync.Mutex // guards what follows
+	byID map[string]*execution
+	done map[string][]string // container to its ended ones, oldest first
+}
+
+func newExecs() *execs {
+	return &execs{byID: map[string]*execution{}, done: map[string][]string{}}
+}
+
+func (x *execs) get(id string) (*execution, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if v := x.byID[id]; v != nil {
+		return v, nil
+	}
+	return nil, errdefs.ErrNotFound.WithMessage("No such exec instance: " + id)
+}
+
+// of are the ids of a container's execs that run.
+func (x *execs) of(containerID string) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []string
+	for id, v := range x.byID {
+		if v.Container == containerID && v.Running {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// all are the execs of a container.
+func (x *execs) all(containerID string) []*execution {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var list []*execution
+	for _, v := range x.byID {
+		if v.Container == containerID {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// set shows an exec; it returns one that is too old to keep, or "".
+func (x *execs) set(v *execution) (old string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.byID[v.ID] = v
+	if v.Exit == nil {
+		return ""
+	}
+	list := append(x.done[v.Container], v.ID)
+	if len(list) > keptExecs {
+		old, list = list[0], list[1:]
+		delete(x.byID, old)
+	}
+	x.done[v.Container] = list
+	return old
+}
+
+// take removes a container's execs.
+func (x *execs) take(containerID string) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []string
+	for id, v := range x.byID {
+		if v.Container == containerID {
+			ids = append(ids, id)
+			delete(x.byID, id)
+		}
+	}
+	delete(x.done, containerID)
+	return ids
+}
+
+func (x *execs) load(dir string, log *slog.Logger) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("the folder of execs: %w", err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		v := new(execution)
+		b, err := os.ReadFile(f)
+		if err == nil {
+			err = json.Unmarshal(b, v)
+		}
+		if err != nil {
+			log.Warn("the record of an exec cannot be read", "file", f, "error", err)
+			continue
+		}
+		x.set(v)
+	}
+	return nil
+}
+
+func (e *Engine) execFolder() string { return filepath.Join(e.o.ExecRoot, "execs") }
+
+func (e *Engine) execFile(id string) string { return filepath.Join(e.execFolder(), id+".json") }
+
+func (e *Engine) saveExec(v *execution) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	path := e.execFile(v.ID)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("store the exec: %w", err), os.Remove(path+".new"))
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return errors.Join(fmt.Errorf("store the exec: %w", err), os.Remove(path+".new"))
+	}
+	if old := e.execs.set(v); old != "" {
+		return os.Remove(e.execFile(old))
+	}
+	return nil
+}
+
+// dropExecs forgets a removed container's execs.
+func (e *Engine) dropExecs(containerID string) error {
+	var errs []error
+	for _, id := range e.execs.take(containerID) {
+		if err := os.Remove(e.execFile(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ExecCreate prepares a process in a running container.
+func (e *Engine) ExecCreate(_ context.Context, ref string, q ExecConfig) (string, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return "", err
+	}
+	r := c.latest.Load()
+	if err := mayExec(r); err != nil {
+		return "", err
+	}
+	if _, err := detachKeys(q.DetachKeys); err != nil {
+		return "", err
+	}
+	if len(q.Cmd) == 0 {
+		return "", errdefs.ErrInvalidArgument.WithMessage("No exec command specified")
+	}
+	v := &execution{ID: newID(), Container: r.ID, Config: q, Made: time.Now()}
+	if err := e.saveExec(v); err != nil {
+		return "", err
+	}
+	e.publishExec(r, v, events.ActionExecCreate+": "+events.Action(strings.Join(q.Cmd, " ")))
+	return v.ID, nil
+}
+
+func mayExec(r *record) error {
+	switch {
+	case r.State == container.StatePaused:
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is paused, unpause the container before exec", r.ID))
+	case r.State == container.StateRestarting:
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("Container %s is restarting, wait until the container is running", r.ID))
+	case !r.running():
+		return notRunning(r)
+	}
+	return nil
+}
+
+func (e *Engine) publishExec(r *record, v *execution, action events.Action, pairs ...string) {
+	e.publish(r, action, append(pairs, "execID", v.ID)...)
+}
+
+// ExecStart runs a prepared process. Without hijack it runs on its own; with
+// it, the client's connection is its input and output.
+func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions, hijack Hijack) error {
+	v, err := e.execs.get(id)
+	if err != nil {
+		return err
+	}
+	c, err := e.find(v.Container)
+	if err != nil {
+		return err
+	}
+	r := c.latest.Load()
+	if err := mayExec(r); err != nil {
+		return err
+	}
+	if v.Running || v.Exit != nil {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("exec command %s has already run: make another", id))
+	}
+	keys, err := detachKeys(v.Config.DetachKeys)
+	if err != nil {
+		return err
+	}
+	p, err := e.execProcess(r, v, o)
+	if err != nil {
+		return err
+	}
+	q := keeper.ExecRequest{ContainerID: r.ID, ExecID: id, Process: p, StdinOnce: true, DetachKeys: keys,
+		KillOnDisconnect: v.Config.KillOnDisconnect, AwaitAttach: hijack != nil}
+	e.publishExec(r, v, events.ActionExecStart+": "+events.Action(strings.Join(v.Config.Cmd, " ")))
+	next := *v
+	next.Running = true
+	if err := e.saveExec(&next); err != nil {
+		return err
+	}
+	began, err := e.o.Keeper.Exec(ctx, q)
+	if err != nil {
+		return e.execFailed(v, err)
+	}
+	e.execBegan(id, began.PID)
+	if hijack == nil {
+		return nil
+	}
+	a := keeper.AttachRequest{ContainerID: r.ID, ExecID: id, Stdin: v.Config.Stdin, Stdout: v.Config.Stdout, Stderr: v.Config.Stderr,
+		Stream: true, DetachKeys: keys, Starter: true, Terminal: v.Config.Tty}
+	return e.handOver(hijack, func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
+}
+
+// execBegan notes the process, unless its end came first.
+func (e *Engine) execBegan(id string, pid int) {
+	x := e.execs
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if v := x.byID[id]; v != nil && v.Exit == nil {
+		next := *v
+		next.PID = pid
+		x.byID[id] = &next
+	}
+}
+
+func (e *Engine) execFailed(v *execution, err error) error {
+	code := 126
+	failed := fmt.Errorf("exec failed: %w", err)
+	if b, ok := errors.AsType[*box.Error](err); ok {
+		if b.ExitCode != 0 {
+			code = b.ExitCode
+		}
+		failed = errdefs.ErrInvalidArgument.WithMessage("exec failed: " + b.Message)
+	}
+	next := *v
+	next.Running, next.Exit = false, &code
+	if err := e.saveExec(&next); err != nil {
+		e.o.Log.Warn("store an exec's end", "error", err)
+	}
+	return failed
+}
+
+// execProcess is the process of an exec: the container's, changed by the request.
+func (e *Engine) execProcess(r *record, v *execution, o ExecStartOptions) (box.Process, error) {
+	q := v.Config
+	h := *r.HostConfig
+	if q.Privileged {
+		h.Privileged = true
+	}
+	caps, err := spec.Capabilities(h.CapAdd, h.CapDrop, h.Privileged)
+	if err != nil {
+		return box.Process{}, err
+	}
+	config := *r.Config
+	config.Tty = q.Tty
+	p := spec.Process(&config, &h, caps)
+	p.Args, p.Terminal, p.OpenStdin, p.AttachStdout, p.AttachStderr = q.Cmd, q.Tty, q.Stdin, q.Stdout, q.Stderr
+	p.Env = spec.MergeEnv(p.Env, q.Env)
+	if q.User != "" {
+		p.User = q.User
+	}
+	if q.WorkingDir != "" {
+		p.Cwd = q.WorkingDir
+	}
+	height, width := q.ConsoleHeight, q.ConsoleWidth
+	if o.ConsoleHeight != 0 || o.ConsoleWidth != 0 {
+		height, width = o.ConsoleHeight, o.ConsoleWidth
+	}
+	p.ConsoleHeight, p.ConsoleWidth = uint16(height), uint16(width)
+	return p, e.confine(&p, &h)
+}
+
+// execExited stores an exec's exit and acknowledges it.
+func (e *Engine) execExited(containerID, id string, exit box.Exit) {
+	if v, err := e.execs.get(id); err == nil && v.Exit == nil {
+		next := *v
+		next.Running, next.PID, next.Exit = false, 0, &exit.Code
+		if err := e.saveExec(&next); err != nil {
+			e.o.Log.Warn("store an exec's end", "error", err)
+			return
+		}
+		if c, err := e.find(containerID); err == nil {
+			e.publishExec(c.latest.Load(), v, events.ActionExecDie, "exitCode", strconv.Itoa(exit.Code))
+		}
+	}
+	e.work.Go(func() {
+		if err := e.o.Keeper.ForgetExec(e.ctx, containerID, id); err != nil && !errdefs.IsNotFound(err) && e.ctx.Err() == nil {
+			e.o.Log.Warn("acknowledge an exec's end", "error", err)
+		}
+	})
+}
+
+// execsEnded closes the execs of a container that has ended: the kernel ended
+// their processes with its first one.
+func (e *Engine) execsEnded(containerID string) {
+	for _, v := range e.execs.all(containerID) {
+		if !v.Running {
+			continue
+		}
+		code := 137
+		next := *v
+		next.Running, next.PID, next.Exit = false, 0, &code
+		if err := e.saveExec(&next); err != nil {
+			e.o.Log.Warn("store an exec's end", "error", err)
+		}
+	}
+}
+
+// ExecInspect tells about an exec.
+func (e *Engine) ExecInspect(_ context.Context, id string) (container.ExecInspectResponse, error) {
+	v, err := e.execs.get(id)
+	if err != nil {
+		return container.ExecInspectResponse{}, err
+	}
+	q := v.Config
+	privileged := q.Privileged
+	return container.ExecInspectResponse{
+		ID: v.ID, ContainerID: v.Container, Running: v.Running, ExitCode: v.Exit, Pid: v.PID, CanRemove: v.Exit != nil,
+		OpenStdin: q.Stdin, OpenStdout: q.Stdout, OpenStderr: q.Stderr, DetachKeys: []byte(q.DetachKeys),
+		ProcessConfig: &container.ExecProcessConfig{Tty: q.Tty, Entrypoint: q.Cmd[0], Arguments: q.Cmd[1:], Privileged: &privileged, User: q.User},
+	}, nil
+}
+
+// ExecResize sets the size of an exec's terminal, in characters.
+func (e *Engine) ExecResize(ctx context.Context, id string, height, width uint16) error {
+	v, err := e.execs.get(id)
+	if err != nil {
+		return err
+	}
+	return e.o.Keeper.Resize(ctx, v.Container, id, height, width)
+}
+
+// ExecKill sends a signal to an exec's process; "" is SIGKILL.
+func (e *Engine) ExecKill(ctx context.Context, id, name string) error {
+	v, err := e.execs.get(id)
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		name = "KILL"
+	}
+	sig, err := signal.ParseSignal(name)
+	if err != nil {
+		return errdefs.ErrInvalidArgument.WithMessage("Invalid signal: " + name)
+	}
+	if !v.Running {
+		return errdefs.ErrConflict.WithMessage("exec " + id + " is not running")
+	}
+	return e.o.Keeper.Signal(ctx, v.Container, id, int(sig))
+}

@@ -1,0 +1,184 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"hezi/internal/box"
+	"hezi/internal/keeper"
+)
+
+// The back-off of restart policies: doubled by each run that was short.
+const (
+	firstBackoff = 100 * time.Millisecond
+	lastBackoff  = time.Minute
+	longRun      = 10 * time.Second
+)
+
+// follow takes the keeper's events until the engine ends. An event is handled
+// beside the others, each container's in their order by its lock.
+func (e *Engine) follow() {
+	err := e.o.Keeper.Subscribe(e.ctx, func(ev keeper.Event) {
+		if ev.Type == keeper.EventExecExit { // before its container's
+			e.execExited(ev.ContainerID, ev.ExecID, *ev.Exit)
+			return
+		}
+		e.work.Go(func() { e.handle(ev) })
+	})
+	if err != nil && e.ctx.Err() == nil {
+		e.o.Log.Error("the keeper's events ended: containers' exits are not noticed until hezid is restarted", "error", err)
+	}
+}
+
+func (e *Engine) handle(ev keeper.Event) {
+	switch ev.Type {
+	case keeper.EventExit:
+		if err := e.exited(ev.ContainerID, *ev.Exit); err != nil && e.ctx.Err() == nil {
+			e.o.Log.Error("an exit could not be stored; it is tried again at the next start of hezid", "container", ev.ContainerID, "error", err)
+		}
+	case keeper.EventOOM:
+		if c, err := e.find(ev.ContainerID); err == nil {
+			e.publish(c.latest.Load(), events.ActionOOM)
+		}
+	case keeper.EventDetach:
+		if c, err := e.find(ev.ContainerID); err == nil {
+			e.publish(c.latest.Load(), events.ActionDetach)
+		}
+	}
+}
+
+// exited stores a container's exit, gives back what the run had, and does
+// what comes after: --rm or the restart policy.
+func (e *Engine) exited(id string, exit box.Exit) error {
+	c, unlock, err := e.lock(e.ctx, id)
+	if errdefs.IsNotFound(err) {
+		return e.o.Keeper.Forget(e.ctx, id, true) // removed already
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := c.latest.Load()
+	if !r.running() {
+		if c.removing {
+			return nil
+		}
+		return e.o.Keeper.Forget(e.ctx, id, false) // known already
+	}
+	again := e.restarts(c, r, exit)
+	code := exit.Code
+	r, err = e.change(c, func(r *record) {
+		r.State = container.StateExited
+		if again {
+			r.State = container.StateRestarting
+			r.Restarts++
+		}
+		r.Exit, r.OOM, r.Finished, r.Error = code, exit.OOMKilled, exit.At.UTC(), exit.Reason
+		r.PID, r.Cgroups, r.Net = 0, nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	e.publish(r, events.ActionDie, "exitCode", strconv.Itoa(code), "execDuration", strconv.Itoa(int(r.Finished.Sub(r.Started).Seconds())))
+	if c.over != nil {
+		close(c.over)
+		c.over = nil
+	}
+	e.execsEnded(id)
+	e.o.Networks.Release(id)
+	if c.removing { // who removes acknowledges the exit
+		return nil
+	}
+	if r.HostConfig.AutoRemove {
+		return e.remove(c, RemoveOptions{Volumes: true})
+	}
+	if err := e.o.Keeper.Forget(e.ctx, id, false); err != nil {
+		return err
+	}
+	if again {
+		e.restartLater(c, r)
+	}
+	return nil
+}
+
+// restarts says whether the policy starts the container again, and how long to wait.
+func (e *Engine) restarts(c *entry, r *record, exit box.Exit) bool {
+	p := r.HostConfig.RestartPolicy
+	if r.Stopped || c.removing || e.ctx.Err() != nil {
+		return false
+	}
+	switch {
+	case p.IsAlways(), p.IsUnlessStopped():
+	case p.IsOnFailure():
+		if exit.Code == 0 || p.MaximumRetryCount > 0 && r.Restarts >= p.MaximumRetryCount {
+			return false
+		}
+	default:
+		return false
+	}
+	if c.backoff = min(2*c.backoff, lastBackoff); c.backoff == 0 || exit.At.Sub(r.Started) >= longRun {
+		c.backoff = firstBackoff
+	}
+	return true
+}
+
+// restartLater starts the container when its back-off is over.
+func (e *Engine) restartLater(c *entry, r *record) {
+	c.restart = time.AfterFunc(c.backoff, func() {
+		_, unlock, err := e.lockEntry(e.ctx, c, r.ID)
+		if err != nil {
+			return
+		}
+		defer unlock()
+		if c.restart == nil || c.latest.Load().State != container.StateRestarting {
+			return // cancelled
+		}
+		c.restart = nil
+		if err := e.start(e.ctx, c, true); err != nil && e.ctx.Err() == nil {
+			e.o.Log.Error("the restart policy could not start a container", "container", r.ID, "error", err)
+			e.retry(c, r)
+		}
+	})
+}
+
+// retry keeps a policy's promise when a restart failed: mounts and networks come late.
+func (e *Engine) retry(c *entry, r *record) {
+	p := r.HostConfig.RestartPolicy
+	if p.IsOnFailure() && p.MaximumRetryCount > 0 && c.latest.Load().Restarts >= p.MaximumRetryCount {
+		return
+	}
+	next, err := e.change(c, func(r *record) { r.State = container.StateRestarting; r.Restarts++ })
+	if err != nil {
+		e.o.Log.Error("store a restart", "container", r.ID, "error", err)
+		return
+	}
+	c.backoff = min(2*c.backoff, lastBackoff)
+	e.restartLater(c, next)
+}
+
+// cancelRestart takes back a restart that is due; under the lock.
+func (c *entry) cancelRestart() {
+	if c.restart != nil {
+		c.restart.Stop()
+		c.restart = nil
+	}
+	c.backoff = 0
+}
+
+// awaitEnd waits until a run is over and stored. It is called without the lock.
+func (e *Engine) awaitEnd(ctx context.Context, over <-chan struct{}) error {
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.ctx.Done():
+		return errors.New("hezid is stopping: the container ends without it")
+	}
+}

@@ -1,0 +1,251 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/keeper"
+)
+
+// lostExit is the exit code of a container whose end nobody saw.
+const lostExit = 255
+
+// Restore brings the records and what the keeper has together. Containers that
+// run go on untouched. Begin must follow, after the network has swept.
+func (e *Engine) Restore(ctx context.Context) error {
+	list, err := e.o.Keeper.List(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the keeper what runs: %w", err)
+	}
+	known := map[string]keeper.Status{}
+	for _, s := range list {
+		known[s.ID] = s
+	}
+	e.mu.RLock()
+	entries := make([]*entry, 0, len(e.boxes))
+	for _, c := range e.boxes {
+		entries = append(entries, c)
+	}
+	e.mu.RUnlock()
+	for _, c := range entries {
+		s, ok := known[c.latest.Load().ID]
+		delete(known, s.ID)
+		if err := e.restore(ctx, c, s, ok); err != nil {
+			return fmt.Errorf("restore container %s: %w", c.latest.Load().ID, err)
+		}
+	}
+	for id := range known {
+		e.work.Go(func() { e.endStranger(id) })
+	}
+	if err := e.execs.load(e.execFolder(), e.o.Log); err != nil {
+		return err
+	}
+	return e.sweep()
+}
+
+func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive bool) error {
+	r := c.latest.Load()
+	if err := e.o.Images.Pin(ctx, r.image(), r.ID); errdefs.IsNotFound(err) {
+		e.o.Log.Error("a container's image is gone: it cannot be started again", "container", r.ID, "image", r.Config.Image)
+	} else if err != nil {
+		return err
+	}
+	if !alive {
+		return e.restoreEnded(c)
+	}
+	c.over = make(chan struct{})
+	state := container.StateRunning
+	if s.Paused && s.Exit == nil {
+		state = container.StatePaused
+	}
+	r, err := e.change(c, func(r *record) {
+		if s.PID != 0 {
+			r.PID = s.PID
+		}
+		if r.State == container.StateExited || r.State == container.StateCreated || r.State == container.StateRestarting {
+			r.Started = s.StartedAt
+			r.State = container.StateRunning
+		}
+	})
+	if err == nil && r.State != state {
+		r, err = e.change(c, func(r *record) { r.State = state })
+	}
+	if err != nil || r.Net == nil || s.Exit != nil {
+		return err // the keeper tells the exit again
+	}
+	if _, err := e.o.Networks.Adopt(ctx, endpoint(r), r.Net); err != nil {
+		e.o.Log.Error("a running container's network could not be taken back: its published ports may not answer; restart it", "container", r.ID, "error", err)
+	}
+	return nil
+}
+
+// restoreEnded is for containers that the keeper does not have.
+func (e *Engine) restoreEnded(c *entry) error {
+	r := c.latest.Load()
+	if !r.running() {
+		if r.State == container.StateExited && r.HostConfig.AutoRemove {
+			return e.remove(c, RemoveOptions{Volumes: true})
+		}
+		return nil
+	}
+	if r.HostConfig.AutoRemove {
+		return e.remove(c, RemoveOptions{Volumes: true})
+	}
+	_, err := e.change(c, func(r *record) {
+		r.State, r.Exit, r.PID, r.Net, r.Cgroups, r.Finished = container.StateExited, lostExit, 0, nil, nil, time.Now().UTC()
+		r.Error = "the machine or the keeper ended while the container ran: its exit code is not known"
+	})
+	return err
+}
+
+// Begin follows the keeper's events and starts what restart policies want started.
+func (e *Engine) Begin() {
+	e.work.Go(e.follow)
+	for _, r := range e.all() {
+		p := r.HostConfig.RestartPolicy
+		due := r.State == container.StateRestarting
+		if r.State == container.StateExited && !r.Started.IsZero() {
+			due = p.IsAlways() || !r.Stopped && (p.IsUnlessStopped() || p.IsOnFailure() && r.Exit != 0)
+		}
+		if due {
+			e.work.Go(func() { e.startAgain(r) })
+		}
+	}
+}
+
+func (e *Engine) startAgain(r *record) {
+	c, unlock, err := e.lock(e.ctx, r.ID)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if s := c.latest.Load().State; s != container.StateExited && s != container.StateRestarting {
+		return
+	}
+	if err := e.start(e.ctx, c, true); err != nil && e.ctx.Err() == nil {
+		e.o.Log.Error("the restart policy could not start a container", "container", r.ID, "error", err)
+		e.retry(c, r)
+	}
+}
+
+// endStranger ends a container that the data root does not know.
+func (e *Engine) endStranger(id string) {
+	e.o.Log.Warn("the keeper has a container that this data root does not know: it is stopped", "container", id)
+	ctx, cancel := context.WithTimeout(e.ctx, defaultStopTimeout)
+	defer cancel()
+	err := e.o.Keeper.Signal(ctx, id, "", int(unix.SIGTERM))
+	if err == nil {
+		_, err = e.o.Keeper.WaitExit(ctx, id, keeper.WaitNotRunning)
+	}
+	if err != nil && !errdefs.IsFailedPrecondition(err) && e.ctx.Err() == nil {
+		err = e.o.Keeper.KillAll(e.ctx, id)
+		if err == nil {
+			_, err = e.o.Keeper.WaitExit(e.ctx, id, keeper.WaitNotRunning)
+		}
+	} else {
+		err = nil
+	}
+	if err == nil {
+		err = e.o.Keeper.Forget(e.ctx, id, true)
+	}
+	if err != nil && e.ctx.Err() == nil {
+		e.o.Log.Error("a container that nobody knows could not be stopped", "container", id, "error", err)
+	}
+}
+
+// sweep removes what containers left that are not there.
+func (e *Engine) sweep() error {
+	known := func(id string) bool {
+		e.mu.RLock()
+		defer e.mu.RUnlock()
+		return e.boxes[id] != nil
+	}
+	list, err := os.ReadDir(filepath.Join(e.o.DataRoot, "containers"))
+	if err != nil {
+		return fmt.Errorf("the folders of containers: %w", err)
+	}
+	errs := []error{e.o.Layers.Sweep(known)}
+	for _, d := range list {
+		if !known(d.Name()) {
+			errs = append(errs, os.RemoveAll(e.folder(d.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// StopAll stops every container, each with its own signal and time-out.
+func (e *Engine) StopAll(ctx context.Context) error {
+	var errs []error
+	results := make(chan error)
+	list := e.all()
+	for _, r := range list {
+		go func() {
+			if !r.running() && r.State != container.StateRestarting {
+				results <- nil
+				return
+			}
+			results <- e.Stop(ctx, r.ID, StopOptions{})
+		}()
+	}
+	for range list {
+		if err := <-results; err != nil && !errdefs.IsNotModified(err) && !errdefs.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Counts are how many containers run, are paused, and are stopped.
+func (e *Engine) Counts() (running, paused, stopped int) {
+	for _, r := range e.all() {
+		switch r.State {
+		case container.StateRunning, container.StateRestarting:
+			running++
+		case container.StatePaused:
+			paused++
+		default:
+			stopped++
+		}
+	}
+	return running, paused, stopped
+}
+
+// Close ends the engine's own work; containers run on.
+func (e *Engine) Close() error {
+	e.cancel()
+	e.mu.RLock()
+	for _, c := range e.boxes {
+		select {
+		case c.work <- struct{}{}:
+			c.cancelRestart()
+			<-c.work
+		default: // a timer that fires sees the end
+		}
+	}
+	e.mu.RUnlock()
+	e.work.Wait()
+	return nil
+}
+
+// ImageUsers are the ids of the containers that were made from an image.
+func (e *Engine) ImageUsers(id string) (running, stopped []string) {
+	for _, r := range e.all() {
+		if r.ImageID != id {
+			continue
+		}
+		if r.running() || r.State == container.StateRestarting {
+			running = append(running, r.ID)
+		} else {
+			stopped = append(stopped, r.ID)
+		}
+	}
+	return running, stopped
+}

@@ -1,0 +1,249 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
+
+	"hezi/internal/box"
+	"hezi/internal/box/seccomp"
+	"hezi/internal/engine/spec"
+	"hezi/internal/image"
+	"hezi/internal/keeper"
+	"hezi/internal/network"
+)
+
+// Start starts a container; one that runs already is a NotModified error.
+// A failed step of the start is a *StartError.
+func (e *Engine) Start(ctx context.Context, ref string) error {
+	c, unlock, err := e.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := c.latest.Load()
+	switch r.State {
+	case container.StatePaused:
+		return errdefs.ErrConflict.WithMessage("cannot start a paused container, try unpause instead")
+	case container.StateRunning:
+		return errdefs.ErrNotModified.WithMessage("container " + r.ID + " is already running")
+	}
+	c.cancelRestart()
+	return e.start(ctx, c, r.State == container.StateRestarting)
+}
+
+// StartError is a start that failed; what was made for it is undone.
+type StartError struct {
+	Container string
+	Exit      int // what the client exits with: 125, 126 or 127
+	Err       error
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+
+func (e *StartError) Unwrap() error { return e.Err }
+
+// start does the work of a start under the container's lock.
+func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
+	r := c.latest.Load()
+	began, err := e.launch(ctx, c)
+	if err == nil {
+		_, err = e.change(c, func(r *record) {
+			r.State, r.PID, r.Started, r.Cgroups = container.StateRunning, began.PID, began.StartedAt, began.CgroupPaths
+			r.Exit, r.Error, r.OOM = 0, "", false
+			if !again {
+				r.Stopped, r.Restarts = false, 0
+			}
+		})
+		if err == nil {
+			c.over = make(chan struct{})
+			e.publish(r, events.ActionStart)
+			return nil
+		}
+		e.giveUp(c, began)
+	}
+	e.o.Networks.Release(r.ID)
+	failed := failure(r, err)
+	if _, err := e.change(c, func(r *record) {
+		if r.State == container.StateRestarting {
+			r.State = container.StateExited
+		}
+		r.Exit, r.Error, r.Net, r.Finished = failed.Exit, failed.Error(), nil, time.Now().UTC()
+	}); err != nil {
+		e.o.Log.Error("store that a start failed", "container", r.ID, "error", err)
+	}
+	if r.HostConfig.AutoRemove {
+		if err := e.remove(c, RemoveOptions{Volumes: true}); err != nil {
+			e.o.Log.Error("remove a container that did not start", "container", r.ID, "error", err)
+		}
+	}
+	return failed
+}
+
+// failure gives a failed start its exit code and the hints for what is often meant.
+func failure(r *record, err error) *StartError {
+	s := &StartError{Container: r.ID, Exit: 125, Err: err}
+	var b *box.Error
+	if !errors.As(err, &b) {
+		return s
+	}
+	s.Exit = b.ExitCode
+	if s.Exit == 0 {
+		s.Exit = 125
+	}
+	msg := "failed to create task for container: " + b.Message
+	program := ""
+	if args := append(r.Config.Entrypoint[:len(r.Config.Entrypoint):len(r.Config.Entrypoint)], r.Config.Cmd...); len(args) > 0 {
+		program = args[0]
+	}
+	if s.Exit == 127 && strings.HasPrefix(program, "-") {
+		msg += fmt.Sprintf(": %q stands after the image's name, so it was taken for the program: options go before the image", program)
+	}
+	class := errdefs.ErrInternal.WithMessage(msg)
+	if s.Exit == 126 || s.Exit == 127 || b.Step == box.StepUser || b.Step == box.StepCwd || b.Step == box.StepSysctl {
+		class = errdefs.ErrInvalidArgument.WithMessage(msg)
+	}
+	s.Err = errors.Join(class)
+	return s
+}
+
+// giveUp ends a process whose start could not be stored.
+func (e *Engine) giveUp(c *entry, _ keeper.Started) {
+	id := c.latest.Load().ID
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), 30*time.Second)
+	defer cancel()
+	err := e.o.Keeper.KillAll(ctx, id)
+	if err == nil {
+		_, err = e.o.Keeper.WaitExit(ctx, id, keeper.WaitNotRunning)
+	}
+	if err == nil {
+		err = e.o.Keeper.Forget(ctx, id, false)
+	}
+	if err != nil {
+		e.o.Log.Error("end a container whose start could not be stored", "container", id, "error", err)
+	}
+}
+
+// launch makes what a container needs and has the keeper start it.
+func (e *Engine) launch(ctx context.Context, c *entry) (keeper.Started, error) {
+	var none keeper.Started
+	r := c.latest.Load()
+	root, err := e.o.Images.RootFS(ctx, r.image())
+	if err != nil {
+		return none, err
+	}
+	mounts, err := e.mounts(ctx, r)
+	if err != nil {
+		return none, err
+	}
+	ns, sandbox, err := e.join(ctx, r)
+	if err != nil {
+		return none, err
+	}
+	files, err := e.writeFiles(ctx, r, sandbox)
+	if err != nil {
+		return none, err
+	}
+	w := e.o.Layers.Get(r.ID)
+	in := spec.Input{
+		ID: r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: append(files, mounts...), Net: ns, CgroupParent: e.o.CgroupParent,
+		Root: box.Root{Overlay: &box.Overlay{Lower: root.Lower, Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
+	}
+	s, err := spec.Build(in)
+	if err != nil {
+		return none, err
+	}
+	if err := e.confine(&s.Process, r.HostConfig); err != nil {
+		return none, err
+	}
+	// What the container has is stored before it runs: an engine that dies in
+	// between finds the process at the keeper and its network here.
+	intent := *r
+	intent.Net = sandbox
+	if err := e.saveFile(&intent); err != nil {
+		return none, err
+	}
+	c.latest.Store(&intent)
+	began, err := e.o.Keeper.Start(ctx, keeper.StartRequest{Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce})
+	if errdefs.IsConflict(err) {
+		// An exit that nobody acknowledged: the engine died after it.
+		if ferr := e.o.Keeper.Forget(ctx, r.ID, false); ferr == nil {
+			began, err = e.o.Keeper.Start(ctx, keeper.StartRequest{Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce})
+		}
+	}
+	return began, err
+}
+
+func (r *record) image() *image.Image {
+	return &image.Image{ID: digest.Digest(r.ImageID), Manifest: r.Manifest, Layers: r.Layers}
+}
+
+// join makes the container's place in its network.
+func (e *Engine) join(ctx context.Context, r *record) (box.Namespace, *network.Sandbox, error) {
+	mode := r.HostConfig.NetworkMode
+	switch {
+	case mode.IsHost():
+		return box.Namespace{Mode: box.NamespaceHost}, nil, nil
+	case mode.IsContainer():
+		o, err := e.joined(r)
+		if err != nil {
+			return box.Namespace{}, nil, err
+		}
+		if o.HostConfig.NetworkMode.IsHost() {
+			return box.Namespace{Mode: box.NamespaceHost}, nil, nil
+		}
+		return box.Namespace{Mode: box.NamespaceJoin, Path: fmt.Sprintf("/proc/%d/ns/net", o.PID)}, nil, nil
+	}
+	box1, err := e.o.Networks.Join(ctx, endpoint(r))
+	if err != nil {
+		return box.Namespace{}, nil, err
+	}
+	return box.Namespace{Mode: box.NamespaceJoin, Path: box1.Path}, box1, nil
+}
+
+// joined is the container whose network a container uses.
+func (e *Engine) joined(r *record) (*record, error) {
+	ref := r.HostConfig.NetworkMode.ConnectedContainer()
+	c, err := e.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	o := c.latest.Load()
+	switch {
+	case o.ID == r.ID:
+		return nil, errdefs.ErrInvalidArgument.WithMessage("a container cannot join its own network: --network container:" + ref)
+	case !o.running():
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot join network of a non running container: %s: start it first", ref))
+	case o.HostConfig.NetworkMode.IsContainer():
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("container %s itself uses the network of another: write --network %s", ref, o.HostConfig.NetworkMode))
+	}
+	return o, nil
+}
+
+// endpoint is what is asked of the network for a container.
+func endpoint(r *record) network.EndpointRequest {
+	q := network.EndpointRequest{ContainerID: r.ID, ContainerName: r.Name, MAC: r.MAC, Network: string(r.HostConfig.NetworkMode)}
+	if q.Network == "" || r.HostConfig.NetworkMode.IsDefault() {
+		q.Network = "bridge"
+	}
+	q.Ports = r.published()
+	return q
+}
+
+// confine gives a process the seccomp filter of its container.
+func (e *Engine) confine(p *box.Process, h *container.HostConfig) (err error) {
+	p.NoNewPrivileges = p.NoNewPrivileges || e.o.Defaults.NoNewPrivileges && !spec.MayGainPrivileges(h.SecurityOpt)
+	if h.Privileged || spec.Unconfined(h.SecurityOpt) {
+		return nil
+	}
+	p.Seccomp, p.SeccompFlags, err = seccomp.Compile(e.o.Seccomp, p.Capabilities.Bounding, runtime.GOARCH)
+	return err
+}

@@ -1,0 +1,352 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/sys/signal"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	defaultStopTimeout = 10 * time.Second
+	killWait           = 10 * time.Second // for a process to go after SIGKILL
+)
+
+func notRunning(r *record) error {
+	return errdefs.ErrConflict.WithMessage("container " + r.ID + " is not running")
+}
+
+// stopSignal is what asks a container to end.
+func (r *record) stopSignal(asked string) (syscall.Signal, error) {
+	if asked == "" {
+		asked = r.Config.StopSignal
+	}
+	if asked == "" {
+		return unix.SIGTERM, nil
+	}
+	return parseSignal(asked)
+}
+
+func parseSignal(s string) (syscall.Signal, error) {
+	sig, err := signal.ParseSignal(s)
+	if err != nil {
+		return 0, errdefs.ErrInvalidArgument.WithMessage("Invalid signal: " + s + ": write a name such as SIGTERM, or a number")
+	}
+	return sig, nil
+}
+
+func (r *record) stopTimeout(asked *int) time.Duration {
+	if asked == nil {
+		asked = r.Config.StopTimeout
+	}
+	switch {
+	case asked == nil:
+		return defaultStopTimeout
+	case *asked < 0:
+		return -1
+	}
+	return time.Duration(*asked) * time.Second
+}
+
+// Stop asks a container to end, and kills it after the time-out. One that
+// does not run is a NotModified error, which the API answers with 304.
+func (e *Engine) Stop(ctx context.Context, ref string, o StopOptions) error {
+	c, unlock, err := e.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	r := c.latest.Load()
+	sig, err := r.stopSignal(o.Signal)
+	if err != nil {
+		unlock()
+		return err
+	}
+	if r.State == container.StateRestarting {
+		defer unlock()
+		return e.cancelled(c)
+	}
+	if !r.running() {
+		unlock()
+		return errdefs.ErrNotModified.WithMessage("container " + r.ID + " is not running")
+	}
+	r, err = e.change(c, func(r *record) { r.Stopped = true })
+	over := c.over
+	unlock()
+	if err != nil {
+		return err
+	}
+	if err := e.end(ctx, r, sig, r.stopTimeout(o.Timeout), over); err != nil {
+		return err
+	}
+	e.publish(r, events.ActionStop)
+	return nil
+}
+
+// cancelled ends a container whose restart is due.
+func (e *Engine) cancelled(c *entry) error {
+	c.cancelRestart()
+	r, err := e.change(c, func(r *record) { r.State = container.StateExited; r.Stopped = true })
+	if err == nil {
+		e.publish(r, events.ActionStop)
+	}
+	return err
+}
+
+// end sends the stop signal, waits, kills, and returns when the exit is stored.
+func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patience time.Duration, over <-chan struct{}) error {
+	if err := e.send(ctx, r, sig); err != nil {
+		if errdefs.IsFailedPrecondition(err) { // it has just ended
+			return e.awaitEnd(ctx, over)
+		}
+		return err
+	}
+	var timeout <-chan time.Time
+	if patience >= 0 {
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		timeout = t.C
+	}
+	deaf := time.NewTimer(0)
+	defer deaf.Stop()
+	reads := 0
+	for waiting := true; waiting; {
+		select {
+		case <-over:
+			return nil
+		case <-timeout:
+			waiting = false
+		case <-deaf.C:
+			// A first process gets no signal that it does not handle: two reads say so, and
+			// only of a program that had the time to install its handlers.
+			if time.Since(r.Started) < time.Second {
+				deaf.Reset(time.Second - time.Since(r.Started))
+			} else if !undeliverable(r.PID, sig) {
+				reads = 0
+				deaf.Reset(500 * time.Millisecond)
+			} else if reads++; reads < 2 {
+				deaf.Reset(20 * time.Millisecond)
+			} else {
+				e.o.Log.Info("the container ignores its stop signal: killed without waiting", "container", r.ID, "signal", sig)
+				waiting = false
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-e.ctx.Done():
+			return e.awaitEnd(ctx, over)
+		}
+	}
+	return e.kill(ctx, r, over)
+}
+
+// kill ends the container for good, and says why when it does not go.
+func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}) error {
+	if err := e.send(ctx, r, unix.SIGKILL); err != nil && !errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, killWait)
+	defer cancel()
+	if err := e.awaitEnd(wait, over); err != nil && ctx.Err() == nil && e.ctx.Err() == nil {
+		return errdefs.ErrInternal.WithMessage(fmt.Sprintf("tried to kill container %s, but did not receive an exit event in %s: process %d is %s",
+			r.ID, killWait, r.PID, whyStuck(r.PID)))
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// whyStuck says what a process waits for that SIGKILL does not end.
+func whyStuck(pid int) string {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return "gone"
+	}
+	state := "?"
+	if _, rest, ok := bytes.Cut(stat, []byte(") ")); ok && len(rest) > 0 {
+		state = string(rest[:1])
+	}
+	where, err := os.ReadFile(filepath.Join(proc, "wchan"))
+	if err != nil || len(where) == 0 || string(where) == "0" {
+		return "in state " + state
+	}
+	return fmt.Sprintf("in state %s in the kernel's %s: a device or a network file system may not answer", state, where)
+}
+
+// send sends a signal and says so; a paused container is thawed to receive it.
+func (e *Engine) send(ctx context.Context, r *record, sig syscall.Signal) error {
+	if err := e.o.Keeper.Signal(ctx, r.ID, "", int(sig)); err != nil {
+		return err
+	}
+	e.publish(r, events.ActionKill, "signal", strconv.Itoa(int(sig)))
+	if r.State != container.StatePaused {
+		return nil
+	}
+	if err := e.unpause(ctx, r.ID, false); err != nil && !errdefs.IsConflict(err) && !errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	return nil
+}
+
+// undeliverable says whether no thread of the first process handles or blocks
+// the signal: the kernel then drops it (pid_namespaces(7)).
+func undeliverable(pid int, sig syscall.Signal) bool {
+	if sig == unix.SIGKILL || sig == unix.SIGSTOP {
+		return false
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(tasks) == 0 {
+		return false
+	}
+	for _, t := range tasks {
+		b, err := os.ReadFile(t)
+		if err != nil {
+			return false
+		}
+		for line := range strings.Lines(string(b)) {
+			key, v, _ := strings.Cut(line, ":")
+			if key != "SigCgt" && key != "SigBlk" {
+				continue
+			}
+			mask, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			if err != nil || mask&(1<<(uint(sig)-1)) != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Kill sends a signal; "" is SIGKILL, after which it waits for the end.
+func (e *Engine) Kill(ctx context.Context, ref, name string) error {
+	sig := unix.SIGKILL
+	var err error
+	if name != "" {
+		if sig, err = parseSignal(name); err != nil {
+			return err
+		}
+	}
+	c, unlock, err := e.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	r := c.latest.Load()
+	if r.State == container.StateRestarting && sig == unix.SIGKILL {
+		defer unlock()
+		return e.cancelled(c)
+	}
+	if !r.running() {
+		unlock()
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: container %s is not running", ref, r.ID))
+	}
+	stop, stopErr := r.stopSignal("")
+	if sig == unix.SIGKILL || stopErr == nil && sig == stop {
+		r, err = e.change(c, func(r *record) { r.Stopped = true })
+	}
+	over := c.over
+	unlock()
+	if err != nil {
+		return err
+	}
+	if sig == unix.SIGKILL {
+		return e.kill(ctx, r, over)
+	}
+	if err = e.send(ctx, r, sig); errdefs.IsFailedPrecondition(err) {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: container %s is not running", ref, r.ID))
+	}
+	return err
+}
+
+// Restart stops a container that runs and starts it.
+func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
+	c, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	id := c.latest.Load().ID
+	if err := e.Stop(ctx, id, o); err != nil && !errdefs.IsNotModified(err) {
+		return err
+	}
+	if err := e.Start(ctx, id); err != nil && !errdefs.IsNotModified(err) {
+		return err
+	}
+	e.publish(c.latest.Load(), events.ActionRestart)
+	return nil
+}
+
+// Pause freezes a container.
+func (e *Engine) Pause(ctx context.Context, ref string) error {
+	c, unlock, err := e.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := c.latest.Load()
+	switch r.State {
+	case container.StateRunning:
+	case container.StatePaused:
+		return errdefs.ErrConflict.WithMessage("container " + ref + " is already paused")
+	default:
+		return notRunning(r)
+	}
+	if err := e.o.Keeper.Pause(ctx, r.ID); err != nil {
+		return err
+	}
+	if _, err = e.change(c, func(r *record) { r.State = container.StatePaused }); err != nil {
+		if back := e.o.Keeper.Resume(ctx, r.ID); back != nil {
+			e.o.Log.Error("thaw a container whose pause could not be stored", "error", back)
+		}
+		return err
+	}
+	e.publish(r, events.ActionPause)
+	return nil
+}
+
+// Unpause lets a paused container go on.
+func (e *Engine) Unpause(ctx context.Context, ref string) error { return e.unpause(ctx, ref, true) }
+
+func (e *Engine) unpause(ctx context.Context, ref string, tell bool) error {
+	c, unlock, err := e.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := c.latest.Load()
+	if r.State != container.StatePaused {
+		return errdefs.ErrConflict.WithMessage("Container " + r.ID + " is not paused")
+	}
+	if err := e.o.Keeper.Resume(ctx, r.ID); err != nil {
+		return err
+	}
+	if r, err = e.change(c, func(r *record) { r.State = container.StateRunning }); err == nil && tell {
+		e.publish(r, events.ActionUnPause)
+	}
+	return err
+}
+
+// Resize sets the size of a container's terminal, in characters.
+func (e *Engine) Resize(ctx context.Context, ref string, height, width uint16) error {
+	c, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	r := c.latest.Load()
+	if !r.running() {
+		return notRunning(r)
+	}
+	if err := e.o.Keeper.Resize(ctx, r.ID, "", height, width); err != nil {
+		return err
+	}
+	e.publish(r, events.ActionResize, "height", strconv.Itoa(int(height)), "width", strconv.Itoa(int(width)))
+	return nil
+}

@@ -1,0 +1,162 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/term"
+
+	"hezi/internal/keeper"
+)
+
+// Terminal says whether the container has one.
+func (e *Engine) Terminal(_ context.Context, ref string) (bool, error) {
+	c, err := e.find(ref)
+	if err != nil {
+		return false, err
+	}
+	return c.latest.Load().Config.Tty, nil
+}
+
+// detachKeys reads Docker's syntax; "" is ctrl-p,ctrl-q.
+func detachKeys(s string) ([]byte, error) {
+	if s == "" {
+		return []byte{16, 17}, nil
+	}
+	keys, err := term.ToBytes(s)
+	if err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid detach keys (%s): write letters, or ctrl- and a letter or one of @ ^ [ , _, with commas between", s))
+	}
+	return keys, nil
+}
+
+// handOver takes the client's connection out of HTTP and gives it away; what
+// fails then is written to the client, if there is still a way.
+func (e *Engine) handOver(hijack Hijack, give func(net.Conn, []byte) error) error {
+	conn, buffered, err := hijack()
+	if err != nil {
+		return err
+	}
+	if err := give(conn, buffered); err != nil {
+		e.o.Log.Warn("a client's stream could not be handed to the keeper", "error", err)
+		_, _ = io.WriteString(conn, err.Error()+"\r\n") // the client may be gone
+		return conn.Close()
+	}
+	return nil
+}
+
+// Attach joins the client's connection to the container; one that is not
+// running yet, to its next start.
+func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions, hijack Hijack) error {
+	keys, err := detachKeys(o.DetachKeys)
+	if err != nil {
+		return err
+	}
+	c, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	r := c.latest.Load()
+	if r.State == container.StatePaused {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is paused, unpause the container before attach", r.ID))
+	}
+	if !o.Stream {
+		return e.Logs(ctx, r.ID, LogsOptions{Stdout: o.Stdout && o.Logs, Stderr: o.Stderr && o.Logs, Tail: -1}, func(bool) Hijack { return hijack })
+	}
+	q := keeper.AttachRequest{
+		ContainerID: r.ID, Stdin: o.Stdin && r.Config.OpenStdin, Stdout: o.Stdout, Stderr: o.Stderr, Stream: true, Logs: o.Logs,
+		DetachKeys: keys, NextStart: !r.running(), Starter: !r.running(), Terminal: r.Config.Tty,
+	}
+	err = e.handOver(hijack, func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, q, conn, buffered) })
+	if err == nil {
+		e.publish(r, events.ActionAttach)
+	}
+	return err
+}
+
+// Logs writes what a container has said, and with Follow what it says.
+func (e *Engine) Logs(ctx context.Context, ref string, o LogsOptions, hijack func(raw bool) Hijack) error {
+	c, err := e.find(ref)
+	if err != nil {
+		return err
+	}
+	r := c.latest.Load()
+	conf := e.logConfig(r)
+	if conf.Driver == "none" {
+		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading: the container was made with --log-driver none")
+	}
+	q := keeper.LogsRequest{
+		ContainerID: r.ID, Log: conf, Stdout: o.Stdout, Stderr: o.Stderr, Follow: o.Follow && (r.running() || r.State == container.StateRestarting),
+		Timestamps: o.Timestamps, Details: o.Details, Terminal: r.Config.Tty, Tail: o.Tail, Since: o.Since, Until: o.Until,
+	}
+	return e.handOver(hijack(r.Config.Tty), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Logs(ctx, q, conn, buffered) })
+}
+
+// Wait answers when the condition holds: at once for a container that does not
+// run, unless its next exit or its removal is asked for.
+func (e *Engine) Wait(ctx context.Context, ref string, cond container.WaitCondition, hijack Hijack) (container.WaitResponse, error) {
+	c, unlock, err := e.lock(ctx, ref)
+	if err != nil {
+		return container.WaitResponse{}, err
+	}
+	r := c.latest.Load()
+	k := keeper.WaitCondition(cond)
+	switch {
+	case cond == "" || cond == container.WaitConditionNotRunning:
+		k = keeper.WaitNotRunning
+		if r.State == container.StateRestarting {
+			k = keeper.WaitNextExit
+		} else if !r.running() {
+			unlock()
+			return answered(r, hijack)
+		}
+	case cond == container.WaitConditionNextExit && r.running():
+		k = keeper.WaitNotRunning // the same, and no exit can slip in before it
+	}
+	if hijack != nil {
+		defer unlock() // the keeper knows of the wait before it can be told to forget
+		return container.WaitResponse{}, e.handOver(hijack, func(conn net.Conn, buffered []byte) error {
+			return e.o.Keeper.Wait(ctx, keeper.WaitRequest{ContainerID: r.ID, Condition: k}, conn, buffered)
+		})
+	}
+	over := c.over
+	unlock()
+	return e.waitHere(ctx, c, k, over)
+}
+
+// waitHere waits for a client whose connection cannot be handed over.
+func (e *Engine) waitHere(ctx context.Context, c *entry, cond keeper.WaitCondition, over <-chan struct{}) (container.WaitResponse, error) {
+	if cond == keeper.WaitNotRunning && over != nil {
+		if err := e.awaitEnd(ctx, over); err != nil {
+			return container.WaitResponse{}, err
+		}
+		return answer(c.latest.Load()), nil
+	}
+	exit, err := e.o.Keeper.WaitExit(ctx, c.latest.Load().ID, cond)
+	if err != nil {
+		return container.WaitResponse{}, err
+	}
+	return container.WaitResponse{StatusCode: int64(exit.Code)}, nil
+}
+
+func answer(r *record) container.WaitResponse {
+	return container.WaitResponse{StatusCode: int64(r.Exit)}
+}
+
+func answered(r *record, hijack Hijack) (container.WaitResponse, error) {
+	if hijack == nil {
+		return answer(r), nil
+	}
+	conn, _, err := hijack()
+	if err != nil {
+		return container.WaitResponse{}, err
+	}
+	defer conn.Close()
+	return container.WaitResponse{}, json.NewEncoder(conn).Encode(answer(r))
+}
