@@ -52,6 +52,11 @@ func Check(c *container.Config, h *container.HostConfig) error {
 		}
 	}
 	mode := string(h.NetworkMode)
+	switch {
+	case mode == "", mode == "default", mode == "bridge", mode == "none", mode == "host", h.NetworkMode.IsContainer():
+	default:
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s not found: this version of hezi has the networks bridge, host, none and container:NAME", mode))
+	}
 	if mode != "host" && h.NetworkMode.IsContainer() && (len(h.DNS) > 0 || len(h.ExtraHosts) > 0 || len(h.PortBindings) > 0 || h.PublishAllPorts) {
 		return invalid("conflicting options: -p, --dns and --add-host cannot be used with --network %s: give them to the container whose network is joined", mode)
 	}
@@ -61,13 +66,11 @@ func Check(c *container.Config, h *container.HostConfig) error {
 // unimplemented is the table of what is not there yet: the first flag that is set, or "".
 func unimplemented(c *container.Config, h *container.HostConfig) string {
 	r := &h.Resources
-	mode := string(h.NetworkMode)
 	for _, f := range []struct {
 		flag string
 		set  bool
 	}{
 		{"--health-cmd", c.Healthcheck != nil && !(len(c.Healthcheck.Test) == 1 && c.Healthcheck.Test[0] == "NONE")},
-		{"--network " + mode, mode != "" && mode != "default" && mode != "bridge" && mode != "none" && mode != "host" && !h.NetworkMode.IsContainer()},
 		{"--log-driver " + h.LogConfig.Type, h.LogConfig.Type != "" && h.LogConfig.Type != "json-file" && h.LogConfig.Type != "local" && h.LogConfig.Type != "none"},
 		{"--log-opt", len(h.LogConfig.Config) > 0},
 		{"--volume-driver", h.VolumeDriver != "" && h.VolumeDriver != "local"},
