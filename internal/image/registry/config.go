@@ -5,8 +5,8 @@
 // scheme is decided in one place (hosts.go):
 //
 //	mirrors of the registry, in the order of the configuration
-//	   (one that failed lately goes to the end, for some minutes)
 //	-> the registry itself
+//	-> mirrors that failed in the last minutes
 //
 // Credentials that the user gave go to the registry itself and to the token
 // server it names, never to a mirror, to a redirect's target or to a foreign
@@ -15,10 +15,22 @@
 // whole, so slow lines finish.
 package registry
 
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
 // Docker's defaults for what Config leaves at 0.
 const (
 	DefaultMaxDownloads = 3
 	DefaultMaxAttempts  = 5
+	DefaultPatience     = 30 * time.Second
 )
 
 // Config is the part of daemon.json that concerns registries.
@@ -34,4 +46,100 @@ type Config struct {
 	MaxDownloads int
 	// MaxAttempts is how often a download is tried; 0 is DefaultMaxAttempts.
 	MaxAttempts int
+	// Patience is how long a registry may be silent; 0 is DefaultPatience.
+	Patience time.Duration
+}
+
+// Validate says what is wrong with a configuration.
+func (c Config) Validate() error {
+	_, err := parse(c)
+	return err
+}
+
+// settings are a Config as it is used.
+type settings struct {
+	mirrors      []*url.URL
+	nets         []netip.Prefix
+	hosts        map[string]struct{} // insecure, as host or host:port, lower case
+	maxDownloads int
+	maxAttempts  int
+	patience     time.Duration
+}
+
+func parse(c Config) (*settings, error) {
+	s := &settings{hosts: make(map[string]struct{}), maxDownloads: c.MaxDownloads, maxAttempts: c.MaxAttempts, patience: c.Patience}
+	if s.maxDownloads <= 0 {
+		s.maxDownloads = DefaultMaxDownloads
+	}
+	if s.maxAttempts <= 0 {
+		s.maxAttempts = DefaultMaxAttempts
+	}
+	if s.patience <= 0 {
+		s.patience = DefaultPatience
+	}
+	for _, m := range c.Mirrors {
+		u, err := url.Parse(m)
+		switch {
+		case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid mirror: %q is not a URL that begins with https:// or http://", m))
+		case u.RawQuery != "" || u.Fragment != "":
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid mirror: query or fragment at the end of %q", m))
+		case u.User != nil:
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid mirror: username/password not allowed in URI %q", u.Redacted()))
+		}
+		u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), "/v2")
+		s.mirrors = append(s.mirrors, u)
+	}
+	for _, i := range c.Insecure {
+		if p, err := netip.ParsePrefix(i); err == nil {
+			s.nets = append(s.nets, p)
+			continue
+		}
+		if strings.Contains(i, "://") || strings.ContainsAny(i, "/ ") || i == "" {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("insecure registry %q is not valid: write HOST, HOST:PORT or a CIDR, without http:// and without a path", i))
+		}
+		s.hosts[strings.ToLower(i)] = struct{}{}
+	}
+	return s, nil
+}
+
+// insecure says whether host, perhaps with a port, may be spoken to without
+// TLS that can be verified.
+func (s *settings) insecure(host string) bool {
+	host = strings.ToLower(host)
+	if _, ok := s.hosts[host]; ok {
+		return true
+	}
+	name := hostname(host)
+	if _, ok := s.hosts[name]; ok {
+		return true
+	}
+	if loopback(name) {
+		return true
+	}
+	ip, err := netip.ParseAddr(name)
+	if err != nil {
+		return false // names are not looked up: who answers DNS must not decide
+	}
+	for _, n := range s.nets {
+		if n.Contains(ip.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return strings.Trim(host, "[]")
+}
+
+func loopback(name string) bool {
+	if name == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(name)
+	return err == nil && ip.Unmap().IsLoopback()
 }

@@ -1,0 +1,344 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	maxManifest = 4 << 20 // OCI distribution spec 1.1: registries take 4 MiB
+	maxTags     = 100_000
+	schema1     = "application/vnd.docker.distribution.manifest.v1"
+)
+
+var errTooBig = errors.New("the answer is larger than any manifest may be")
+
+// accept lists the manifests that can be understood.
+func accept() http.Header {
+	return http.Header{"Accept": {strings.Join([]string{
+		images.MediaTypeDockerSchema2Manifest, images.MediaTypeDockerSchema2ManifestList,
+		ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, "*/*",
+	}, ", ")}}
+}
+
+// Resolve finds out what a tag or digest names now. It costs no pull in the
+// sense of registries' rate limits, where the registry answers HEAD.
+func (r *Repository) Resolve(ctx context.Context, ref reference.Named) (ocispec.Descriptor, error) {
+	object, want := objectOf(ref)
+	var d ocispec.Descriptor
+	err := r.persist(ctx, func() error {
+		return r.each(ctx, func(ep *endpoint) (err error) {
+			d, err = r.head(ctx, ep, object, want)
+			return err
+		})
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, r.explain(ref, err)
+	}
+	if strings.HasPrefix(d.MediaType, schema1) {
+		return ocispec.Descriptor{}, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(
+			"[DEPRECATION NOTICE] Docker Image Format v1 and Docker Image manifest version 2, schema 1 are not supported: %s must be pushed again by a present-day client", reference.FamiliarString(ref)))
+	}
+	return d, nil
+}
+
+func objectOf(ref reference.Named) (object string, want digest.Digest) {
+	if d, ok := ref.(reference.Digested); ok {
+		return d.Digest().String(), d.Digest()
+	}
+	if t, ok := ref.(reference.Tagged); ok {
+		return t.Tag(), ""
+	}
+	return "latest", ""
+}
+
+func (r *Repository) head(ctx context.Context, ep *endpoint, object string, want digest.Digest) (ocispec.Descriptor, error) {
+	resp, err := r.ask(ctx, ep, http.MethodHead, "manifests/"+object, accept())
+	if err == nil {
+		resp.Body.Close()
+		got := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+		if got.Validate() == nil && resp.ContentLength > 0 && (want == "" || got == want) {
+			return ocispec.Descriptor{MediaType: mediaType(resp.Header), Digest: got, Size: resp.ContentLength}, nil
+		}
+	}
+	var f *Failure
+	if errors.As(err, &f) && (f.Status == 0 || f.Status == http.StatusTooManyRequests) {
+		return ocispec.Descriptor{}, err
+	}
+	// An error to HEAD has no words, and some registries do not know HEAD.
+	body, kind, err := r.get(ctx, ep, object, want)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if want == "" {
+		want = digest.FromBytes(body)
+	}
+	return ocispec.Descriptor{MediaType: kind, Digest: want, Size: int64(len(body))}, nil
+}
+
+// get fetches a manifest and verifies it, if its digest is known.
+func (r *Repository) get(ctx context.Context, ep *endpoint, object string, want digest.Digest) ([]byte, string, error) {
+	resp, err := r.ask(ctx, ep, http.MethodGet, "manifests/"+object, accept())
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+	if err == nil && len(body) > maxManifest {
+		return nil, "", &Failure{Host: ep.base(), Cause: errTooBig, class: errdefs.ErrInvalidArgument, lied: true}
+	}
+	if err != nil {
+		return nil, "", r.c.unreachable(ep, r.gen.settings, err)
+	}
+	if want != "" {
+		if got := want.Algorithm().FromBytes(body); got != want {
+			return nil, "", wrongDigest(ep, "manifest", want, got)
+		}
+	}
+	return body, mediaType(resp.Header), nil
+}
+
+func mediaType(h http.Header) string {
+	t, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
+func wrongDigest(ep *endpoint, what string, want, got digest.Digest) *Failure {
+	return &Failure{
+		Host: ep.base(), lied: true, class: errdefs.ErrDataLoss,
+		text: fmt.Sprintf("registry %s sent a wrong %s: expected digest %s, got %s: the registry or something between is broken; nothing of it was kept", ep.base(), what, want, got),
+	}
+}
+
+// Manifest fetches a manifest or index whose digest is known.
+func (r *Repository) Manifest(ctx context.Context, d ocispec.Descriptor) (body []byte, kind string, err error) {
+	err = r.persist(ctx, func() error {
+		return r.each(ctx, func(ep *endpoint) (err error) {
+			body, kind, err = r.get(ctx, ep, d.Digest.String(), d.Digest)
+			return err
+		})
+	})
+	if err != nil {
+		ref, derr := reference.WithDigest(r.name, d.Digest)
+		if derr != nil {
+			return nil, "", err
+		}
+		return nil, "", r.explain(ref, err)
+	}
+	return body, kind, nil
+}
+
+// Tags lists every tag of the repository.
+func (r *Repository) Tags(ctx context.Context) (tags []string, err error) {
+	err = r.persist(ctx, func() error {
+		return r.each(ctx, func(ep *endpoint) (err error) {
+			tags, err = r.tagsOf(ctx, ep)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, r.explain(r.name, err)
+	}
+	return tags, nil
+}
+
+func (r *Repository) tagsOf(ctx context.Context, ep *endpoint) ([]string, error) {
+	var tags []string
+	for next := "tags/list?n=1000"; next != ""; {
+		resp, err := r.ask(ctx, ep, http.MethodGet, next, http.Header{"Accept": {"application/json"}})
+		if err != nil {
+			return nil, err
+		}
+		var page struct {
+			Tags []string `json:"tags"`
+		}
+		err = json.NewDecoder(io.LimitReader(resp.Body, maxManifest)).Decode(&page)
+		resp.Body.Close()
+		if err != nil {
+			return nil, &Failure{Host: ep.base(), Cause: fmt.Errorf("list of tags: %w", err), class: errdefs.ErrUnavailable}
+		}
+		tags = append(tags, page.Tags...)
+		if len(tags) > maxTags {
+			return nil, &Failure{Host: ep.base(), Cause: fmt.Errorf("more than %d tags", maxTags), class: errdefs.ErrOutOfRange, lied: true}
+		}
+		following := nextPage(resp.Header)
+		if following == next || len(page.Tags) == 0 {
+			break
+		}
+		next = following
+	}
+	return tags, nil
+}
+
+// nextPage reads Link: <…?last=x&n=1000>; rel="next". Only its query is used:
+// the list stays with the host that was asked.
+func nextPage(h http.Header) string {
+	link := h.Get("Link")
+	from, rest, ok := strings.Cut(link, ">")
+	if !ok || !strings.Contains(rest, "next") {
+		return ""
+	}
+	u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(from), "<"))
+	if err != nil || u.RawQuery == "" {
+		return ""
+	}
+	return "tags/list?" + u.RawQuery
+}
+
+// Blob is a blob on its way.
+type Blob struct {
+	io.ReadCloser
+	Host   string
+	Offset int64 // of the first byte: as asked, or 0 if the host cannot do that
+	ep     *endpoint
+}
+
+// Blob opens a blob at offset. It asks each host once; trying again is the
+// caller's, who knows how far it got (see Again).
+func (r *Repository) Blob(ctx context.Context, d ocispec.Descriptor, offset int64) (*Blob, error) {
+	var b *Blob
+	err := r.each(ctx, func(ep *endpoint) (err error) {
+		b, err = r.open(ctx, ep, d, offset)
+		return err
+	})
+	if errdefs.IsNotFound(err) && len(d.URLs) > 0 && images.IsNonDistributable(d.MediaType) {
+		if foreign := r.foreign(ctx, d, offset); foreign != nil {
+			return foreign, nil
+		}
+	}
+	if err != nil {
+		return nil, r.explainBlob(d, err)
+	}
+	return b, nil
+}
+
+func (r *Repository) open(ctx context.Context, ep *endpoint, d ocispec.Descriptor, offset int64) (*Blob, error) {
+	h := http.Header{"Accept": {"*/*"}}
+	if offset > 0 {
+		h.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	resp, err := r.ask(ctx, ep, http.MethodGet, "blobs/"+d.Digest.String(), h)
+	if err != nil {
+		return nil, err
+	}
+	return r.opened(ep, d, offset, resp)
+}
+
+// opened checks that an answer is the part that was asked for.
+func (r *Repository) opened(ep *endpoint, d ocispec.Descriptor, offset int64, resp *http.Response) (*Blob, error) {
+	b := &Blob{ReadCloser: resp.Body, Host: ep.base(), ep: ep}
+	if resp.StatusCode == http.StatusPartialContent {
+		first, _, _ := strings.Cut(strings.TrimPrefix(resp.Header.Get("Content-Range"), "bytes "), "-")
+		n, err := strconv.ParseInt(first, 10, 64)
+		if err != nil || n != offset {
+			resp.Body.Close()
+			return nil, &Failure{Host: ep.base(), lied: true, class: errdefs.ErrDataLoss,
+				text: fmt.Sprintf("registry %s sent another part of blob %s than it was asked for", ep.base(), d.Digest)}
+		}
+		b.Offset = offset
+	}
+	if resp.ContentLength >= 0 && b.Offset+resp.ContentLength != d.Size {
+		resp.Body.Close()
+		return nil, &Failure{Host: ep.base(), lied: true, class: errdefs.ErrDataLoss,
+			text: fmt.Sprintf("registry %s sent a wrong blob %s: expected %d bytes, got %d", ep.base(), d.Digest, d.Size, b.Offset+resp.ContentLength)}
+	}
+	return b, nil
+}
+
+// foreign opens a layer that its image says is elsewhere. No credentials go
+// there. It returns nil if none of the addresses serves.
+func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset int64) *Blob {
+	for _, s := range d.URLs {
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			continue
+		}
+		ep := &endpoint{scheme: u.Scheme, host: u.Host, mirror: true}
+		ep.auth = r.authorizer(ep, nil)
+		h := http.Header{"Accept": {"*/*"}}
+		if offset > 0 {
+			h.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+		}
+		resp, err := r.sendOver(ctx, ep, u.Scheme, http.MethodGet, u.RequestURI(), h)
+		if err != nil {
+			continue
+		}
+		if resp.StatusCode >= 300 {
+			resp.Body.Close()
+			continue
+		}
+		if b, err := r.opened(ep, d, offset, resp); err == nil {
+			r.once("Layer " + d.Digest.Encoded()[:12] + " comes from " + u.Host)
+			return b
+		}
+	}
+	return nil
+}
+
+// Cut makes an error of a body that ended early; a mirror that does that is
+// passed over.
+func (r *Repository) Cut(b *Blob, err error) error {
+	f := r.c.unreachable(b.ep, r.gen.settings, err)
+	if !f.quiet {
+		f.text = fmt.Sprintf("registry %s broke off while it sent a blob: %s", b.Host, plainCause(err))
+	}
+	if b.ep.mirror {
+		r.passOver(b.ep, f, true)
+	}
+	return f
+}
+
+// Wrong makes an error of a blob whose digest or size is not what it should
+// be. This pull does not ask that host again; retry says whether others are
+// left.
+func (r *Repository) Wrong(b *Blob, want ocispec.Descriptor, got digest.Digest) (err error, retry bool) { //nolint:revive // the error is the answer, not its failure
+	f := wrongDigest(b.ep, "blob", want.Digest, got)
+	if b.ep.mirror {
+		r.passOver(b.ep, f, true)
+	}
+	r.mu.Lock()
+	r.bad[b.ep] = f
+	r.mu.Unlock()
+	return f, len(r.order()) > 0
+}
+
+// persist tries again what may succeed a little later. A host that was silent
+// for all our patience is not asked again: the user has waited enough.
+func (r *Repository) persist(ctx context.Context, do func() error) error {
+	for n := 1; ; n++ {
+		err := do()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		var f *Failure
+		if errors.As(err, &f) && f.quiet {
+			return err
+		}
+		wait, ok := r.Again(err, n)
+		if !ok {
+			return err
+		}
+		r.c.log.Info("registry asked again", "repository", r.name.Name(), "after", wait.Round(time.Millisecond), "error", err)
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
