@@ -51,6 +51,12 @@ func (d *display) layer(id string) watch {
 	return func(s step) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		if s == (step{}) {
+			s.status = statusComplete
+			if last.status == "" || last.status == statusPulling {
+				s.status = statusExists
+			}
+		}
 		full := s.total > 0 && s.current >= s.total
 		if s.status == last.status {
 			if s == last || s.total == 0 || !full && d.now().Sub(at) < progressEvery {

@@ -26,8 +26,7 @@ const (
 func (f *fetch) bring(ctx context.Context, l layer, t tap, w watch) error {
 	ready := func(ctx context.Context) (bool, error) { return f.s.hasBlob(ctx, l.blob.Digest) }
 	return f.s.flights.do(ctx, "blob "+l.blob.Digest.String(), w, ready, func(ctx context.Context, w watch) error {
-		w(step{status: statusWaiting})
-		release, err := f.repo.Slot(ctx)
+		release, err := f.repo.Slot(ctx, func() { w(step{status: statusWaiting}) })
 		if err != nil {
 			return err
 		}

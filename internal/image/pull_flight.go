@@ -9,7 +9,8 @@ import (
 type watch func(step)
 
 // step is a moment of a layer's way: what is being done, and how much of how
-// much in bytes. Total 0 means that there is nothing to count.
+// much in bytes. Total 0 means that there is nothing to count. The zero step
+// is the end of a layer that had to be neither downloaded nor unpacked here.
 type step struct {
 	status         string
 	current, total int64

@@ -128,12 +128,7 @@ type builder struct {
 
 // run returns when the snapshot is committed and the blob is in the store.
 func (b *builder) run(ctx context.Context, w watch) error {
-	present := false
-	ready := func(ctx context.Context) (bool, error) {
-		var err error
-		present, err = b.s.hasSnapshot(ctx, b.layer.chain)
-		return present, err
-	}
+	ready := func(ctx context.Context) (bool, error) { return b.s.hasSnapshot(ctx, b.layer.chain) }
 	made := false
 	err := b.s.flights.do(ctx, "chain "+b.layer.chain.String(), w, ready, func(ctx context.Context, w watch) error {
 		made = true
@@ -143,7 +138,11 @@ func (b *builder) run(ctx context.Context, w watch) error {
 		return err
 	}
 	// Another made the snapshot, now or long ago; the blob may be gone.
-	return b.get(ctx, b.layer, nil, w)
+	if err := b.get(ctx, b.layer, nil, w); err != nil {
+		return err
+	}
+	w(step{})
+	return nil
 }
 
 // make brings the blob, unpacks it and commits the snapshot.

@@ -108,12 +108,14 @@ func transport(set *settings, lax bool) *http.Transport {
 	}
 }
 
-// Slot waits until the daemon may download one more layer.
-func (r *Repository) Slot(ctx context.Context) (release func(), err error) {
+// Slot waits until the daemon may download one more layer; waiting is called
+// if that is not at once.
+func (r *Repository) Slot(ctx context.Context, waiting func()) (release func(), err error) {
 	select {
 	case r.gen.slots <- struct{}{}:
 		return func() { <-r.gen.slots }, nil
 	default:
+		waiting()
 	}
 	select {
 	case r.gen.slots <- struct{}{}:

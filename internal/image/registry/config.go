@@ -46,6 +46,8 @@ type Config struct {
 	MaxDownloads int
 	// MaxAttempts is how often a download is tried; 0 is DefaultMaxAttempts.
 	MaxAttempts int
+	// Hub is the host that serves docker.io; "" is Docker's.
+	Hub string
 	// Patience is how long a registry may be silent; 0 is DefaultPatience.
 	Patience time.Duration
 }
@@ -64,10 +66,14 @@ type settings struct {
 	maxDownloads int
 	maxAttempts  int
 	patience     time.Duration
+	hub          string
 }
 
 func parse(c Config) (*settings, error) {
-	s := &settings{hosts: make(map[string]struct{}), maxDownloads: c.MaxDownloads, maxAttempts: c.MaxAttempts, patience: c.Patience}
+	s := &settings{hosts: make(map[string]struct{}), maxDownloads: c.MaxDownloads, maxAttempts: c.MaxAttempts, patience: c.Patience, hub: c.Hub}
+	if s.hub == "" {
+		s.hub = "registry-1.docker.io"
+	}
 	if s.maxDownloads <= 0 {
 		s.maxDownloads = DefaultMaxDownloads
 	}

@@ -18,9 +18,6 @@ import (
 	"github.com/moby/moby/api/types/registry"
 )
 
-// hubHost serves docker.io.
-const hubHost = "registry-1.docker.io"
-
 // endpoint is one host that may have a repository.
 type endpoint struct {
 	scheme, host, prefix string
@@ -74,7 +71,7 @@ func (c *Client) Repository(name reference.Named, o RepositoryOptions) *Reposito
 			ep.auth = r.authorizer(ep, nil)
 			r.all = append(r.all, ep)
 		}
-		domain = hubHost
+		domain = r.gen.hub
 	}
 	insecure := r.gen.insecure(domain)
 	origin := &endpoint{scheme: "https", host: domain, lax: insecure, probe: insecure, headers: make(http.Header)}

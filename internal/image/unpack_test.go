@@ -1,0 +1,375 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/image/registry"
+)
+
+// entry is one entry of a layer under test; kind 0 is a file.
+type entry struct {
+	name  string
+	kind  byte
+	body  string
+	link  string
+	mode  int64
+	uid   int
+	xattr map[string]string
+	major int64
+	minor int64
+}
+
+func dir(name string) entry { return entry{name: name, kind: tar.TypeDir, mode: 0o755} }
+
+func file(name, body string) entry { return entry{name: name, body: body} }
+
+func archiveOf(t testing.TB, entries ...entry) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		if e.kind == 0 {
+			e.kind = tar.TypeReg
+		}
+		if e.mode == 0 {
+			e.mode = 0o644
+		}
+		h := &tar.Header{Name: e.name, Typeflag: e.kind, Mode: e.mode, Uid: e.uid, Gid: e.uid, Size: int64(len(e.body)), Linkname: e.link, Devmajor: e.major, Devminor: e.minor, Format: tar.FormatPAX}
+		for k, v := range e.xattr {
+			if h.PAXRecords == nil {
+				h.PAXRecords = make(map[string]string)
+			}
+			h.PAXRecords["SCHILY.xattr."+k] = v
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, e.body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func gzipped(t testing.TB, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func zstded(t testing.TB, data []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(data, nil)
+}
+
+// blobLayer is a layer whose stored form is given.
+type blobLayer struct {
+	v1.Layer
+	diff v1.Hash
+}
+
+func (l blobLayer) DiffID() (v1.Hash, error) { return l.diff, nil }
+
+func layerFrom(t testing.TB, plain, stored []byte, kind types.MediaType) v1.Layer {
+	t.Helper()
+	diff, err := v1.NewHash(digest.FromBytes(plain).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return blobLayer{static.NewLayer(stored, kind), diff}
+}
+
+func imageFrom(t testing.TB, layers ...v1.Layer) v1.Image {
+	t.Helper()
+	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), layers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = c.DeepCopy()
+	c.OS, c.Architecture = "linux", "amd64"
+	img, err = mutate.ConfigFile(img, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func imageOf(t testing.TB, layers ...[]entry) v1.Image {
+	t.Helper()
+	var list []v1.Layer
+	for _, l := range layers {
+		plain := archiveOf(t, l...)
+		list = append(list, layerFrom(t, plain, gzipped(t, plain), types.OCILayer))
+	}
+	return imageFrom(t, list...)
+}
+
+// within mounts the file tree of an image that s has.
+func within(t *testing.T, s *Service, img v1.Image, f func(root string)) {
+	t.Helper()
+	ctx := s.context(context.Background())
+	c, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var chain digest.Digest
+	for i, d := range c.RootFS.DiffIDs {
+		if i == 0 {
+			chain = digest.Digest(d.String())
+			continue
+		}
+		chain = digest.FromString(chain.String() + " " + d.String())
+	}
+	mounts, err := s.layers.View(ctx, "view-"+t.Name(), chain.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mount.WithReadonlyTempMount(ctx, mounts, func(root string) error { f(root); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.layers.Remove(ctx, "view-"+t.Name()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tree lists a folder: one line for each entry, files with their content.
+func tree(t *testing.T, root string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == root {
+			return err
+		}
+		rel, _ := filepath.Rel(root, p)
+		switch {
+		case d.IsDir():
+			fmt.Fprintf(&b, "%s/\n", rel)
+		case d.Type().IsRegular():
+			body, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&b, "%s=%s\n", rel, body)
+		case d.Type()&fs.ModeSymlink != 0:
+			to, err := os.Readlink(p)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&b, "%s->%s\n", rel, to)
+		default:
+			fmt.Fprintf(&b, "%s %s\n", rel, d.Type())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestLayersBuildOnEachOther(t *testing.T) {
+	base := []entry{dir("d"), file("d/a", "1"), file("d/b", "1"), dir("usr"), dir("usr/lib"), {name: "lib", kind: tar.TypeSymlink, link: "usr/lib"}, file("usr/lib/x", "1")}
+	for _, c := range []struct {
+		name   string
+		layers [][]entry
+		want   string
+	}{
+		{"whiteout", [][]entry{base, {dir("d"), file("d/.wh.a", "")}}, "d/\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"whiteout of a folder", [][]entry{base, {file(".wh.d", "")}}, "lib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"opaque", [][]entry{base, {dir("d"), file("d/.wh..wh..opq", ""), file("d/c", "2")}}, "d/\nd/c=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"opaque after its files", [][]entry{base, {dir("d"), file("d/c", "2"), file("d/.wh..wh..opq", "")}}, "d/\nd/c=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"hidden and made anew", [][]entry{base, {file(".wh.d", ""), dir("d"), file("d/c", "2")}}, "d/\nd/c=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"whiteout after the file", [][]entry{base, {dir("d"), file("d/a", "2"), file("d/.wh.a", "")}}, "d/\nd/a=2\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"link to a lower file", [][]entry{base, {dir("d"), {name: "d/c", kind: tar.TypeLink, link: "d/a"}}}, "d/\nd/a=1\nd/b=1\nd/c=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"link two layers down", [][]entry{base, {file("z", "2")}, {{name: "c", kind: tar.TypeLink, link: "usr/lib/x"}}}, "c=1\nd/\nd/a=1\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\nz=2\n"},
+		{"through a symbolic link below", [][]entry{base, {file("lib/y", "2")}}, "d/\nd/a=1\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\nusr/lib/y=2\n"},
+		{"parent only below", [][]entry{base, {file("usr/lib/y", "2")}}, "d/\nd/a=1\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\nusr/lib/y=2\n"},
+		{"file becomes folder", [][]entry{base, {dir("d"), dir("d/a"), file("d/a/f", "2")}}, "d/\nd/a/\nd/a/f=2\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"folder becomes file", [][]entry{base, {file("d", "2")}}, "d=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"escape", [][]entry{base, {file("../../../d2", "2"), {name: "l", kind: tar.TypeSymlink, link: "/etc"}}}, "d/\nd/a=1\nd/b=1\nd2=2\nl->/etc\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"same layer twice", [][]entry{{file("q", "1")}, {file("q", "1")}, {file("r", "1")}}, "q=1\nr=1\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			reg := newFake(t)
+			img := imageOf(t, c.layers...)
+			reg.push("x:1", img)
+			s := open(t, registry.Config{})
+			reg.pull(s, "x:1")
+			within(t, s, img, func(root string) {
+				if got := tree(t, root); got != c.want {
+					t.Errorf("got\n%swant\n%s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestPermissionsOfAParentBelowAreKept(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t, []entry{{name: "tmp", kind: tar.TypeDir, mode: 0o1777, uid: 7}}, []entry{file("tmp/f", "x")})
+	reg.push("x:1", img)
+	s := open(t, registry.Config{})
+	reg.pull(s, "x:1")
+	within(t, s, img, func(root string) {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(root, "tmp"), &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Mode&0o7777 != 0o1777 || st.Uid != 7 {
+			t.Errorf("mode %o, uid %d", st.Mode&0o7777, st.Uid)
+		}
+	})
+}
+
+func TestSpecialFiles(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t,
+		[]entry{file("base", "")},
+		[]entry{
+			{name: "null", kind: tar.TypeChar, major: 1, minor: 3, mode: 0o666},
+			{name: "pipe", kind: tar.TypeFifo},
+			{name: "suid", body: "x", mode: 0o4755, uid: 42},
+			{name: "cap", body: "x", xattr: map[string]string{"user.hello": "world", "trusted.overlay.redirect": "/etc"}},
+			{name: "one", body: "1"}, {name: "two", kind: tar.TypeLink, link: "one"},
+		})
+	reg.push("x:1", img)
+	s := open(t, registry.Config{})
+	reg.pull(s, "x:1")
+	within(t, s, img, func(root string) {
+		st := func(n string) *syscall.Stat_t {
+			i, err := os.Lstat(filepath.Join(root, n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return i.Sys().(*syscall.Stat_t)
+		}
+		if n := st("null"); n.Mode&syscall.S_IFMT != syscall.S_IFCHR || n.Rdev != unix.Mkdev(1, 3) {
+			t.Errorf("null is %o, device %d", n.Mode, n.Rdev)
+		}
+		if st("pipe").Mode&syscall.S_IFMT != syscall.S_IFIFO {
+			t.Error("pipe is no pipe")
+		}
+		if n := st("suid"); n.Mode&0o7777 != 0o4755 || n.Uid != 42 {
+			t.Errorf("suid is %o of %d", n.Mode, n.Uid)
+		}
+		if st("one").Ino != st("two").Ino {
+			t.Error("a hard link became a copy")
+		}
+		buf := make([]byte, 64)
+		if n, err := unix.Getxattr(filepath.Join(root, "cap"), "user.hello", buf); err == nil && string(buf[:n]) != "world" || err != nil && !errors.Is(err, unix.ENOTSUP) {
+			t.Errorf("attribute: %q, %v", buf[:max(n, 0)], err)
+		}
+		if _, err := unix.Getxattr(filepath.Join(root, "cap"), "trusted.overlay.redirect", buf); err == nil {
+			t.Error("an image could set an attribute of overlay's")
+		}
+	})
+}
+
+func TestCompressions(t *testing.T) {
+	plain := archiveOf(t, file("a", strings.Repeat("hello ", 1000)))
+	two := archiveOf(t, file("b", "2"))
+	three := archiveOf(t, file("c", "3"))
+	reg := newFake(t)
+	img := imageFrom(t,
+		layerFrom(t, plain, zstded(t, plain), types.OCILayerZStd),
+		layerFrom(t, two, two, types.OCIUncompressedLayer),
+		layerFrom(t, three, append(gzipped(t, three[:512]), gzipped(t, three[512:])...), types.DockerLayer), // pigz and others write members
+	)
+	reg.push("x:1", img)
+	s := open(t, registry.Config{})
+	reg.pull(s, "x:1")
+	within(t, s, img, func(root string) {
+		if got := tree(t, root); len(got) != 6011 {
+			t.Errorf("got %d bytes:\n%.100s", len(got), got)
+		}
+	})
+}
+
+func TestWrongDiffID(t *testing.T) {
+	reg := newFake(t)
+	plain := archiveOf(t, file("a", "1"))
+	other := archiveOf(t, file("a", "2"))
+	reg.push("x:1", imageFrom(t, layerFrom(t, other, gzipped(t, plain), types.OCILayer)))
+	s := open(t, registry.Config{})
+	_, err := reg.try(s, "x:1")
+	if !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), "wrong diff id") {
+		t.Fatalf("got %v", err)
+	}
+	nothingLeft(t, s)
+}
+
+func TestUnpackLocalContent(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t, []entry{dir("d"), file("d/a", "1")}, []entry{file("d/b", "2")})
+	reg.push("x:1", img)
+	s := open(t, registry.Config{})
+	reg.pull(s, "x:1")
+	ctx, release, err := s.lease(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	all, err := s.names.List(ctx)
+	if err != nil || len(all) != 1 {
+		t.Fatal(all, err)
+	}
+	var chains []string
+	c, _ := img.ConfigFile()
+	chain := digest.Digest(c.RootFS.DiffIDs[0].String())
+	chains = append(chains, digest.FromString(chain.String()+" "+c.RootFS.DiffIDs[1].String()).String(), chain.String())
+	for _, name := range chains {
+		if err := s.layers.Remove(ctx, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.unpack(ctx, all[0].Target, nil); err != nil {
+		t.Fatal(err)
+	}
+	within(t, s, img, func(root string) {
+		if got := tree(t, root); got != "d/\nd/a=1\nd/b=2\n" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
