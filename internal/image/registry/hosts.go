@@ -20,6 +20,7 @@ import (
 
 // endpoint is one host that may have a repository.
 type endpoint struct {
+	c                    *Client
 	scheme, host, prefix string
 	mirror               bool
 	// lax: its certificate is not verified. probe: it may speak plain HTTP.
@@ -30,7 +31,15 @@ type endpoint struct {
 }
 
 // base names the host in messages and in the list of failing mirrors.
-func (e *endpoint) base() string { return e.scheme + "://" + e.host + e.prefix }
+func (e *endpoint) base() string {
+	if !e.probe {
+		return e.scheme + "://" + e.host + e.prefix
+	}
+	if known := e.c.schemeOf(e.host); known != "" {
+		return known + "://" + e.host
+	}
+	return e.host
+}
 
 // RepositoryOptions say who asks.
 type RepositoryOptions struct {
@@ -67,14 +76,14 @@ func (c *Client) Repository(name reference.Named, o RepositoryOptions) *Reposito
 	domain := reference.Domain(name)
 	if domain == "docker.io" {
 		for _, m := range r.gen.mirrors {
-			ep := &endpoint{scheme: m.Scheme, host: m.Host, prefix: m.Path, mirror: true, lax: r.gen.insecure(m.Host)}
+			ep := &endpoint{c: c, scheme: m.Scheme, host: m.Host, prefix: m.Path, mirror: true, lax: r.gen.insecure(m.Host)}
 			ep.auth = r.authorizer(ep, nil)
 			r.all = append(r.all, ep)
 		}
 		domain = r.gen.hub
 	}
 	insecure := r.gen.insecure(domain)
-	origin := &endpoint{scheme: "https", host: domain, lax: insecure, probe: insecure, headers: make(http.Header)}
+	origin := &endpoint{c: c, scheme: "https", host: domain, lax: insecure, probe: insecure, headers: make(http.Header)}
 	origin.auth = r.authorizer(origin, o.Auth)
 	if o.Auth != nil {
 		origin.bearer = o.Auth.RegistryToken
@@ -198,7 +207,7 @@ func (r *Repository) each(ctx context.Context, ask func(ep *endpoint) error) err
 		err := ask(ep)
 		if err == nil {
 			if ep.mirror {
-				r.once("Mirror " + ep.base() + " serves this image")
+				r.once(ep.base(), "Mirror "+ep.base()+" serves this image")
 			}
 			return nil
 		}
@@ -237,15 +246,19 @@ func (r *Repository) passOver(ep *endpoint, err error, failing bool) {
 	if failing {
 		r.c.demote(ep.base())
 	}
+	if errdefs.IsNotFound(err) {
+		r.c.log.Debug("registry mirror does not have it", "mirror", ep.base(), "repository", r.name.Name(), "error", err)
+		return
+	}
 	r.c.log.Warn("registry mirror passed over", "mirror", ep.base(), "repository", r.name.Name(), "error", err)
-	r.once("Mirror " + ep.base() + " is passed over: " + err.Error())
+	r.once(ep.base()+" failed", "Mirror "+ep.base()+" is passed over: "+err.Error())
 }
 
-// once tells the user a line, unless this pull told it before.
-func (r *Repository) once(line string) {
+// once tells the user a line, unless this pull told one of that key before.
+func (r *Repository) once(key, line string) {
 	r.mu.Lock()
-	_, said := r.told[line]
-	r.told[line] = struct{}{}
+	_, said := r.told[key]
+	r.told[key] = struct{}{}
 	r.mu.Unlock()
 	if !said {
 		r.tell(line)

@@ -236,6 +236,10 @@ func (r *Repository) open(ctx context.Context, ep *endpoint, d ocispec.Descripto
 		h.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
 	resp, err := r.ask(ctx, ep, http.MethodGet, "blobs/"+d.Digest.String(), h)
+	var f *Failure
+	if offset > 0 && errors.As(err, &f) && f.Status == http.StatusRequestedRangeNotSatisfiable {
+		return r.open(ctx, ep, d, 0)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +275,7 @@ func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset i
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			continue
 		}
-		ep := &endpoint{scheme: u.Scheme, host: u.Host, mirror: true}
+		ep := &endpoint{c: r.c, scheme: u.Scheme, host: u.Host, mirror: true}
 		ep.auth = r.authorizer(ep, nil)
 		h := http.Header{"Accept": {"*/*"}}
 		if offset > 0 {
@@ -286,7 +290,7 @@ func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset i
 			continue
 		}
 		if b, err := r.opened(ep, d, offset, resp); err == nil {
-			r.once("Layer " + d.Digest.Encoded()[:12] + " comes from " + u.Host)
+			r.once(d.Digest.String(), "Layer "+d.Digest.Encoded()[:12]+" comes from "+u.Host)
 			return b
 		}
 	}

@@ -1,0 +1,733 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	moby "github.com/moby/moby/api/types/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/image/registry"
+)
+
+// noise is a file that does not compress, so that its layer has about its size.
+func noise(size int) string {
+	b := make([]byte, size)
+	r := rand.NewChaCha8([32]byte{1})
+	_, _ = r.Read(b)
+	return string(b)
+}
+
+func errorJSON(w http.ResponseWriter, status int, code, message string) bool {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, code, message)
+	return true
+}
+
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name, ref string
+		hook      func(w http.ResponseWriter, r *http.Request) bool
+		is        func(error) bool
+		want      []string
+	}{
+		{"unknown repository", "nothing:1", nil, errdefs.IsNotFound, []string{"pull access denied for ADDR/nothing, repository does not exist or may require 'docker login': name unknown: "}},
+		{"unknown tag", "x:no", nil, errdefs.IsNotFound, []string{"manifest for ADDR/x:no not found: manifest unknown: "}},
+		{"401", "x:1", func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			return errorJSON(w, 401, "UNAUTHORIZED", "authentication required")
+		}, errdefs.IsNotFound, []string{"pull access denied for ADDR/x, repository does not exist or may require 'docker login': unauthorized: authentication required"}},
+		{"403", "x:1", func(w http.ResponseWriter, _ *http.Request) bool {
+			return errorJSON(w, 403, "DENIED", "requested access to the resource is denied")
+		}, errdefs.IsNotFound, []string{"pull access denied for ADDR/x,", "denied: requested access to the resource is denied"}},
+		{"404 without words", "x:1", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(404); return true }, errdefs.IsNotFound,
+			[]string{"manifest for ADDR/x:1 not found: manifest unknown: manifest unknown"}},
+		{"429 for long", "x:1", func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Retry-After", "3600")
+			return errorJSON(w, 429, "TOOMANYREQUESTS", "You have reached your pull rate limit.")
+		}, errdefs.IsResourceExhausted, []string{"toomanyrequests: ", "wait 1h0m0s", "registry-mirrors"}},
+		{"500", "x:1", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(500); return true }, errdefs.IsUnavailable,
+			[]string{"received unexpected HTTP status: 500 Internal Server Error from http://ADDR", "try again later"}},
+		{"wrong manifest", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") {
+				fmt.Fprint(w, `{"schemaVersion":2}`)
+				return true
+			}
+			return false
+		}, errdefs.IsDataLoss, []string{"http://ADDR sent a wrong manifest: expected digest sha256:", ", got sha256:"}},
+		{"wrong blob", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.URL.Path, "/blobs/") {
+				return false
+			}
+			w.Header().Set("Content-Type", "application/octet-stream")
+			fmt.Fprint(w, "surely something else")
+			return true
+		}, errdefs.IsDataLoss, []string{"http://ADDR sent a wrong blob"}},
+		{"schema 1", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
+			w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v1+prettyjws")
+			if r.Method == http.MethodGet {
+				fmt.Fprint(w, `{"schemaVersion":1,"fsLayers":[]}`)
+			}
+			return true
+		}, errdefs.IsNotImplemented, []string{"schema 1", "pushed again"}},
+		{"not an image", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
+			fmt.Fprint(w, `<html>`)
+			return true
+		}, errdefs.IsInvalidArgument, []string{"not JSON"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			reg := newFake(t)
+			reg.push("x:1", imageOf(t, []entry{file("a", "1")}))
+			reg.misbehave(c.hook)
+			s := open(t, registry.Config{MaxAttempts: 2})
+			_, err := reg.try(s, c.ref)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, want := range c.want {
+				if want = strings.ReplaceAll(want, "ADDR", reg.addr); !strings.Contains(err.Error(), want) {
+					t.Errorf("got  %s\nwant %s", err, want)
+				}
+			}
+			if !c.is(err) {
+				t.Errorf("wrong class: %v", err)
+			}
+			t.Log(err)
+			nothingLeft(t, s)
+		})
+	}
+}
+
+func TestInvalidReference(t *testing.T) {
+	s := open(t, registry.Config{})
+	for _, ref := range []string{"", "UPPER", "a:b:c", "https://x/y", "x@sha256:12", strings.Repeat("a", 300)} {
+		if err := s.Pull(context.Background(), PullRequest{Reference: ref}, nil); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "invalid reference format") && !strings.Contains(err.Error(), "must be") {
+			t.Errorf("%q: %v", ref, err)
+		}
+	}
+	err := s.Pull(context.Background(), PullRequest{Reference: "busybox:1", All: true}, nil)
+	if err == nil || !strings.HasPrefix(err.Error(), "tag can't be used with --all-tags/-a") {
+		t.Error(err)
+	}
+}
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	reg := newFake(t)
+	reg.push("x:1", imageOf(t, []entry{file("a", "1")}))
+	var n atomic.Int32
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if n.Add(1) > 1 {
+			return false
+		}
+		w.Header().Set("Retry-After", "1")
+		return errorJSON(w, 429, "TOOMANYREQUESTS", "slow down")
+	})
+	s := open(t, registry.Config{})
+	began := time.Now()
+	reg.pull(s, "x:1")
+	if time.Since(began) < time.Second {
+		t.Errorf("asked again after %s", time.Since(began))
+	}
+}
+
+func TestServerErrorsAreRetried(t *testing.T) {
+	reg := newFake(t)
+	reg.push("x:1", imageOf(t, []entry{file("a", "1")}))
+	var manifests, blobs atomic.Int32
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		n := &manifests
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			n = &blobs
+		}
+		if n.Add(1) > 2 { // HEAD and GET once each
+			return false
+		}
+		w.WriteHeader(503)
+		return true
+	})
+	reg.pull(open(t, registry.Config{}), "x:1")
+}
+
+// cutting sends at most n bytes of blobs larger than that, then breaks off,
+// until it is told to stop.
+func cutting(reg *fake, n int64, until func() bool) func(w http.ResponseWriter, r *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") || until() {
+			return ranged(reg, w, r)
+		}
+		rec := httptest.NewRecorder()
+		reg.real.ServeHTTP(rec, withoutRange(r))
+		if int64(rec.Body.Len()) <= n {
+			return ranged(reg, w, r)
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(rec.Body.Len()))
+		w.WriteHeader(200)
+		_, _ = w.Write(rec.Body.Bytes()[:n])
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func withoutRange(r *http.Request) *http.Request {
+	r = r.Clone(context.Background())
+	r.Header.Del("Range")
+	return r
+}
+
+// ranged serves blobs with ranges.
+func ranged(reg *fake, w http.ResponseWriter, r *http.Request) bool {
+	if !strings.Contains(r.URL.Path, "/blobs/") || r.Method != http.MethodGet {
+		return false
+	}
+	rec := httptest.NewRecorder()
+	reg.real.ServeHTTP(rec, withoutRange(r))
+	if rec.Code != 200 {
+		return false
+	}
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(rec.Body.String()))
+	return true
+}
+
+func TestCutGoesOnByRange(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t, []entry{file("big", noise(3<<20))})
+	reg.push("x:1", img)
+	var n atomic.Int32
+	reg.misbehave(cutting(reg, 1<<20, func() bool { return n.Add(1) > 2 })) // config is small and not cut
+	s := open(t, registry.Config{})
+	l := reg.pull(s, "x:1")
+	var ranges []string
+	for _, r := range reg.asked(http.MethodGet, "/blobs/") {
+		if h := r.Header.Get("Range"); h != "" {
+			ranges = append(ranges, h)
+		}
+	}
+	if len(ranges) != 1 || !strings.HasPrefix(ranges[0], "bytes=1") {
+		t.Errorf("ranges %q\n%s", ranges, l)
+	}
+	within(t, s, img, func(root string) {
+		i, err := os.Stat(filepath.Join(root, "big"))
+		if err != nil || i.Size() != 3<<20 {
+			t.Error(i, err)
+		}
+	})
+}
+
+func TestAFailedPullIsResumedByTheNext(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t, []entry{file("big", noise(3<<20))})
+	reg.push("x:1", img)
+	var heal atomic.Bool
+	reg.misbehave(cutting(reg, 1<<20, heal.Load))
+	dir := t.TempDir()
+	s, err := Open(context.Background(), Options{Root: dir, Registries: registry.Config{MaxAttempts: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = reg.try(s, "x:1")
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "broke off") {
+		t.Fatalf("got %v", err)
+	}
+	nothingLeft(t, s)
+	if got := ingests(t, s); len(got) != 1 || !strings.HasSuffix(got[0], " at 1048576") {
+		t.Errorf("half downloaded: %q", got)
+	}
+	if err := s.Close(); err != nil { // also after a restart
+		t.Fatal(err)
+	}
+	s, err = Open(context.Background(), Options{Root: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	heal.Store(true)
+	reg.misbehave(cutting(reg, 1<<20, heal.Load))
+	reg.pull(s, "x:1")
+	got := ""
+	for _, r := range reg.asked(http.MethodGet, "/blobs/") {
+		got += r.Header.Get("Range")
+	}
+	if got != "bytes=1048576-" {
+		t.Errorf("asked for %q", got)
+	}
+	if got := ingests(t, s); len(got) != 0 {
+		t.Errorf("left %q", got)
+	}
+}
+
+func TestAHostWithoutRangesBeginsAnew(t *testing.T) {
+	reg := newFake(t)
+	reg.push("x:1", imageOf(t, []entry{file("big", noise(3<<20))}))
+	var n atomic.Int32
+	cut := cutting(reg, 1<<20, func() bool { return n.Add(1) > 2 })
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		r.Header.Del("Range")
+		return cut(w, r)
+	})
+	reg.pull(open(t, registry.Config{}), "x:1")
+}
+
+func TestASilentRegistryIsNamed(t *testing.T) {
+	reg := newFake(t)
+	reg.push("x:1", imageOf(t, []entry{file("a", "1")}))
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		select {
+		case <-stop:
+		case <-r.Context().Done():
+		}
+		return true
+	})
+	s := open(t, registry.Config{Patience: 300 * time.Millisecond})
+	began := time.Now()
+	_, err := reg.try(s, "x:1")
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), reg.addr+" did not answer within 300ms: check") {
+		t.Errorf("got %v", err)
+	}
+	if time.Since(began) > 3*time.Second {
+		t.Errorf("took %s", time.Since(began))
+	}
+}
+
+func TestABodyThatStopsIsResumed(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t, []entry{file("big", noise(3<<20))})
+	reg.push("x:1", img)
+	var n atomic.Int32
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") || n.Add(1) != 2 {
+			return ranged(reg, w, r)
+		}
+		rec := httptest.NewRecorder()
+		reg.real.ServeHTTP(rec, withoutRange(r))
+		w.Header().Set("Content-Length", fmt.Sprint(rec.Body.Len()))
+		_, _ = w.Write(rec.Body.Bytes()[:100_000])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return true
+	})
+	reg.pull(open(t, registry.Config{Patience: 300 * time.Millisecond}), "x:1")
+	if len(reg.asked("", "/blobs/")) < 3 {
+		t.Error("the body was not cut")
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	s := open(t, registry.Config{})
+	err = s.Pull(context.Background(), PullRequest{Reference: addr + "/x"}, nil)
+	if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func hub(origin *fake, mirrors ...*fake) registry.Config {
+	c := registry.Config{Hub: origin.addr, Patience: 500 * time.Millisecond, MaxAttempts: 2}
+	for _, m := range mirrors {
+		c.Mirrors = append(c.Mirrors, m.url)
+	}
+	return c
+}
+
+func TestMirrors(t *testing.T) {
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	img := imageOf(t, []entry{file("a", noise(100_000))})
+	for _, c := range []struct {
+		name string
+		bad  func(m *fake) func(w http.ResponseWriter, r *http.Request) bool
+		said string
+	}{
+		{"fails", func(*fake) func(w http.ResponseWriter, r *http.Request) bool {
+			return func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(500); return true }
+		}, "is passed over: "},
+		{"hangs", func(*fake) func(w http.ResponseWriter, r *http.Request) bool {
+			return func(w http.ResponseWriter, r *http.Request) bool {
+				select {
+				case <-hang:
+				case <-r.Context().Done():
+				}
+				return true
+			}
+		}, "did not answer within 500ms"},
+		{"lies about manifests", func(*fake) func(w http.ResponseWriter, r *http.Request) bool {
+			return func(w http.ResponseWriter, r *http.Request) bool {
+				if strings.Contains(r.URL.Path, "/manifests/sha256:") {
+					fmt.Fprint(w, "{}")
+					return true
+				}
+				return false
+			}
+		}, "sent a wrong manifest"},
+		{"lies about blobs", func(m *fake) func(w http.ResponseWriter, r *http.Request) bool {
+			return func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.Contains(r.URL.Path, "/blobs/") {
+					return false
+				}
+				rec := httptest.NewRecorder()
+				m.real.ServeHTTP(rec, r)
+				body := rec.Body.Bytes()
+				body[len(body)/2] ^= 0xff
+				_, _ = w.Write(body)
+				return true
+			}
+		}, "sent a wrong blob"},
+		{"cuts blobs", func(m *fake) func(w http.ResponseWriter, r *http.Request) bool {
+			return cutting(m, 1000, func() bool { return false })
+		}, "broke off"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			origin, mirror := newFake(t), newFake(t)
+			origin.push("library/x:1", img)
+			mirror.push("library/x:1", img)
+			mirror.misbehave(c.bad(mirror))
+			origin.misbehave(nil)
+			s := open(t, hub(origin, mirror))
+			var l lines
+			if err := s.Pull(context.Background(), PullRequest{Reference: "x:1", Auth: &moby.AuthConfig{Username: "u", Password: "p"}}, l.show); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(l.String(), c.said) || !strings.Contains(l.String(), "Status: Downloaded newer image for x:1") {
+				t.Errorf("user was told\n%s", &l)
+			}
+			mirror.misbehave(nil)
+			if err := s.Pull(context.Background(), PullRequest{Reference: "x:1"}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(mirror.asked("", "")); n != 0 {
+				t.Errorf("a failing mirror was asked %d times right after", n)
+			}
+			nothingHalf(t, s)
+		})
+	}
+	t.Run("serves", func(t *testing.T) {
+		origin, mirror := newFake(t), newFake(t)
+		mirror.push("library/x:1", img)
+		s := open(t, hub(origin, mirror))
+		var l lines
+		if err := s.Pull(context.Background(), PullRequest{Reference: "x:1"}, l.show); err != nil {
+			t.Fatal(err)
+		}
+		if len(origin.asked("", "")) != 0 || !strings.Contains(l.String(), "Mirror "+mirror.url+" serves this image") {
+			t.Errorf("origin was asked, or the user not told:\n%s", &l)
+		}
+	})
+	t.Run("lacks the image", func(t *testing.T) {
+		origin, mirror := newFake(t), newFake(t)
+		origin.push("library/x:1", img)
+		s := open(t, hub(origin, mirror))
+		if err := s.Pull(context.Background(), PullRequest{Reference: "x:1"}, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func nothingHalf(t *testing.T, s *Service) {
+	t.Helper()
+	if got := ingests(t, s); len(got) != 0 {
+		t.Errorf("half downloaded: %q", got)
+	}
+}
+
+func TestCredentialsStayHome(t *testing.T) {
+	img := imageOf(t, []entry{file("a", noise(10_000))})
+	origin, mirror, elsewhere := newFake(t), newFake(t), newFake(t)
+	origin.push("library/x:1", img)
+	elsewhere.push("library/x:1", img)
+	challenge := func(w http.ResponseWriter) bool {
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		return errorJSON(w, 401, "UNAUTHORIZED", "authentication required")
+	}
+	mirror.misbehave(func(w http.ResponseWriter, r *http.Request) bool { return challenge(w) })
+	elsewhere.misbehave(func(w http.ResponseWriter, r *http.Request) bool { return false })
+	origin.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if u, p, ok := r.BasicAuth(); !ok || u != "user" || p != "secret" {
+			return challenge(w)
+		}
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			http.Redirect(w, r, elsewhere.url+r.URL.Path, http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	})
+	s := open(t, hub(origin, mirror))
+	err := s.Pull(context.Background(), PullRequest{
+		Reference: "x:1", Auth: &moby.AuthConfig{Username: "user", Password: "secret"}, Headers: map[string][]string{"X-Meta-Secret": {"1"}},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []*fake{mirror, elsewhere} {
+		all := f.asked("", "")
+		if len(all) == 0 {
+			t.Error("a host was not asked at all")
+		}
+		for _, r := range all {
+			if r.Header.Get("Authorization") != "" || r.Header.Get("X-Meta-Secret") != "" {
+				t.Errorf("%s %s got %v", r.Method, r.URL, r.Header)
+			}
+		}
+	}
+	if r := origin.asked("", "/manifests/"); len(r) == 0 || r[len(r)-1].Header.Get("X-Meta-Secret") != "1" {
+		t.Error("the client's headers did not reach the registry")
+	}
+}
+
+func TestTwoPullsDownloadALayerOnce(t *testing.T) {
+	reg := newFake(t)
+	shared := []entry{file("big", noise(1<<20))}
+	reg.push("a:1", imageOf(t, shared, []entry{file("a", "1")}))
+	reg.push("b:1", imageOf(t, shared, []entry{file("b", "1")}))
+	img := imageOf(t, shared)
+	list, _ := img.Layers()
+	digest, _ := list[0].Digest()
+	gate := make(chan struct{})
+	var once sync.Once
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, digest.String()) {
+			once.Do(func() { time.AfterFunc(300*time.Millisecond, func() { close(gate) }) })
+			<-gate
+		}
+		return false
+	})
+	s := open(t, registry.Config{})
+	var g sync.WaitGroup
+	var out [2]*lines
+	for i, what := range []string{"a:1", "b:1"} {
+		g.Go(func() {
+			l, err := reg.try(s, what)
+			if err != nil {
+				t.Error(err)
+			}
+			out[i] = l
+		})
+	}
+	g.Wait()
+	if n := len(reg.asked(http.MethodGet, digest.String())); n != 1 {
+		t.Errorf("the shared layer was asked for %d times", n)
+	}
+	for _, l := range out {
+		if !strings.Contains(l.String(), digest.Hex[:12]+": Downloading") || !strings.Contains(l.String(), digest.Hex[:12]+": Pull complete") {
+			t.Errorf("no progress of the shared layer:\n%s", l)
+		}
+	}
+}
+
+func TestACancelledPullHandsOver(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t, []entry{file("big", noise(2<<20))})
+	reg.push("x:1", img)
+	gate, begun := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") || r.Method != http.MethodGet {
+			return false
+		}
+		rec := httptest.NewRecorder()
+		reg.real.ServeHTTP(rec, withoutRange(r))
+		if rec.Body.Len() < 1<<20 || r.Header.Get("Range") != "" {
+			return ranged(reg, w, r)
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(rec.Body.Len()))
+		_, _ = w.Write(rec.Body.Bytes()[:1<<20])
+		w.(http.Flusher).Flush()
+		once.Do(func() { close(begun) })
+		select {
+		case <-gate:
+		case <-r.Context().Done():
+			return true
+		}
+		_, _ = w.Write(rec.Body.Bytes()[1<<20:])
+		return true
+	})
+	t.Cleanup(func() { close(gate) })
+	s := open(t, registry.Config{})
+	ctx, cancel := context.WithCancel(context.Background())
+	first := make(chan error, 1)
+	go func() { first <- s.Pull(ctx, PullRequest{Reference: reg.addr + "/x:1"}, nil) }()
+	<-begun
+	second := make(chan error, 1)
+	go func() { second <- s.Pull(context.Background(), PullRequest{Reference: reg.addr + "/x:1"}, nil) }()
+	time.Sleep(300 * time.Millisecond)
+	cancel()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("first: %v", err)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("second: %v", err)
+	}
+	within(t, s, img, func(root string) {
+		if i, err := os.Stat(filepath.Join(root, "big")); err != nil || i.Size() != 2<<20 {
+			t.Error(i, err)
+		}
+	})
+}
+
+func TestPlatforms(t *testing.T) {
+	reg := newFake(t)
+	index := v1.ImageIndex(empty.Index)
+	images := map[string]v1.Image{}
+	for _, arch := range []string{"amd64", "arm64"} {
+		img := imageOf(t, []entry{file("arch", arch)})
+		c, _ := img.ConfigFile()
+		c = c.DeepCopy()
+		c.Architecture = arch
+		img, err := mutate.ConfigFile(img, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		images[arch] = img
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+	}
+	attestation, _ := random.Image(10, 1)
+	index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: attestation, Descriptor: v1.Descriptor{
+		Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}, Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"},
+	}})
+	reg.pushIndex("x:1", index)
+	reg.push("x:single", images["amd64"])
+	s := open(t, registry.Config{})
+	pull := func(ref, arch string) error {
+		return s.Pull(context.Background(), PullRequest{Reference: reg.addr + "/" + ref, Platform: &ocispec.Platform{OS: "linux", Architecture: arch}}, nil)
+	}
+	for _, arch := range []string{"amd64", "arm64"} {
+		if err := pull("x:1", arch); err != nil {
+			t.Fatal(err)
+		}
+		within(t, s, images[arch], func(root string) {
+			if got := tree(t, root); got != "arch="+arch+"\n" {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+	if err := s.CollectGarbage(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	within(t, s, images["amd64"], func(string) {}) // the second pull does not take the first's
+	err := pull("x:1", "s390x")
+	if want := "no matching manifest for linux/s390x in the manifest list entries: " + reg.addr + "/x:1 exists for linux/amd64, linux/arm64"; !errdefs.IsNotFound(err) || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	err = pull("x:single", "arm64")
+	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "does not match the specified platform: wanted linux/arm64, actual: linux/amd64") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDigestsTagsAndAll(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t, []entry{file("a", "1")})
+	d, _ := img.Digest()
+	for _, tag := range []string{"1", "2", "latest"} {
+		reg.push("x:"+tag, img)
+	}
+	s := open(t, registry.Config{})
+	names := func() (list []string) {
+		all, err := s.names.List(s.context(context.Background()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range all {
+			list = append(list, strings.TrimPrefix(i.Name, reg.addr+"/"))
+		}
+		return list
+	}
+	l := reg.pull(s, "x@"+d.String())
+	if !strings.HasPrefix(l.String(), d.String()+": Pulling from x\n") {
+		t.Errorf("got %s", l)
+	}
+	reg.pull(s, "x:1@"+d.String())
+	if got := fmt.Sprint(names()); got != "[x@"+d.String()+"]" {
+		t.Errorf("names %s", got)
+	}
+	if err := s.Pull(context.Background(), PullRequest{Reference: reg.addr + "/x", All: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(names()); got != "[x:1 x:2 x:latest x@"+d.String()+"]" {
+		t.Errorf("names %s", got)
+	}
+}
+
+func TestABigLayerIsStreamed(t *testing.T) {
+	const size = 192 << 20
+	reg := newFake(t)
+	body := noise(size)
+	plain := archiveOf(t, file("big", body))
+	img := imageFrom(t, layerFrom(t, plain, plain, "application/vnd.oci.image.layer.v1.tar"))
+	layers, _ := img.Layers()
+	reg.push("x:1", imageOf(t, []entry{file("a", "1")}))
+	d, _ := layers[0].Digest()
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case strings.HasSuffix(r.URL.Path, d.String()):
+			w.Header().Set("Content-Length", fmt.Sprint(len(plain)))
+			for b := plain; len(b) > 0; {
+				n := min(len(b), 64<<10)
+				if _, err := w.Write(b[:n]); err != nil {
+					return true
+				}
+				b = b[n:]
+			}
+			return true
+		case strings.Contains(r.URL.Path, "/manifests/"):
+			m, _ := img.RawManifest()
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(m)))
+			return true
+		case strings.Contains(r.URL.Path, "/blobs/"):
+			c, _ := img.RawConfigFile()
+			_, _ = w.Write(c)
+			return true
+		}
+		return false
+	})
+	s := open(t, registry.Config{})
+	body = ""
+	runtime.GC()
+	var before, now runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var peak atomic.Uint64
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				runtime.ReadMemStats(&now)
+				peak.Store(max(peak.Load(), now.HeapAlloc))
+			}
+		}
+	}()
+	reg.pull(s, "x:1")
+	close(stop)
+	<-stopped
+	if grew := int64(peak.Load()) - int64(before.HeapAlloc); grew > 32<<20 {
+		t.Errorf("a layer of %d MiB took %d MiB of memory", size>>20, grew>>20)
+	}
+}
