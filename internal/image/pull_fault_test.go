@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	moby "github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/goleak"
 
 	"hezi/internal/image/registry"
 )
@@ -730,4 +731,26 @@ func TestABigLayerIsStreamed(t *testing.T) {
 	if grew := int64(peak.Load()) - int64(before.HeapAlloc); grew > 32<<20 {
 		t.Errorf("a layer of %d MiB took %d MiB of memory", size>>20, grew>>20)
 	}
+}
+
+func TestNoGoroutineOutlivesAPull(t *testing.T) {
+	reg := newFake(t)
+	img := imageOf(t, []entry{file("big", noise(2<<20))}, []entry{file("b", noise(1<<20))})
+	reg.push("x:1", img)
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections() // the push's
+	before := goleak.IgnoreCurrent()
+	s, err := Open(context.Background(), Options{Root: t.TempDir(), Registries: registry.Config{MaxAttempts: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.misbehave(cutting(reg, 1<<19, func() bool { return false }))
+	if _, err := reg.try(s, "x:1"); err == nil {
+		t.Fatal("no error")
+	}
+	reg.misbehave(nil)
+	reg.pull(s, "x:1")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	goleak.VerifyNone(t, before)
 }

@@ -82,6 +82,9 @@ func checkDescriptors(list []ocispec.Descriptor) error {
 		if err := d.Digest.Validate(); err != nil {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("digest %q: %v", d.Digest, err))
 		}
+		if d.Digest.Algorithm() != digest.SHA256 {
+			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("digest %q: blobs are stored by sha256 only", d.Digest))
+		}
 		if d.Size < 0 {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s has size %d", d.Digest, d.Size))
 		}

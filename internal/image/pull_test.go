@@ -2,15 +2,22 @@ package image
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/random"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/moby/api/types/jsonstream"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/image/registry"
 	"hezi/test/harness"
@@ -57,26 +64,108 @@ func open(t *testing.T, c registry.Config) *Service {
 
 func TestPullFromARealRegistry(t *testing.T) {
 	addr := harness.Registry(t)
-	img, err := random.Image(200_000, 4)
+	index := v1.ImageIndex(empty.Index)
+	images := map[string]v1.Image{}
+	for _, arch := range []string{"amd64", "arm64"} {
+		one, two := archiveOf(t, file("arch", arch)), archiveOf(t, dir("d"), file("d/both", noise(400_000)))
+		img := imageFrom(t,
+			layerFrom(t, two, zstded(t, two), types.OCILayerZStd),
+			layerFrom(t, one, gzipped(t, one), types.DockerLayer),
+		)
+		c, err := img.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c = c.DeepCopy()
+		c.Architecture = arch
+		if img, err = mutate.ConfigFile(img, c); err != nil {
+			t.Fatal(err)
+		}
+		images[arch] = img
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+	}
+	tag, err := name.ParseReference(addr + "/some/thing:v1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ref, err := name.ParseReference(addr + "/some/thing:v1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.Write(ref, img); err != nil {
+	if err := remote.WriteIndex(tag, index); err != nil {
 		t.Fatal(err)
 	}
 	s := open(t, registry.Config{})
-	var l lines
-	if err := s.Pull(context.Background(), PullRequest{Reference: addr + "/some/thing:v1"}, l.show); err != nil {
-		t.Fatalf("%v\n%s", err, &l)
+	for _, arch := range []string{"amd64", "arm64"} {
+		r := PullRequest{Reference: addr + "/some/thing:v1", Platform: &ocispec.Platform{OS: "linux", Architecture: arch}}
+		var first, again lines
+		if err := s.Pull(context.Background(), r, first.show); err != nil {
+			t.Fatalf("%v\n%s", err, &first)
+		}
+		within(t, s, images[arch], func(root string) {
+			if got := tree(t, root); !strings.HasPrefix(got, "arch="+arch+"\nd/\nd/both=") {
+				t.Errorf("got %.60q", got)
+			}
+		})
+		wantLines(t, &first, images[arch], "Pull complete", "Downloaded newer image for "+addr+"/some/thing:v1")
+		if err := s.Pull(context.Background(), r, again.show); err != nil {
+			t.Fatalf("%v\n%s", err, &again)
+		}
+		wantLines(t, &again, images[arch], "Already exists", "Image is up to date for "+addr+"/some/thing:v1")
 	}
-	t.Log(&l)
-	var again lines
-	if err := s.Pull(context.Background(), PullRequest{Reference: addr + "/some/thing:v1"}, again.show); err != nil {
-		t.Fatalf("%v\n%s", err, &l)
+	for ref, want := range map[string]string{
+		"/some/thing:no": "manifest for " + addr + "/some/thing:no not found: manifest unknown: manifest unknown",
+		"/no/thing:v1":   "manifest for " + addr + "/no/thing:v1 not found: manifest unknown: manifest unknown",
+	} {
+		if err := s.Pull(context.Background(), PullRequest{Reference: addr + ref}, nil); !errdefs.IsNotFound(err) || err.Error() != want {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
 	}
-	t.Log(&again)
+}
+
+// wantLines checks what Docker's clients look for: first which tag of what,
+// one final state for each layer (a layer pulled for another platform is
+// there already), then the digest and the status.
+func wantLines(t *testing.T, l *lines, img v1.Image, state, status string) {
+	t.Helper()
+	got := l.String()
+	if !strings.HasPrefix(got, "v1: Pulling from some/thing\n") || !strings.Contains(got, "\n: Digest: sha256:") || !strings.HasSuffix(got, "\n: Status: "+status+"\n") {
+		t.Errorf("got\n%s", got)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := layers[1].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(got, d.Hex[:12]+": "+state+"\n") {
+		t.Errorf("layer %s is not %q:\n%s", d.Hex[:12], state, got)
+	}
+}
+
+func TestProgressIsOrderedAndRare(t *testing.T) {
+	var got []string
+	d := newDisplay(func(m jsonstream.Message) {
+		s := m.ID + " " + m.Status
+		if m.Progress != nil && m.Progress.Total > 0 {
+			s += fmt.Sprintf(" %d/%d", m.Progress.Current, m.Progress.Total)
+		}
+		got = append(got, s)
+	})
+	now := time.Unix(0, 0)
+	d.now = func() time.Time { return now }
+	w := d.layer("x")
+	w(step{status: statusPulling})
+	for i := range int64(101) {
+		now = now.Add(10 * time.Millisecond)
+		w(step{status: statusDownloading, current: i, total: 100})
+	}
+	w(step{status: statusDownloaded})
+	w(step{status: statusComplete})
+	w(step{})
+	d.layer("y")(step{})
+	want := "[x Pulling fs layer x Downloading 0/100 x Downloading 10/100 x Downloading 20/100 x Downloading 30/100 x Downloading 40/100" +
+		" x Downloading 50/100 x Downloading 60/100 x Downloading 70/100 x Downloading 80/100 x Downloading 90/100 x Downloading 100/100" +
+		" x Download complete x Pull complete y Already exists]"
+	if fmt.Sprint(got) != want {
+		t.Errorf("got  %v\nwant %s", got, want)
+	}
 }

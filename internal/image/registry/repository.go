@@ -93,6 +93,9 @@ func (r *Repository) head(ctx context.Context, ep *endpoint, object string, want
 
 // get fetches a manifest and verifies it, if its digest is known.
 func (r *Repository) get(ctx context.Context, ep *endpoint, object string, want digest.Digest) ([]byte, string, error) {
+	// Manifests are small: one that trickles for ever is a fault.
+	ctx, cancel := context.WithTimeout(ctx, 10*r.gen.patience)
+	defer cancel()
 	resp, err := r.ask(ctx, ep, http.MethodGet, "manifests/"+object, accept())
 	if err != nil {
 		return nil, "", err
