@@ -323,7 +323,7 @@ func (r *Repository) send(ctx context.Context, ep *endpoint, method, path string
 		r.c.setScheme(ep.host, "https")
 		return resp, nil
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || errors.Is(err, errRedirect) {
 		return nil, err
 	}
 	resp, err = r.sendOver(ctx, ep, "http", method, path, h)
