@@ -44,6 +44,15 @@ func readonlyPaths() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
+// HiddenPaths are the paths that a container must not see, and those that it
+// must not write.
+func HiddenPaths(h *container.HostConfig) (masked, readonly []string) {
+	if h.Privileged {
+		return nil, nil
+	}
+	return maskedPaths(), readonlyPaths()
+}
+
 func depth(p string) int {
 	return strings.Count(path.Clean(p), "/") - map[bool]int{true: 1}[path.Clean(p) == "/"]
 }

@@ -1,0 +1,261 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/engine/spec"
+)
+
+// List answers GET /containers/json: the newest container first. Without All,
+// Limit or a filter by status only those that run, or are about to again.
+// Errors: InvalidArgument for a filter, NotFound for a container of before or since.
+func (e *Engine) List(ctx context.Context, o ListOptions) ([]container.Summary, error) {
+	conditions, err := e.listConditions(ctx, o.Filters)
+	if err != nil {
+		return nil, err
+	}
+	all := o.All || o.Limit > 0 || len(o.Filters["status"]) > 0
+	records := slices.DeleteFunc(e.all(), func(r *record) bool {
+		return !all && !r.alive() || slices.ContainsFunc(conditions, func(ok condition) bool { return !ok(r) })
+	})
+	slices.SortFunc(records, newestFirst)
+	if o.Limit > 0 && len(records) > o.Limit {
+		records = records[:o.Limit]
+	}
+	now, shown := time.Now(), map[string]string{}
+	list := make([]container.Summary, 0, len(records))
+	for _, r := range records {
+		s := e.summary(ctx, r, now)
+		s.Image = e.imageShown(ctx, r, shown)
+		if o.Size {
+			if s.SizeRw, s.SizeRootFs, err = e.sizes(ctx, r); errdefs.IsNotFound(err) {
+				continue // removed while the list was made
+			} else if err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// alive says whether Docker calls the container running: it has a process, or
+// a restart is due.
+func (r *record) alive() bool { return r.running() || r.State == container.StateRestarting }
+
+func (e *Engine) summary(ctx context.Context, r *record, now time.Time) container.Summary {
+	path, args := r.program()
+	s := container.Summary{
+		ID: r.ID, Names: []string{"/" + r.Name}, ImageID: r.ImageID, Command: commandLine(path, args), Created: r.Created.Unix(),
+		Ports: r.ports(), Labels: r.Config.Labels, State: r.State, Status: r.status(now), Mounts: e.mountPoints(ctx, r),
+		Health:          &container.HealthSummary{Status: container.NoHealthcheck},
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: e.endpoints(r)},
+	}
+	if s.Labels == nil {
+		s.Labels = map[string]string{}
+	}
+	if r.Manifest.Digest != "" {
+		manifest := r.Manifest
+		s.ImageManifestDescriptor = &manifest
+	}
+	s.HostConfig.NetworkMode, s.HostConfig.Annotations = string(r.HostConfig.NetworkMode), maps.Clone(r.HostConfig.Annotations)
+	return s
+}
+
+// program is what runs, and its arguments.
+func (r *record) program() (path string, args []string) {
+	line := slices.Concat(r.Config.Entrypoint, r.Config.Cmd)
+	if len(line) == 0 {
+		return "", []string{}
+	}
+	return line[0], line[1:]
+}
+
+// commandLine joins a command as Docker shows it: only spaces are quoted.
+func commandLine(path string, args []string) string {
+	line := path
+	for _, a := range args {
+		if strings.Contains(a, " ") {
+			a = "'" + a + "'"
+		}
+		line += " " + a
+	}
+	return line
+}
+
+// status is the state in Docker's words.
+func (r *record) status(now time.Time) string {
+	since := func(t time.Time) string { return units.HumanDuration(max(0, now.Sub(t))) }
+	switch r.State {
+	case container.StateRunning:
+		return "Up " + since(r.Started)
+	case container.StatePaused:
+		return "Up " + since(r.Started) + " (Paused)"
+	case container.StateRestarting:
+		return fmt.Sprintf("Restarting (%d) %s ago", r.Exit, since(r.Finished))
+	case container.StateExited:
+		return fmt.Sprintf("Exited (%d) %s ago", r.Exit, since(r.Finished))
+	case container.StateRemoving:
+		return "Removal In Progress"
+	case container.StateDead:
+		return "Dead"
+	}
+	return "Created"
+}
+
+// ports are those that the container publishes and exposes; one that does not
+// run, or has no network of its own, has none.
+func (r *record) ports() []container.PortSummary {
+	list := []container.PortSummary{}
+	for port, bindings := range r.portMap() {
+		p := container.PortSummary{PrivatePort: port.Num(), Type: string(port.Proto())}
+		if len(bindings) == 0 {
+			list = append(list, p)
+		}
+		for _, b := range bindings {
+			host, err := strconv.ParseUint(b.HostPort, 10, 16)
+			if err != nil {
+				continue // the network room chose it: it is a number
+			}
+			p.IP, p.PublicPort = b.HostIP, uint16(host)
+			list = append(list, p)
+		}
+	}
+	slices.SortFunc(list, func(a, b container.PortSummary) int {
+		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.Type, b.Type), cmp.Compare(a.PublicPort, b.PublicPort), a.IP.Compare(b.IP))
+	})
+	return list
+}
+
+func (r *record) portMap() network.PortMap {
+	ports := network.PortMap{}
+	if r.Net == nil || r.Net.Interface == "" {
+		return ports
+	}
+	for p := range r.Config.ExposedPorts {
+		ports[p] = nil
+	}
+	maps.Copy(ports, r.Net.Ports)
+	return ports
+}
+
+// networkName is the network that the container is a member of; "" for one
+// that uses another's.
+func (r *record) networkName() string {
+	switch mode := r.HostConfig.NetworkMode; {
+	case mode.IsContainer():
+		return ""
+	case r.Net != nil && r.Net.NetworkName != "":
+		return r.Net.NetworkName
+	case mode == "" || mode.IsDefault():
+		return network.NetworkBridge
+	default:
+		return string(mode)
+	}
+}
+
+// endpoints are the networks of a container, with addresses while it runs.
+func (e *Engine) endpoints(r *record) map[string]*network.EndpointSettings {
+	name := r.networkName()
+	if name == "" {
+		return map[string]*network.EndpointSettings{}
+	}
+	s := &network.EndpointSettings{}
+	if r.Net != nil {
+		s = r.Net.Endpoint.Copy()
+	}
+	if s.NetworkID == "" {
+		s.NetworkID = e.o.Networks.NetworkID(name)
+	}
+	if r.HostConfig.NetworkMode.IsHost() && r.running() {
+		s.EndpointID = shortHash(r.ID, s.NetworkID)
+	}
+	return map[string]*network.EndpointSettings{name: s}
+}
+
+// shownMount says whether a mount is in the list of mounts: --tmpfs is not.
+func (r *record) shownMount(p spec.Point) bool {
+	if p.Type != mount.TypeTmpfs {
+		return true
+	}
+	return slices.ContainsFunc(r.HostConfig.Mounts, func(m mount.Mount) bool { return m.Type == mount.TypeTmpfs && m.Target == p.Target })
+}
+
+func (e *Engine) mountPoints(ctx context.Context, r *record) []container.MountPoint {
+	list := []container.MountPoint{}
+	for _, p := range r.Points {
+		if !r.shownMount(p) {
+			continue
+		}
+		m := container.MountPoint{Type: p.Type, Source: p.Source, Destination: p.Target, Mode: p.Mode, RW: !p.ReadOnly}
+		switch p.Type {
+		case mount.TypeTmpfs:
+			m.Source = ""
+		case mount.TypeBind:
+			if m.Propagation = mount.Propagation(p.Propagation); m.Propagation == "" {
+				m.Propagation = mount.PropagationRPrivate
+			}
+		case mount.TypeVolume:
+			m.Name, m.Driver, m.Source = p.Source, "local", ""
+			if v, err := e.o.Volumes.Get(ctx, p.Source); err == nil { // forced away otherwise: its name is still shown
+				m.Driver, m.Source = v.Driver, v.Mountpoint
+			}
+			if _, ofImage := r.Config.Volumes[p.Target]; m.Mode == "" && !ofImage {
+				m.Mode = "z"
+			}
+		}
+		list = append(list, m)
+	}
+	slices.SortFunc(list, func(a, b container.MountPoint) int { return strings.Compare(a.Destination, b.Destination) })
+	return list
+}
+
+// imageShown is what the user typed, or the image's id when that names another
+// image now, or none. seen remembers answers for the length of one list.
+func (e *Engine) imageShown(ctx context.Context, r *record, seen map[string]string) string {
+	name := r.Config.Image
+	if name == r.ImageID {
+		return name
+	}
+	key := name + " " + r.Manifest.Digest.String()
+	id, ok := seen[key]
+	if !ok {
+		img, err := e.o.Images.Resolve(ctx, name, r.Manifest.Platform)
+		switch {
+		case err == nil:
+			id = img.ID.String()
+		case !errdefs.IsNotFound(err):
+			e.o.Log.Warn("the image of a container could not be looked up", "container", r.ID, "image", name, "error", err)
+		}
+		seen[key] = id
+	}
+	if id == r.ImageID {
+		return name
+	}
+	return r.ImageID
+}
+
+// VolumeUsers are the ids of the containers that have a volume.
+func (e *Engine) VolumeUsers(name string) []string {
+	var ids []string
+	for _, r := range e.all() {
+		if slices.ContainsFunc(r.Points, func(p spec.Point) bool { return p.Type == mount.TypeVolume && p.Source == name }) {
+			ids = append(ids, r.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
