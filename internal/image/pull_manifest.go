@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -15,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -191,15 +191,14 @@ func (f *fetch) config(ctx context.Context, ref reference.Named, d ocispec.Descr
 	if d.Size > maxConfig {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("config %s of %s has %d bytes; at most %d are taken", d.Digest, reference.FamiliarString(ref), d.Size, maxConfig))
 	}
-	stored, err := f.s.hasBlob(ctx, d.Digest)
+	ready := func(ctx context.Context) (bool, error) { return f.s.hasBlob(ctx, d.Digest) }
+	err := f.s.flights.do(ctx, "blob "+d.Digest.String(), func(step) {}, ready, func(ctx context.Context, w watch) error {
+		f.fresh.Store(true)
+		_, err := f.download(ctx, d, nil, w)
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	if !stored {
-		f.fresh.Store(true)
-		if _, err := f.download(ctx, d, nil, func(step) {}); err != nil {
-			return nil, err
-		}
 	}
 	body, err := content.ReadBlob(ctx, f.s.blobs, d)
 	if err != nil {
@@ -224,7 +223,7 @@ func (f *fetch) config(ctx context.Context, ref reference.Named, d ocispec.Descr
 
 // keep stores a small blob under our lease; labels say what it refers to.
 func (f *fetch) keep(ctx context.Context, d ocispec.Descriptor, body []byte, labels map[string]string) error {
-	err := content.WriteBlob(ctx, f.s.blobs, "keep-"+d.Digest.String(), io.Reader(bytes.NewReader(body)), d, content.WithLabels(labels))
+	err := content.WriteBlob(ctx, f.s.blobs, "keep-"+uuid.NewString(), bytes.NewReader(body), d, content.WithLabels(labels))
 	if err != nil {
 		return fmt.Errorf("store %s: %w", d.Digest, err)
 	}

@@ -39,6 +39,9 @@ type generation struct {
 	*settings
 	strict, lax *http.Transport // lax does not verify certificates
 	slots       chan struct{}
+
+	mu  sync.Mutex // guards own; held while certificates are read
+	own map[string]*http.Transport
 }
 
 type scheme struct {
@@ -61,7 +64,7 @@ func (c *Client) Reload(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	g := &generation{settings: set, strict: transport(set, false), lax: transport(set, true), slots: make(chan struct{}, set.maxDownloads)}
+	g := &generation{settings: set, strict: newTransport(set, false), lax: newTransport(set, true), slots: make(chan struct{}, set.maxDownloads)}
 	c.mu.Lock()
 	old := c.now
 	c.now = g
@@ -80,6 +83,11 @@ func (c *Client) Close() { c.current().close() }
 func (g *generation) close() {
 	g.strict.CloseIdleConnections()
 	g.lax.CloseIdleConnections()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, t := range g.own {
+		t.CloseIdleConnections()
+	}
 }
 
 func (c *Client) current() *generation {
@@ -88,9 +96,9 @@ func (c *Client) current() *generation {
 	return c.now
 }
 
-// transport has a limit for each wait. It does not ask for compression: a
+// newTransport has a limit for each wait. It does not ask for compression: a
 // blob is wanted byte by byte as its digest knows it.
-func transport(set *settings, lax bool) *http.Transport {
+func newTransport(set *settings, lax bool) *http.Transport {
 	connect := min(set.patience, maxConnect)
 	dialer := &net.Dialer{Timeout: connect, KeepAlive: 30 * time.Second}
 	return &http.Transport{

@@ -46,6 +46,10 @@ type Config struct {
 	MaxDownloads int
 	// MaxAttempts is how often a download is tried; 0 is DefaultMaxAttempts.
 	MaxAttempts int
+	// CertDirs hold a folder HOST or HOST:PORT for each registry that needs
+	// certificates of its own: *.crt authorities, *.cert and *.key the
+	// client's. The first directory that has the host's folder counts.
+	CertDirs []string
 	// Hub is the host that serves docker.io; "" is Docker's.
 	Hub string
 	// Patience is how long a registry may be silent; 0 is DefaultPatience.
@@ -67,10 +71,11 @@ type settings struct {
 	maxAttempts  int
 	patience     time.Duration
 	hub          string
+	certDirs     []string
 }
 
 func parse(c Config) (*settings, error) {
-	s := &settings{hosts: make(map[string]struct{}), maxDownloads: c.MaxDownloads, maxAttempts: c.MaxAttempts, patience: c.Patience, hub: c.Hub}
+	s := &settings{hosts: make(map[string]struct{}), maxDownloads: c.MaxDownloads, maxAttempts: c.MaxAttempts, patience: c.Patience, hub: c.Hub, certDirs: c.CertDirs}
 	if s.hub == "" {
 		s.hub = "registry-1.docker.io"
 	}

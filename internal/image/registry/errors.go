@@ -102,7 +102,7 @@ func permanent(err error) bool {
 		return true
 	case errors.As(err, &dns):
 		return dns.IsNotFound
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, errRedirect):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, errRedirect), errdefs.IsInvalidArgument(err):
 		return true
 	}
 	return err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
@@ -196,6 +196,9 @@ func (c *Client) unreachable(ep *endpoint, set *settings, err error) *Failure {
 	var authority x509.UnknownAuthorityError
 	var verify *tls.CertificateVerificationError
 	switch {
+	case errdefs.IsInvalidArgument(err): // our own: certificates of the host
+		f.class = errdefs.ErrInvalidArgument
+		f.text = fmt.Sprintf("registry %s: %s", ep.host, cause)
 	case isTimeout(err):
 		f.quiet = true
 		f.text = fmt.Sprintf("registry %s did not answer within %s: check that the host is up, and firewalls, proxies (HTTPS_PROXY) and DNS between here and it", ep.base(), set.patience)

@@ -23,11 +23,10 @@ type endpoint struct {
 	c                    *Client
 	scheme, host, prefix string
 	mirror               bool
-	// lax: its certificate is not verified. probe: it may speak plain HTTP.
-	lax, probe bool
-	auth       docker.Authorizer
-	bearer     string // a token the user gave; only for the registry itself
-	headers    http.Header
+	probe                bool // it may speak plain HTTP
+	auth                 docker.Authorizer
+	bearer               string // a token the user gave; only for the registry itself
+	headers              http.Header
 }
 
 // base names the host in messages and in the list of failing mirrors.
@@ -76,14 +75,13 @@ func (c *Client) Repository(name reference.Named, o RepositoryOptions) *Reposito
 	domain := reference.Domain(name)
 	if domain == "docker.io" {
 		for _, m := range r.gen.mirrors {
-			ep := &endpoint{c: c, scheme: m.Scheme, host: m.Host, prefix: m.Path, mirror: true, lax: r.gen.insecure(m.Host)}
+			ep := &endpoint{c: c, scheme: m.Scheme, host: m.Host, prefix: m.Path, mirror: true}
 			ep.auth = r.authorizer(ep, nil)
 			r.all = append(r.all, ep)
 		}
 		domain = r.gen.hub
 	}
-	insecure := r.gen.insecure(domain)
-	origin := &endpoint{c: c, scheme: "https", host: domain, lax: insecure, probe: insecure, headers: make(http.Header)}
+	origin := &endpoint{c: c, scheme: "https", host: domain, probe: r.gen.insecure(domain), headers: make(http.Header)}
 	origin.auth = r.authorizer(origin, o.Auth)
 	if o.Auth != nil {
 		origin.bearer = o.Auth.RegistryToken
@@ -102,7 +100,7 @@ func (c *Client) Repository(name reference.Named, o RepositoryOptions) *Reposito
 func (r *Repository) authorizer(ep *endpoint, auth *registry.AuthConfig) docker.Authorizer {
 	user, secret := credentials(auth)
 	client := &http.Client{
-		Transport: r.transport(ep),
+		Transport: dialler{r.gen},
 		Timeout:   r.gen.patience,
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			if len(via) >= 3 || !sameOrigin(req.URL, via[0].URL) {
@@ -176,11 +174,17 @@ func credentials(a *registry.AuthConfig) (user, secret string) {
 	return a.Username, a.Password
 }
 
-func (r *Repository) transport(ep *endpoint) http.RoundTripper {
-	if ep.lax {
-		return r.gen.lax
+// dialler leads each request to its host with that host's certificates.
+type dialler struct{ gen *generation }
+
+func (d dialler) RoundTrip(req *http.Request) (*http.Response, error) {
+	// A redirect, or a token server, may lead elsewhere: that host's
+	// certificates count.
+	t, err := d.gen.transport(req.URL.Host, d.gen.insecure(req.URL.Host))
+	if err != nil {
+		return nil, err
 	}
-	return r.gen.strict
+	return t.RoundTrip(req)
 }
 
 // order is whom to ask: see the package's comment.
@@ -355,7 +359,7 @@ func (r *Repository) sendOver(ctx context.Context, ep *endpoint, scheme, method,
 		cancel(nil)
 		return nil, err
 	}
-	client := &http.Client{Transport: r.transport(ep), CheckRedirect: follow}
+	client := &http.Client{Transport: dialler{r.gen}, CheckRedirect: follow}
 	resp, err := client.Do(req)
 	if err != nil {
 		cancel(nil)

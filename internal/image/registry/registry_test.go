@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -358,6 +360,40 @@ func TestTagsAreNotLookedUpOverPlainHTTP(t *testing.T) {
 	})
 	_, err := client(t, Config{}).Repository(ref(t, u.Host+"/x"), RepositoryOptions{}).Resolve(context.Background(), ref(t, u.Host+"/x"))
 	if err == nil || !strings.Contains(err.Error(), "redirect not followed") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCertificatesOfAHost(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { serveManifest(w) }))
+	t.Cleanup(srv.Close)
+	dir := t.TempDir()
+	cl := client(t, Config{CertDirs: []string{dir + "/missing", dir}})
+	cl.current().strict.Proxy = nil
+	cl.current().strict.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, srv.Listener.Addr().String())
+	}
+	resolve := func() error {
+		_, err := cl.Repository(ref(t, "example.com:5000/x"), RepositoryOptions{}).Resolve(context.Background(), ref(t, "example.com:5000/x"))
+		return err
+	}
+	if err := resolve(); err == nil || !strings.Contains(err.Error(), "tls: failed to verify certificate") {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Mkdir(dir+"/example.com:5000", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	if err := os.WriteFile(dir+"/example.com:5000/ca.crt", ca, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := resolve(); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(dir+"/example.com:5000/client.cert", ca, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := resolve(); err == nil || !strings.Contains(err.Error(), "client.cert cannot be used: with key client.key") {
 		t.Errorf("got %v", err)
 	}
 }
