@@ -213,7 +213,7 @@ func (e *Engine) mountPoints(ctx context.Context, r *record) []container.MountPo
 			if v, err := e.o.Volumes.Get(ctx, p.Source); err == nil { // forced away otherwise: its name is still shown
 				m.Driver, m.Source = v.Driver, v.Mountpoint
 			}
-			if _, ofImage := r.Config.Volumes[p.Target]; m.Mode == "" && !ofImage {
+			if m.Mode == "" && !slices.Contains(r.Anonymous, p.Source) { // Docker's shared label
 				m.Mode = "z"
 			}
 		}

@@ -3,8 +3,10 @@ package spec
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -26,7 +28,7 @@ func defaultMounts(h *container.HostConfig) []box.Mount {
 	ro := !h.Privileged
 	return []box.Mount{
 		{Type: box.MountProc, Target: "/proc", NoSuid: true, NoExec: true, NoDev: true},
-		{Type: box.MountTmpfs, Target: "/dev", NoSuid: true, Data: "mode=755,size=65536k"},
+		{Type: box.MountTmpfs, Target: "/dev", NoSuid: true, Data: "strictatime,mode=755,size=65536k"},
 		{Type: box.MountDevpts, Target: "/dev/pts", NoSuid: true, NoExec: true, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
 		{Type: box.MountSysfs, Target: "/sys", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
 		{Type: box.MountCgroup, Target: "/sys/fs/cgroup", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
@@ -35,9 +37,20 @@ func defaultMounts(h *container.HostConfig) []box.Mount {
 	}
 }
 
+// maskedPaths are Docker's: what tells about or controls the host's hardware.
 func maskedPaths() []string {
-	return []string{"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+	list := []string{"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
 		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"}
+	// One for each processor that has it (moby's GHSA-6fw5-f8r9-fgfm).
+	const processors = "/sys/devices/system/cpu/"
+	if _, err := os.Lstat(processors + "cpu0/thermal_throttle"); err != nil {
+		return list
+	}
+	throttles, err := filepath.Glob(processors + "cpu[0-9]*/thermal_throttle")
+	if err != nil { // the pattern is right
+		return list
+	}
+	return append(list, throttles...)
 }
 
 func readonlyPaths() []string {
@@ -57,7 +70,19 @@ func depth(p string) int {
 	return strings.Count(path.Clean(p), "/") - map[bool]int{true: 1}[path.Clean(p) == "/"]
 }
 
-// lastOfEach lets a user's mount replace a default one of the same target.
+// withoutReplaced are the default mounts that the user's leave: a mount of
+// /dev brings its own folders.
+func withoutReplaced(defaults, users []box.Mount) []box.Mount {
+	theirs := map[string]bool{}
+	for _, m := range users {
+		theirs[path.Clean(m.Target)] = true
+	}
+	return slices.DeleteFunc(defaults, func(m box.Mount) bool {
+		return theirs[m.Target] || theirs["/dev"] && strings.HasPrefix(m.Target, "/dev/")
+	})
+}
+
+// lastOfEach lets a user's mount replace one of the engine's files in /etc.
 func lastOfEach(mounts []box.Mount) []box.Mount {
 	last := map[string]int{}
 	for i, m := range mounts {
@@ -149,6 +174,12 @@ func Points(c *container.Config, h *container.HostConfig) ([]Point, error) {
 			return nil, invalid("Duplicate mount point: %s: give each container path once", p.Target)
 		}
 		seen[p.Target] = true
+		if p.Type != mount.TypeTmpfs {
+			continue
+		}
+		if _, err := Tmpfs(*p); err != nil {
+			return nil, err
+		}
 	}
 	for v := range c.Volumes {
 		if !path.IsAbs(v) {
@@ -187,7 +218,7 @@ func parseBind(s string) (Point, error) {
 	}
 	for o := range strings.SplitSeq(p.Mode, ",") {
 		switch o {
-		case "", "rw", "z", "Z":
+		case "", "rw", "z", "Z", "cached", "delegated", "consistent": // the last three are of Docker Desktop
 		case "ro":
 			p.ReadOnly = true
 		case "nocopy":
@@ -208,6 +239,7 @@ func parseMount(m mount.Mount) (Point, error) {
 		if !path.IsAbs(m.Source) {
 			return p, invalid("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", m.Source)
 		}
+		p.Source = path.Clean(m.Source)
 		if o := m.BindOptions; o != nil {
 			p.Propagation, p.Create = string(o.Propagation), o.CreateMountpoint
 			if o.NonRecursive || o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive {
@@ -248,16 +280,16 @@ func Tmpfs(p Point) (box.Mount, error) {
 	for o := range strings.SplitSeq(p.Data, ",") {
 		key, _, _ := strings.Cut(o, "=")
 		switch key {
-		case "", "rw":
-		case "ro":
-			m.ReadOnly = true
+		case "", "defaults", "async", "nomand", "atime", "diratime", "norelatime", "private", "rprivate": // the kernel's defaults
+		case "ro", "rw":
+			m.ReadOnly = key == "ro"
 		case "exec", "noexec":
 			m.NoExec = key == "noexec"
 		case "suid", "nosuid":
 			m.NoSuid = key == "nosuid"
 		case "dev", "nodev":
 			m.NoDev = key == "nodev"
-		case "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol":
+		case "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "noatime", "nodiratime", "relatime", "strictatime":
 			data = append(data, o)
 		default:
 			return m, invalid("invalid tmpfs option %q: the options are size, mode, uid, gid, nr_inodes, ro, exec, suid, dev", o)

@@ -1,10 +1,11 @@
 // Package spec turns a request and an image's configuration into the launch
 // spec of a box. It reads nothing of the host but the list of devices for
-// privileged containers.
+// privileged containers and which processors' throttles there are to hide.
 package spec
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"sort"
@@ -43,7 +44,9 @@ func Merge(c container.Config, image dockerspec.DockerOCIImageConfig) (container
 	if len(c.Entrypoint) == 1 && c.Entrypoint[0] == "" {
 		c.Entrypoint = nil
 	}
-	c.Env = MergeEnv(image.Env, c.Env)
+	c.Env = slices.Concat(c.Env, slices.DeleteFunc(slices.Clone(image.Env), func(v string) bool {
+		return slices.ContainsFunc(c.Env, func(own string) bool { return variable(own) == variable(v) })
+	}))
 	labels := map[string]string{}
 	for _, from := range []map[string]string{image.Labels, c.Labels} {
 		for k, v := range from {
@@ -76,26 +79,27 @@ func Merge(c container.Config, image dockerspec.DockerOCIImageConfig) (container
 	return c, nil
 }
 
-// MergeEnv lets entries of b replace those of a. An entry of b without "="
-// removes the variable.
+// MergeEnv lets entries of b replace those of a, in their places. An entry of
+// b without "=" removes the variable.
 func MergeEnv(a, b []string) []string {
-	drop := map[string]bool{}
+	env := slices.Clone(a)
 	for _, e := range b {
-		k, _, _ := strings.Cut(e, "=")
-		drop[k] = true
-	}
-	var env []string
-	for _, e := range a {
-		if k, _, _ := strings.Cut(e, "="); !drop[k] {
-			env = append(env, e)
-		}
-	}
-	for _, e := range b {
-		if strings.Contains(e, "=") {
+		i := slices.IndexFunc(env, func(v string) bool { return variable(v) == variable(e) })
+		switch set := strings.Contains(e, "="); {
+		case i >= 0 && set:
+			env[i] = e
+		case i >= 0:
+			env = slices.Delete(env, i, i+1)
+		case set:
 			env = append(env, e)
 		}
 	}
 	return env
+}
+
+func variable(entry string) string {
+	name, _, _ := strings.Cut(entry, "=")
+	return name
 }
 
 // Input is what the launch spec of a container is made from.
@@ -119,13 +123,13 @@ func Build(in Input) (box.Spec, error) {
 		return box.Spec{}, err
 	}
 	s := box.Spec{
-		ID: in.ID, Hostname: in.Config.Hostname, Domainname: in.Config.Domainname, Root: in.Root, Sysctl: h.Sysctls,
+		ID: in.ID, Hostname: in.Config.Hostname, Domainname: in.Config.Domainname, Root: in.Root, Sysctl: sysctls(h),
 		Namespaces: box.Namespaces{Net: in.Net},
 		Cgroup:     box.Cgroup{Parent: in.CgroupParent, Resources: resources(h.Resources), AllDevices: h.Privileged},
 		Init:       h.Init != nil && *h.Init,
 	}
 	s.Root.ReadOnly = h.ReadonlyRootfs
-	s.Mounts = append(defaultMounts(h), in.Mounts...)
+	s.Mounts = append(withoutReplaced(defaultMounts(h), in.Mounts), in.Mounts...)
 	sort.SliceStable(s.Mounts[:], func(i, j int) bool { return depth(s.Mounts[i].Target) < depth(s.Mounts[j].Target) })
 	s.Mounts = lastOfEach(s.Mounts)
 	if h.Privileged {
@@ -152,14 +156,24 @@ func Process(c *container.Config, h *container.HostConfig, caps []string) box.Pr
 	if p.Cwd == "" {
 		p.Cwd = "/"
 	}
-	if h.OomScoreAdj != 0 {
-		adj := h.OomScoreAdj
-		p.OOMScoreAdj = &adj
-	}
+	adj := h.OomScoreAdj // 0 too: the engine's own may be lower
+	p.OOMScoreAdj = &adj
 	for _, u := range h.Ulimits {
 		p.Rlimits = append(p.Rlimits, box.Rlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}
 	return p
+}
+
+// sysctls are those asked for. A network of its own also allows ping and low
+// ports to every user, as Docker's does: what the default capabilities allow
+// to root.
+func sysctls(h *container.HostConfig) map[string]string {
+	all := map[string]string{}
+	if h.NetworkMode.IsPrivate() {
+		all["net.ipv4.ping_group_range"], all["net.ipv4.ip_unprivileged_port_start"] = "0 2147483647", "0"
+	}
+	maps.Copy(all, h.Sysctls)
+	return all
 }
 
 func environment(c *container.Config) []string {

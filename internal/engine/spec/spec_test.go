@@ -11,10 +11,13 @@ import (
 
 func TestMergeFollowsDocker(t *testing.T) {
 	var img dockerspec.DockerOCIImageConfig
-	img.Entrypoint, img.Cmd, img.Env = []string{"/e"}, []string{"c"}, []string{"A=1", "B=2"}
+	img.Entrypoint, img.Cmd, img.Env = []string{"/e"}, []string{"c"}, []string{"PATH=/bin", "A=1", "B=2"}
 	c, err := Merge(container.Config{Env: []string{"A=3", "B"}}, img)
-	if err != nil || !slices.Equal(c.Entrypoint, img.Entrypoint) || !slices.Equal(c.Cmd, img.Cmd) || !slices.Equal(c.Env, []string{"A=3"}) {
+	if err != nil || !slices.Equal(c.Entrypoint, img.Entrypoint) || !slices.Equal(c.Cmd, img.Cmd) || !slices.Equal(c.Env, []string{"A=3", "B", "PATH=/bin"}) {
 		t.Fatalf("%+v %v", c, err)
+	}
+	if env := environment(&c); !slices.Equal(env, []string{"PATH=/bin", "A=3"}) {
+		t.Errorf("the program has %q", env)
 	}
 	if c, err = Merge(container.Config{Entrypoint: []string{"/x"}}, img); err != nil || len(c.Cmd) != 0 {
 		t.Fatalf("an entrypoint of the request keeps the image's command: %v %v", c.Cmd, err)
