@@ -172,6 +172,23 @@ func (f *fetch) protect(ctx context.Context, list []layer) error {
 	return nil
 }
 
+// dropOldLeases gives up what a killed daemon was about to make: nobody else
+// uses this store, so no lease can be alive when it is opened. The collector
+// then removes it; half downloaded blobs stay for their day.
+func (s *Service) dropOldLeases(ctx context.Context) error {
+	ctx = s.context(ctx)
+	old, err := s.leases.List(ctx)
+	if err != nil {
+		return fmt.Errorf("read the leases on image content: %w", err)
+	}
+	for _, l := range old {
+		if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("give up the lease %s on image content: %w", l.ID, err)
+		}
+	}
+	return nil
+}
+
 // announce shows the layers that are to come, in order.
 func (f *fetch) announce(ctx context.Context, list []layer) error {
 	for _, l := range list {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -153,4 +156,50 @@ func ingests(t *testing.T, s *Service) (list []string) {
 		list = append(list, fmt.Sprintf("%s at %d", i.Ref, i.Offset))
 	}
 	return list
+}
+
+type (
+	httpWriter  = http.ResponseWriter
+	httpRequest = http.Request
+)
+
+// hangAfter sends n bytes of one blob and then nothing more.
+func hangAfter(f *fake, digest string, n int, arrived chan<- struct{}, hang <-chan struct{}) func(httpWriter, *httpRequest) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, digest) || r.Method != http.MethodGet {
+			return false
+		}
+		rec := httptest.NewRecorder()
+		f.real.ServeHTTP(rec, withoutRange(r))
+		w.Header().Set("Content-Length", fmt.Sprint(rec.Body.Len()))
+		_, _ = w.Write(rec.Body.Bytes()[:n])
+		_ = http.NewResponseController(w).Flush()
+		arrived <- struct{}{}
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+		}
+		return true
+	}
+}
+
+// waitForBytes waits until the files below dir have n bytes.
+func waitForBytes(t *testing.T, dir string, n int64) {
+	t.Helper()
+	for range 500 {
+		var sum int64
+		_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				if i, err := d.Info(); err == nil {
+					sum += i.Size()
+				}
+			}
+			return nil
+		})
+		if sum >= n {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%d bytes did not arrive below %s", n, dir)
 }

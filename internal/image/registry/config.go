@@ -48,7 +48,8 @@ type Config struct {
 	MaxAttempts int
 	// CertDirs hold a folder HOST or HOST:PORT for each registry that needs
 	// certificates of its own: *.crt authorities, *.cert and *.key the
-	// client's. The first directory that has the host's folder counts.
+	// client's. The first directory that has the host's folder counts. nil is
+	// /etc/hezi/certs.d, then /etc/docker/certs.d.
 	CertDirs []string
 	// Hub is the host that serves docker.io; "" is Docker's.
 	Hub string
@@ -76,6 +77,9 @@ type settings struct {
 
 func parse(c Config) (*settings, error) {
 	s := &settings{hosts: make(map[string]struct{}), maxDownloads: c.MaxDownloads, maxAttempts: c.MaxAttempts, patience: c.Patience, hub: c.Hub, certDirs: c.CertDirs}
+	if s.certDirs == nil {
+		s.certDirs = []string{"/etc/hezi/certs.d", "/etc/docker/certs.d"}
+	}
 	if s.hub == "" {
 		s.hub = "registry-1.docker.io"
 	}
