@@ -22,25 +22,84 @@ const (
 // progressEvery is the least time between two counts of one layer.
 const progressEvery = 100 * time.Millisecond
 
-// display orders what many layers report for one client.
+// display is what one client is shown. A client that reads slowly holds up
+// nobody: lines wait for it, and a newer count of a layer replaces the one
+// that still waits.
 type display struct {
-	mu   sync.Mutex // held while a message is sent, so that they stay whole
-	send Progress
-	now  func() time.Time
+	now func() time.Time
+
+	mu     sync.Mutex // guards all below; not held while a line is sent
+	lines  []jsonstream.Message
+	closed bool
+	wake   chan struct{}
+	ended  chan struct{}
 }
 
+// newDisplay begins to send; close ends it.
 func newDisplay(send Progress) *display {
+	d := &display{now: time.Now, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	if send == nil {
 		send = func(jsonstream.Message) {}
 	}
-	return &display{send: send, now: time.Now}
+	go func() {
+		defer close(d.ended)
+		for range d.wake {
+			d.mu.Lock()
+			lines, closed := d.lines, d.closed
+			d.lines = nil
+			d.mu.Unlock()
+			for _, m := range lines {
+				send(m)
+			}
+			if closed {
+				return
+			}
+		}
+	}()
+	return d
+}
+
+// close returns when everything is sent.
+func (d *display) close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.signal()
+	<-d.ended
+}
+
+func (d *display) signal() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
 }
 
 // say sends a line; id may be "".
 func (d *display) say(id, status string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.send(jsonstream.Message{ID: id, Status: status})
+	d.addLocked(jsonstream.Message{ID: id, Status: status})
+}
+
+func (d *display) addLocked(m jsonstream.Message) {
+	if d.closed {
+		return
+	}
+	defer d.signal()
+	if m.ID != "" && m.Progress != nil {
+		for i := len(d.lines) - 1; i >= 0; i-- {
+			if d.lines[i].ID != m.ID {
+				continue
+			}
+			if d.lines[i].Status == m.Status {
+				d.lines[i] = m
+				return
+			}
+			break
+		}
+	}
+	d.lines = append(d.lines, m)
 }
 
 // layer gives the watch of one layer. A change of status is always sent,
@@ -68,6 +127,6 @@ func (d *display) layer(id string) watch {
 		if s.total > 0 {
 			m.Progress.Current, m.Progress.Total = s.current, s.total
 		}
-		d.send(m)
+		d.addLocked(m)
 	}
 }

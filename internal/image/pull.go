@@ -24,6 +24,7 @@ func (s *Service) Pull(ctx context.Context, r PullRequest, show Progress) error 
 		return badReference(r.Reference, err)
 	}
 	d := newDisplay(show)
+	defer d.close()
 	repo := s.registries.Repository(named, registry.RepositoryOptions{
 		Auth: r.Auth, Headers: r.Headers, Tell: func(line string) { d.say("", line) },
 	})

@@ -157,15 +157,61 @@ func TestProgressIsOrderedAndRare(t *testing.T) {
 	for i := range int64(101) {
 		now = now.Add(10 * time.Millisecond)
 		w(step{status: statusDownloading, current: i, total: 100})
+		drained(d)
 	}
 	w(step{status: statusDownloaded})
 	w(step{status: statusComplete})
 	w(step{})
 	d.layer("y")(step{})
+	d.close()
 	want := "[x Pulling fs layer x Downloading 0/100 x Downloading 10/100 x Downloading 20/100 x Downloading 30/100 x Downloading 40/100" +
 		" x Downloading 50/100 x Downloading 60/100 x Downloading 70/100 x Downloading 80/100 x Downloading 90/100 x Downloading 100/100" +
 		" x Download complete x Pull complete y Already exists]"
 	if fmt.Sprint(got) != want {
 		t.Errorf("got  %v\nwant %s", got, want)
+	}
+}
+
+// drained waits until the client has been sent what there is.
+func drained(d *display) {
+	for {
+		d.mu.Lock()
+		n := len(d.lines)
+		d.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+func TestASlowClientHoldsUpNobody(t *testing.T) {
+	reg := newFake(t)
+	reg.push("x:1", imageOf(t, []entry{file("big", noise(8<<20))}, []entry{file("b", "1")}))
+	s := open(t, registry.Config{})
+	hold := make(chan struct{})
+	slow := make(chan error, 1)
+	var got lines
+	go func() {
+		slow <- s.Pull(context.Background(), PullRequest{Reference: reg.addr + "/x:1"}, func(m jsonstream.Message) {
+			<-hold
+			got.show(m)
+		})
+	}()
+	for len(reg.asked("", "/blobs/")) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	reg.pull(s, "x:1") // shares the slow one's downloads
+	close(hold)
+	if err := <-slow; err != nil {
+		t.Fatal(err)
+	}
+	got.mu.Lock()
+	defer got.mu.Unlock()
+	if n := len(got.all); n > 40 {
+		t.Errorf("%d lines waited for the client", n)
+	}
+	if last := got.all[len(got.all)-1].Status; !strings.HasPrefix(last, "Status: Downloaded newer image") {
+		t.Errorf("the last line is %q", last)
 	}
 }
