@@ -32,19 +32,20 @@ type Failure struct {
 	Cause error
 	class error
 	text  string
-	quiet bool // the host said nothing for too long
-	lied  bool // it sent what it was not asked for
+	quiet bool   // the host said nothing for too long
+	lied  bool   // it sent what it was not asked for
+	also  string // what mirrors said before
 }
 
 // Error says what happened in one sentence, the registry's words first.
 func (f *Failure) Error() string {
 	switch {
 	case f.text != "":
-		return f.text
+		return f.text + f.also
 	case f.Status != 0:
 		return f.words()
 	}
-	return fmt.Sprintf("%s: %v", f.Host, f.Cause)
+	return fmt.Sprintf("%s: %v%s", f.Host, f.Cause, f.also)
 }
 
 // Unwrap gives the class and the cause.

@@ -18,7 +18,7 @@ type explained struct {
 	cause *Failure
 }
 
-func (e *explained) Error() string { return e.text }
+func (e *explained) Error() string { return e.text + e.cause.also }
 
 // Unwrap hides the class of the cause: a repository that may not be seen is
 // not found, though the registry said "unauthorized".

@@ -206,7 +206,8 @@ func (r *Repository) order() []*endpoint {
 
 // each asks the hosts one after another until one has what is wanted.
 func (r *Repository) each(ctx context.Context, ask func(ep *endpoint) error) error {
-	var origin, mirrors error
+	var origin, mirror error
+	var also []string
 	for _, ep := range r.order() {
 		err := ask(ep)
 		if err == nil {
@@ -227,7 +228,10 @@ func (r *Repository) each(ctx context.Context, ask func(ep *endpoint) error) err
 		}
 		if ep.mirror {
 			r.passOver(ep, err, failing)
-			mirrors = err
+			mirror = err
+			if failing {
+				also = append(also, ep.base()+" ("+err.Error()+")")
+			}
 			continue
 		}
 		origin = err
@@ -241,7 +245,13 @@ func (r *Repository) each(ctx context.Context, ask func(ep *endpoint) error) err
 		r.mu.Unlock()
 	}
 	if origin == nil {
-		origin = mirrors
+		return mirror
+	}
+	var f *Failure
+	if errors.As(origin, &f) && f.failing() && len(also) > 0 {
+		told := *f
+		told.also = "; mirrors failed, too: " + strings.Join(also, ", ")
+		return &told
 	}
 	return origin
 }
