@@ -33,11 +33,13 @@ func (e *Engine) PruneContainers(ctx context.Context, f map[string]map[string]bo
 		if err != nil {
 			size = 0 // a layer that is damaged is removed all the same
 		}
-		if err := e.Remove(ctx, r.ID, RemoveOptions{}); err != nil {
-			if !errdefs.IsNotFound(err) {
-				e.o.Log.Warn("a container was not pruned", "container", r.ID, "error", err)
+		if err := e.Remove(ctx, r.ID, RemoveOptions{}); errdefs.IsNotFound(err) {
+			continue // somebody else removed it
+		} else if err != nil {
+			e.o.Log.Warn("a container was not pruned, or something of it is left", "container", r.ID, "error", err)
+			if _, err := e.find(r.ID); err == nil {
+				continue
 			}
-			continue
 		}
 		report.ContainersDeleted = append(report.ContainersDeleted, r.ID)
 		report.SpaceReclaimed += uint64(max(0, size))
