@@ -32,7 +32,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 	path, args := r.program()
 	resp := container.InspectResponse{
 		ID: r.ID, Created: stamp(r.Created), Path: path, Args: args, State: r.state(), Image: r.ImageID,
-		LogPath: e.logConfig(r).Path, Name: "/" + r.Name, RestartCount: r.Restarts, Driver: rootDriver, Platform: r.Platform,
+		Name: "/" + r.Name, RestartCount: r.Restarts, Driver: rootDriver, Platform: r.Platform,
 		ExecIDs: e.execs.of(r.ID), HostConfig: r.hostConfig(), Mounts: e.mountPoints(ctx, r), Config: r.config(), NetworkSettings: e.networkSettings(r),
 		Storage: &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: rootDriver}}},
 	}
@@ -43,6 +43,9 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 	}
 	if owner := e.filesOwner(r); owner != nil && !owner.Started.IsZero() {
 		resp.ResolvConfPath, resp.HostnamePath, resp.HostsPath = e.etcFile(owner, "resolv.conf"), e.etcFile(owner, "hostname"), e.etcFile(owner, "hosts")
+	}
+	if log := e.logConfig(r); log.Driver == "json-file" && !r.Started.IsZero() { // the one file that others may read
+		resp.LogPath = log.Path
 	}
 	if size {
 		rw, root, err := e.sizes(ctx, r)
@@ -127,17 +130,17 @@ func (e *Engine) networkSettings(r *record) *container.NetworkSettings {
 	s := &container.NetworkSettings{Ports: r.portMap(), Networks: e.endpoints(r)}
 	switch {
 	case r.Net != nil:
-		s.SandboxKey, s.SandboxID = r.Net.Path, shortHash(r.ID, r.Net.Path)
+		s.SandboxKey, s.SandboxID = r.Net.Path, stableID(r.ID, r.Net.Path)
 	case r.HostConfig.NetworkMode.IsHost() && r.running():
 		s.SandboxKey = "/proc/1/ns/net"
-		s.SandboxID = shortHash("host", s.SandboxKey)
+		s.SandboxID = stableID("host", s.SandboxKey)
 	}
 	return s
 }
 
-// shortHash names what has no id of its own: the same after a restart, as 64
+// stableID names what has no id of its own: the same after a restart, as 64
 // hex digits.
-func shortHash(a, b string) string {
+func stableID(a, b string) string {
 	sum := sha256.Sum256([]byte(a + "/" + b))
 	return hex.EncodeToString(sum[:])
 }

@@ -181,7 +181,7 @@ func (e *Engine) endpoints(r *record) map[string]*network.EndpointSettings {
 		s.NetworkID = e.o.Networks.NetworkID(name)
 	}
 	if r.HostConfig.NetworkMode.IsHost() && r.running() {
-		s.EndpointID = shortHash(r.ID, s.NetworkID)
+		s.EndpointID = stableID(r.ID, s.NetworkID)
 	}
 	return map[string]*network.EndpointSettings{name: s}
 }
