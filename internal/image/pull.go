@@ -77,11 +77,7 @@ func (p *pull) run(ctx context.Context, ref reference.Named) (err error) {
 	defer func() {
 		release()
 		if err != nil {
-			p.s.inBackground(func(ctx context.Context) {
-				if err := p.s.CollectGarbage(ctx); err != nil && ctx.Err() == nil {
-					p.s.log.Warn("collect what a failed pull left", "error", err)
-				}
-			})
+			p.s.collectLater()
 		}
 	}()
 	fresh, err := p.content(leased, ctx, ref, &target)
@@ -175,19 +171,29 @@ func (f *fetch) protect(ctx context.Context, list []layer) error {
 
 // dropOldLeases gives up what a killed daemon was about to make: nobody else
 // uses this store, so no lease can be alive when it is opened. The collector
-// then removes it; half downloaded blobs stay for their day.
-func (s *Service) dropOldLeases(ctx context.Context) error {
+// then removes it; half downloaded blobs stay for their day. dropped says
+// whether there was any.
+func (s *Service) dropOldLeases(ctx context.Context) (dropped bool, err error) {
 	ctx = s.context(ctx)
 	old, err := s.leases.List(ctx)
 	if err != nil {
-		return fmt.Errorf("read the leases on image content: %w", err)
+		return false, fmt.Errorf("read the leases on image content: %w", err)
 	}
 	for _, l := range old {
 		if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("give up the lease %s on image content: %w", l.ID, err)
+			return false, fmt.Errorf("give up the lease %s on image content: %w", l.ID, err)
 		}
 	}
-	return nil
+	return len(old) > 0, nil
+}
+
+// collectLater removes what nothing holds any more, in the background.
+func (s *Service) collectLater() {
+	s.inBackground(func(ctx context.Context) {
+		if err := s.CollectGarbage(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("collect image content that nothing uses", "error", err)
+		}
+	})
 }
 
 // announce shows the layers that are to come, in order.

@@ -95,14 +95,15 @@ func (s *Service) stageOver(ctx context.Context, l layer, r io.Reader) (_ *stage
 			st.abort(ctx)
 		}
 	}()
-	for _, m := range mounts {
-		for _, o := range m.Options {
-			if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
-				st.path = dir
-			}
+	if len(mounts) != 1 {
+		return nil, fmt.Errorf("the store of layers gave %v for a layer over others: %w", mounts, errdefs.ErrInternal)
+	}
+	for _, o := range mounts[0].Options {
+		if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
+			st.path = dir
 		}
 	}
-	err = mount.WithTempMount(ctx, mounts, func(root string) error {
+	err = over(mounts[0], func(root string) error {
 		return s.apply(ctx, l, root, r, archive.WithFilter(clean))
 	})
 	if err != nil {

@@ -373,3 +373,46 @@ func TestUnpackLocalContent(t *testing.T) {
 		}
 	})
 }
+
+func TestManyLayers(t *testing.T) {
+	before, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := newFake(t)
+	layers := [][]entry{{file("first", "1")}}
+	for i := range 119 {
+		layers = append(layers, []entry{file(fmt.Sprint("f", i), "x")})
+	}
+	layers = append(layers, []entry{{name: "linked", kind: tar.TypeLink, link: "first"}})
+	img := imageOf(t, layers...)
+	reg.push("x:1", img)
+	s := open(t, registry.Config{})
+	reg.pull(s, "x:1")
+	within(t, s, img, func(root string) {
+		if got := tree(t, root); strings.Count(got, "\n") != 121 || !strings.HasSuffix(got, "linked=1\n") {
+			t.Errorf("got %d lines", strings.Count(got, "\n"))
+		}
+	})
+	after, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(string(after), s.root) > strings.Count(string(before), s.root) {
+		t.Errorf("a mount was left:\n%s", after)
+	}
+}
+
+func TestAnImageOfTooManyLayersIsRefused(t *testing.T) {
+	reg := newFake(t)
+	layers := make([][]entry, maxLayers+1)
+	for i := range layers {
+		layers[i] = []entry{file("f", "x")}
+	}
+	reg.push("x:1", imageOf(t, layers...))
+	s := open(t, registry.Config{})
+	if _, err := reg.try(s, "x:1"); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "at most 500 can be stacked") {
+		t.Errorf("got %v", err)
+	}
+	nothingLeft(t, s)
+}
