@@ -65,7 +65,7 @@ func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, group gr
 		}
 		attach(c, group, birth, attached)
 	}
-	proc, err := r.build(ctx, c, b, spec, stdio, group, attached)
+	proc, err := r.build(ctx, c, prepared, b, spec, stdio, group, attached)
 	if err != nil {
 		c.kill()
 		<-attached // writing the pid may still be under way
@@ -117,12 +117,18 @@ func (b birth) close() {
 	}
 }
 
-func (r *Runtime) build(ctx context.Context, c *child, b *bundle, spec *Spec, stdio Stdio, group group, attached <-chan error) (*Proc, error) {
+func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundle, spec *Spec, stdio Stdio, group group, attached <-chan error) (*Proc, error) {
 	if err := b.fill(spec); err != nil {
 		return nil, err
 	}
-	if err := b.hierarchies(group.Paths()); err != nil {
-		return nil, err
+	if k := stockOf(&b.plan); k != nil && spec.Cgroup.plain() {
+		r.pool.remember(k)
+		b.plan.Stocked = prepared != nil && prepared.stock == k.key
+	}
+	if !b.plan.Stocked {
+		if err := b.hierarchies(group.Paths()); err != nil {
+			return nil, err
+		}
 	}
 	b.lendStdio(stdio)
 	if spec.Init {

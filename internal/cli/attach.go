@@ -42,7 +42,7 @@ func (a *App) attach(ctx context.Context, name string, stdin, sigProxy bool, key
 	}
 	s.proxy = sigProxy && !s.tty
 	if s.proxy {
-		defer a.forwardTo(ctx, s.id)()
+		defer a.forwardTo(ctx, a.Forward(), s.id)()
 		ctx = context.WithoutCancel(ctx)
 	}
 	ctx, cancel := context.WithCancel(ctx)

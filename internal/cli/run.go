@@ -63,11 +63,15 @@ func (a *App) runContainer(ctx context.Context, r *running, req *request.Contain
 	if err != nil {
 		return err
 	}
+	attach := config.AttachStdin || config.AttachStdout || config.AttachStderr
+	var signals *term.Forwarder
+	if attach && r.sigProxy {
+		signals = a.Forward()
+	}
 	id, err := a.create(ctx, r.creation, req)
 	if err != nil {
 		return r.refuse(a, err)
 	}
-	attach := config.AttachStdin || config.AttachStdout || config.AttachStderr
 	if !attach {
 		if _, err := a.engine.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
 			return r.refuse(a, err)
@@ -75,8 +79,8 @@ func (a *App) runContainer(ctx context.Context, r *running, req *request.Contain
 		a.println(id)
 		return nil
 	}
-	if r.sigProxy {
-		defer a.forwardTo(ctx, id)()
+	if signals != nil {
+		defer a.forwardTo(ctx, signals, id)()
 	}
 	s := session{id: id, tty: config.Tty, stdin: config.AttachStdin, stdout: config.AttachStdout, stderr: config.AttachStderr, keys: keys, removed: r.options.Remove(), proxy: r.sigProxy}
 	err = a.startAttached(ctx, s)
@@ -224,9 +228,9 @@ func exitOf(wait client.ContainerWaitResult) error {
 }
 
 // forwardTo passes signals on to the container until the returned func runs.
-func (a *App) forwardTo(ctx context.Context, id string) (stop func()) {
+func (a *App) forwardTo(ctx context.Context, signals *term.Forwarder, id string) (stop func()) {
 	ctx = context.WithoutCancel(ctx)
-	return a.Forward(func(name string) {
+	return signals.To(func(name string) {
 		_, _ = a.engine.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: name}) // it may just have ended
 	})
 }

@@ -57,7 +57,7 @@ func (a *App) startOne(ctx context.Context, name string, stdin bool, keys string
 		return err
 	}
 	if s.proxy {
-		defer a.forwardTo(ctx, s.id)()
+		defer a.forwardTo(ctx, a.Forward(), s.id)()
 	}
 	return a.startAttached(ctx, s)
 }

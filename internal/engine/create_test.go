@@ -43,6 +43,7 @@ func (f fakeLayers) Create(id string) (snapshot.Writable, error) {
 	return snapshot.Writable{}, nil
 }
 func (f fakeLayers) Get(string) snapshot.Writable  { return snapshot.Writable{} }
+func (f fakeLayers) Base() string                  { return "" }
 func (f fakeLayers) Remove(id string) error        { delete(f, id); return nil }
 func (f fakeLayers) Size(string) (int64, error)    { return 0, nil }
 func (f fakeLayers) Sweep(func(string) bool) error { return nil }

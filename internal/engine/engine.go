@@ -44,6 +44,7 @@ type images interface {
 type layers interface {
 	Create(id string) (snapshot.Writable, error)
 	Get(id string) snapshot.Writable
+	Base() string
 	Remove(id string) error
 	Size(id string) (int64, error)
 	Sweep(known func(id string) bool) error

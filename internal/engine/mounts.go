@@ -105,23 +105,22 @@ func (r *record) published() apinet.PortMap {
 }
 
 // etc names the files that the engine writes for a container, by their places inside.
-var etc = [...]string{"resolv.conf", "hostname", "hosts"} //nolint:gochecknoglobals // a constant
+var etc = [...]string{"resolv.conf", "hostname", "hosts"}
 
 // writeFiles writes /etc/hosts, hostname and resolv.conf and returns their mounts.
-func (e *Engine) writeFiles(ctx context.Context, r *record, s *network.Sandbox) ([]box.Mount, error) {
-	owner := r.ID
-	mode := r.HostConfig.NetworkMode
-	dir := e.folder(r.ID)
-	if err := os.MkdirAll(dir, 0o710); err != nil {
-		return nil, fmt.Errorf("the container's folder: %w", err)
+func (e *Engine) writeFiles(r *record, s *network.Sandbox) ([]box.Mount, error) {
+	owner := r
+	for _, dir := range []string{e.folder(r.ID), filepath.Dir(e.etcFile(r, "x"))} {
+		if err := os.Mkdir(dir, 0o710); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("the container's folder: %w", err)
+		}
 	}
-	if mode.IsContainer() {
-		o, err := e.joined(r)
-		if err != nil {
+	if r.HostConfig.NetworkMode.IsContainer() {
+		var err error
+		if owner, err = e.joined(r); err != nil {
 			return nil, err
 		}
-		owner = o.ID
-	} else if err := e.writeOwn(dir, r, s); err != nil {
+	} else if err := e.writeOwn(r, s); err != nil {
 		return nil, err
 	}
 	mine := map[string]bool{}
@@ -131,14 +130,14 @@ func (e *Engine) writeFiles(ctx context.Context, r *record, s *network.Sandbox) 
 	var list []box.Mount
 	for _, name := range etc {
 		if target := "/etc/" + name; !mine[target] {
-			list = append(list, box.Mount{Type: box.MountBind, Source: filepath.Join(e.folder(owner), name), Target: target,
+			list = append(list, box.Mount{Type: box.MountBind, Source: e.etcFile(owner, name), Target: target,
 				ReadOnly: r.HostConfig.ReadonlyRootfs, Propagation: "rprivate"})
 		}
 	}
 	return list, nil
 }
 
-func (e *Engine) writeOwn(dir string, r *record, s *network.Sandbox) error {
+func (e *Engine) writeOwn(r *record, s *network.Sandbox) error {
 	d := e.o.Defaults
 	gateway := d.HostGateway
 	if !gateway.IsValid() {
@@ -160,7 +159,7 @@ func (e *Engine) writeOwn(dir string, r *record, s *network.Sandbox) error {
 		name string
 		text []byte
 	}{{"hosts", hosts}, {"hostname", hostfiles.Hostname(r.Config.Hostname)}, {"resolv.conf", resolv}} {
-		if err := os.WriteFile(filepath.Join(dir, f.name), f.text, 0o644); err != nil {
+		if err := os.WriteFile(e.etcFile(r, f.name), f.text, 0o644); err != nil {
 			return fmt.Errorf("the container's /etc/%s: %w", f.name, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -73,7 +74,7 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 	e.mu.Lock()
 	delete(e.boxes, r.ID)
 	e.mu.Unlock()
-	errs := []error{e.dropExecs(r.ID), e.o.Layers.Remove(r.ID), os.RemoveAll(e.folder(r.ID)), e.o.Images.Unpin(ctx, r.ID)}
+	errs := []error{e.dropExecs(r.ID), e.o.Layers.Remove(r.ID), os.RemoveAll(e.folder(r.ID)), os.RemoveAll(filepath.Join(e.transient(), r.ID)), e.o.Images.Unpin(ctx, r.ID)}
 	if o.Volumes || r.HostConfig.AutoRemove {
 		for _, name := range r.Anonymous {
 			if err := e.o.Volumes.Remove(ctx, name, true); err != nil && !errdefs.IsConflict(err) {

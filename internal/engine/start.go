@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -148,14 +149,14 @@ func (e *Engine) launch(ctx context.Context, c *entry) (keeper.Started, error) {
 	if err != nil {
 		return none, err
 	}
-	files, err := e.writeFiles(ctx, r, sandbox)
+	files, err := e.writeFiles(r, sandbox)
 	if err != nil {
 		return none, err
 	}
 	w := e.o.Layers.Get(r.ID)
 	in := spec.Input{
 		ID: r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: append(files, mounts...), Net: ns, CgroupParent: e.o.CgroupParent,
-		Root: box.Root{Overlay: &box.Overlay{Lower: root.Lower, Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
+		Root: box.Root{Overlay: &box.Overlay{Lower: append(slices.Clip(root.Lower), e.o.Layers.Base()), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
 	}
 	s, err := spec.Build(in)
 	if err != nil {

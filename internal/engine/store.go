@@ -26,6 +26,15 @@ func (e *Engine) file(id string) string { return filepath.Join(e.transient(), id
 // folder is where a container's log and its files of /etc are.
 func (e *Engine) folder(id string) string { return filepath.Join(e.o.DataRoot, "containers", id) }
 
+// etcFile is the host's path of a file of a container's /etc. Those of --rm
+// containers need no disk.
+func (e *Engine) etcFile(r *record, name string) string {
+	if r.HostConfig.AutoRemove {
+		return filepath.Join(e.transient(), r.ID, name)
+	}
+	return filepath.Join(e.folder(r.ID), name)
+}
+
 func (e *Engine) loadAll() error {
 	for _, dir := range []string{e.transient(), filepath.Join(e.o.DataRoot, "containers")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -101,6 +102,30 @@ func (c *Controller) reserved(a netip.Addr) bool {
 	return a == c.st.Gateway || a == c.st.Subnet.Addr() || !c.st.Subnet.Contains(a.Next())
 }
 
+// refillLull is how long no slot must be taken before the pool is refilled: a
+// new namespace takes the kernel's one lock of links, which a start needs too.
+const refillLull = 30 * time.Millisecond
+
+// lull waits for a moment without starts, unless the pool is empty; false is
+// the controller's end.
+func (c *Controller) lull() bool {
+	for {
+		c.mu.Lock()
+		empty := len(c.pool) == 0
+		c.mu.Unlock()
+		if empty {
+			return true
+		}
+		select {
+		case <-c.stop:
+			return false
+		case <-c.refill:
+		case <-time.After(refillLull):
+			return true
+		}
+	}
+}
+
 // fill keeps the pool full.
 func (c *Controller) fill() {
 	defer c.wg.Done()
@@ -109,6 +134,9 @@ func (c *Controller) fill() {
 		case <-c.stop:
 			return
 		case <-c.refill:
+		}
+		if !c.lull() {
+			return
 		}
 		for {
 			c.mu.Lock()

@@ -67,12 +67,18 @@ func (s *session) defaultDevices() error {
 	}
 	defer unix.Close(dir)
 	for i := range defaultDevices {
+		if s.plan.Stocked {
+			break
+		}
 		d := &defaultDevices[i]
 		if err := makeNode(dir, d.Path, d); err != nil {
 			return fail("device", "/dev/"+d.Path, err, "cannot make the device /dev/"+d.Path+" in the container")
 		}
 	}
 	for _, link := range defaultLinks {
+		if s.plan.Stocked {
+			break
+		}
 		if link[1] == "core" && unix.Faccessat(s.proc, "kcore", unix.F_OK, 0) != nil {
 			continue
 		}

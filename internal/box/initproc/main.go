@@ -41,7 +41,7 @@ func (s *session) run(start bool) error {
 			return err
 		}
 	}
-	if err := s.receive(); err != nil {
+	if err := s.await(); err != nil {
 		return err
 	}
 	if s.plan.Join {

@@ -122,6 +122,12 @@ func (s *session) mountAll() error {
 }
 
 func (s *session) mountOne(m *plan.Mount) error {
+	if fd, ok := s.stocked(m); ok {
+		if fd < 0 {
+			return nil
+		}
+		return s.place(m, fd)
+	}
 	if m.Type == "cgroup" {
 		return s.mountCgroup(m)
 	}
@@ -274,6 +280,9 @@ func (s *session) hierarchy(dir int, h plan.Hierarchy, attr uint64) error {
 func (s *session) hide() error {
 	empty := -1
 	for _, p := range s.plan.Masked {
+		if s.hidden(p) {
+			continue
+		}
 		target, err := openIn(s.root, p, unix.O_PATH, 0)
 		if err == unix.ENOENT || err == unix.ENOTDIR {
 			continue
@@ -287,6 +296,9 @@ func (s *session) hide() error {
 		}
 	}
 	for _, p := range s.plan.Readonly {
+		if s.hidden(p) {
+			continue
+		}
 		target, err := openIn(s.root, p, unix.O_PATH, 0)
 		if err == unix.ENOENT || err == unix.ENOTDIR {
 			continue

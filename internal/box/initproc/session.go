@@ -23,12 +23,26 @@ type session struct {
 	root int // the new root, O_PATH
 	proc int // a procfs that is attached nowhere
 
+	stock *stock // of a spare
+
 	tape tape
+}
+
+// await receives plans until one is no stock to build.
+func (s *session) await() error {
+	s.proc, s.root = -1, -1
+	for {
+		if err := s.receive(); err != nil || !s.plan.Stock {
+			return err
+		}
+		if err := s.build(); err != nil {
+			return err
+		}
+	}
 }
 
 // receive waits for the plan. A keeper that goes away ends init silently.
 func (s *session) receive() error {
-	s.proc, s.root = -1, -1
 	buf := make([]byte, 16)
 	oob := make([]byte, unix.CmsgSpace(4*plan.DescriptorsEach))
 	for total := 1; len(s.fds) < total; {

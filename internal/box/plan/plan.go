@@ -5,6 +5,8 @@
 // start is on the path of every container.
 //
 //	keeper                                    init
+//	  Begin + descriptors, Plan.Stock     ->    (to a spare only)
+//	                                      <-    Built
 //	  one or more Begin + descriptors     ->    (the first descriptor is a memfd with the Plan)
 //	                                      <-    NeedCgroup, when the cgroup must be entered by now
 //	  Go                                  ->
@@ -14,6 +16,8 @@
 //	                                      <-    Failed + errno + Error, or end of file: the program runs
 package plan
 
+import "path"
+
 // Message types, the first byte of each packet.
 const (
 	Begin      = 'B' // then the count of descriptors in all, uint16
@@ -22,6 +26,7 @@ const (
 	Console    = 'C'
 	Ready      = 'R'
 	Child      = 'P' // then the pid, uint32
+	Built      = 'S' // the stock is
 	Failed     = 'F' // then an errno, uint32, and an encoded Error
 )
 
@@ -36,7 +41,10 @@ const NoFD = -1
 // descriptors that came along.
 type Plan struct {
 	Join bool
-	ID   string
+	// Stock is a plan only of what a spare builds while it waits; Stocked says
+	// that the box uses it.
+	Stock, Stocked bool
+	ID             string
 
 	Hostname   string
 	Domainname string
@@ -83,6 +91,17 @@ type Mount struct {
 	Data        string
 	CopyUp      bool
 	Hierarchies []Hierarchy // cgroup on v1
+}
+
+// InDev says whether m is one of the file systems that sit in /dev.
+func InDev(m *Mount) bool {
+	switch m.Type {
+	case "tmpfs", "devpts", "mqueue":
+	default:
+		return false
+	}
+	dir, name := path.Split(path.Clean(m.Target))
+	return dir == "/dev/" && name != ""
 }
 
 // Hierarchy is one cgroup v1 hierarchy: the box's own directory in it.

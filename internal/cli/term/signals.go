@@ -6,44 +6,65 @@ import (
 	"os/signal"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	mobysignal "github.com/moby/sys/signal"
 )
 
-// Forward passes the signals that this process gets on, by name without SIG,
-// until stop is called. Left out are those that are this process's own affair:
-// the death of children, broken pipes, the Go runtime's SIGURG, a background
-// read or write of the terminal, and SIGWINCH, which the container's terminal
-// makes itself and which some servers take as a wish to stop.
-func (s *Streams) Forward(send func(name string)) (stop func()) {
+// Forwarder takes this process's signals for a container.
+type Forwarder struct {
+	signals    chan os.Signal
+	names      map[os.Signal]string
+	taken      chan struct{} // closed when all signals are
+	forwarding *atomic.Bool
+}
+
+// Forward begins to take the signals that this process gets: all but those
+// that are its own affair: the death of children, broken pipes, the Go
+// runtime's SIGURG, a background read or write of the terminal, and SIGWINCH,
+// which the container's terminal makes itself and which some servers take as a
+// wish to stop. It returns at once: taking each of the sixty costs a switch
+// between threads, which is done while the engine is asked for the container.
+func (s *Streams) Forward() *Forwarder {
 	own := []os.Signal{syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGWINCH, syscall.SIGKILL, syscall.SIGSTOP}
-	names := make(map[os.Signal]string, len(mobysignal.SignalMap))
-	signals := make([]os.Signal, 0, len(mobysignal.SignalMap))
+	f := &Forwarder{signals: make(chan os.Signal, 128), names: make(map[os.Signal]string, len(mobysignal.SignalMap)), taken: make(chan struct{})}
+	list := make([]os.Signal, 0, len(mobysignal.SignalMap))
 	for name, n := range mobysignal.SignalMap {
-		if !slices.Contains(own, os.Signal(n)) && (names[n] == "" || len(name) < len(names[n])) {
-			names[n] = name
-			signals = append(signals, n)
+		if !slices.Contains(own, os.Signal(n)) && (f.names[n] == "" || len(name) < len(f.names[n])) {
+			if f.names[n] == "" {
+				list = append(list, n)
+			}
+			f.names[n] = name
 		}
 	}
-	c := make(chan os.Signal, 128)
-	s.forwarding.Store(true)
-	signal.Notify(c, signals...)
+	f.forwarding = &s.forwarding
+	go func() {
+		signal.Notify(f.signals, list...)
+		close(f.taken)
+	}()
+	return f
+}
+
+// To passes the signals on, by name without SIG, those that came before too,
+// until stop is called. The signals stay taken: this process ends next.
+func (f *Forwarder) To(send func(name string)) (stop func()) {
+	<-f.taken
+	f.forwarding.Store(true)
 	done := make(chan struct{})
 	go func() {
 		for {
 			select {
 			case <-done:
 				return
-			case sig := <-c:
-				send(names[sig])
+			case sig := <-f.signals:
+				send(f.names[sig])
 			}
 		}
 	}()
 	return sync.OnceFunc(func() {
-		signal.Stop(c)
-		s.forwarding.Store(false)
+		f.forwarding.Store(false)
 		close(done)
 	})
 }

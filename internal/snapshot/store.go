@@ -1,0 +1,276 @@
+// Package snapshot keeps the writable layers of containers: the upper and work
+// directories of their overlays. Image layers are the image room's.
+//
+//	ROOT
+//	├── base/        an empty lowest layer with the places that every box mounts on
+//	├── .trash-*/    removed layers on their way out
+//	└── ID/{fs,work} upper and work of one container
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// Writable is a container's own layer. Both are host paths on one file system.
+type Writable struct{ Upper, Work string }
+
+// Store has all writable layers. Its methods may be called from any goroutine.
+type Store struct {
+	root string
+	log  *slog.Logger
+
+	trash chan string // removed layers, for the one goroutine that deletes
+	done  sync.WaitGroup
+
+	mu     sync.Mutex // held while something is handed to trash
+	closed bool
+}
+
+const (
+	trashPrefix = ".trash-"
+	baseName    = "base"
+	trashQueue  = 1024
+)
+
+// Open makes root when it is absent, deletes what a former engine removed, and
+// proves that overlays can be written there.
+func Open(root string, log *slog.Logger) (*Store, error) {
+	if err := os.MkdirAll(root, 0o710); err != nil {
+		return nil, fmt.Errorf("the folder of writable layers: %w", err)
+	}
+	s := &Store{root: root, log: log, trash: make(chan string, trashQueue)}
+	if err := s.probe(); err != nil {
+		return nil, err
+	}
+	if err := s.makeBase(); err != nil {
+		return nil, err
+	}
+	left, err := filepath.Glob(filepath.Join(root, trashPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	s.done.Go(func() {
+		for _, dir := range left {
+			s.delete(dir)
+		}
+		for dir := range s.trash {
+			s.delete(dir)
+		}
+	})
+	return s, nil
+}
+
+// probe mounts an overlay where nobody sees it and looks what the file system says.
+func (s *Store) probe() error {
+	dir, err := os.MkdirTemp(s.root, trashPrefix+"probe-")
+	if err != nil {
+		return fmt.Errorf("try the folder of writable layers: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	for _, name := range []string{"lower", "fs", "work"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			return fmt.Errorf("try the folder of writable layers: %w", err)
+		}
+	}
+	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return errdefs.ErrFailedPrecondition.WithMessage("the kernel has no overlay file system: load it with `modprobe overlay`")
+	}
+	defer unix.Close(ctx)
+	for _, o := range [][2]string{{"lowerdir", "lower"}, {"upperdir", "fs"}, {"workdir", "work"}} {
+		if err := unix.FsconfigSetString(ctx, o[0], filepath.Join(dir, o[1])); err != nil {
+			return s.cannot(err)
+		}
+	}
+	if err := unix.FsconfigCreate(ctx); err != nil {
+		return s.cannot(err)
+	}
+	mnt, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return s.cannot(err)
+	}
+	defer unix.Close(mnt)
+	f, err := unix.Openat(mnt, "try", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return s.cannot(err)
+	}
+	return unix.Close(f)
+}
+
+func (s *Store) cannot(err error) error {
+	var st unix.Statfs_t
+	what := ""
+	if unix.Statfs(s.root, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		what = ", which is an overlay itself (the engine runs in a container?)"
+	}
+	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
+		"the file system of %s%s cannot hold the writable layers of an overlay: %v: give --data-root on ext4, xfs (made with ftype=1) or btrfs, or mount a volume there", s.root, what, err))
+}
+
+// makeBase makes the lowest layer of every container.
+func (s *Store) makeBase() error {
+	for _, dir := range []string{"dev", "etc", "proc", "sys"} {
+		if err := os.MkdirAll(filepath.Join(s.Base(), dir), 0o755); err != nil {
+			return fmt.Errorf("the lowest layer: %w", err)
+		}
+	}
+	for _, file := range []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"} {
+		f, err := os.OpenFile(filepath.Join(s.Base(), file), os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return fmt.Errorf("the lowest layer: %w", err)
+		}
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("the lowest layer: %w", err)
+		}
+	}
+	return nil
+}
+
+// Base is the lowest layer of every container: it has the directories and the
+// empty files that a start mounts on, so that a start writes none of them. What
+// the image has comes before it.
+func (s *Store) Base() string { return filepath.Join(s.root, baseName) }
+
+// Get is where a container's layer is; it reads nothing.
+func (s *Store) Get(id string) Writable {
+	dir := filepath.Join(s.root, id)
+	return Writable{Upper: filepath.Join(dir, "fs"), Work: filepath.Join(dir, "work")}
+}
+
+// Create makes a container's layer, empty. Error: AlreadyExists.
+func (s *Store) Create(id string) (Writable, error) {
+	w := s.Get(id)
+	if !valid(id) {
+		return w, errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
+	}
+	err := os.Mkdir(filepath.Dir(w.Upper), 0o710)
+	if errors.Is(err, fs.ErrExist) {
+		return w, errdefs.ErrAlreadyExists.WithMessage("the writable layer " + id + " exists")
+	}
+	if err == nil {
+		err = os.Mkdir(w.Upper, 0o755)
+	}
+	if err == nil {
+		err = os.Mkdir(w.Work, 0o700)
+	}
+	if err != nil {
+		return w, errors.Join(fmt.Errorf("make the container's writable layer: %w", err), os.RemoveAll(filepath.Dir(w.Upper)))
+	}
+	return w, nil
+}
+
+func valid(id string) bool {
+	return id != "" && id != baseName && !strings.HasPrefix(id, ".") && !strings.Contains(id, "/")
+}
+
+// Remove takes a layer away at once and deletes it behind the answer. An
+// absent one is no error.
+func (s *Store) Remove(id string) error {
+	if !valid(id) {
+		return errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
+	}
+	trash := filepath.Join(s.root, trashPrefix+id)
+	err := os.Rename(filepath.Join(s.root, id), trash)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove the container's writable layer: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil // the next engine deletes it
+	}
+	select {
+	case s.trash <- trash:
+	default: // so many wait that the next engine may have the rest
+		s.log.Warn("a removed layer is deleted at the next start of hezid: too many are being deleted", "layer", id)
+	}
+	return nil
+}
+
+func (s *Store) delete(dir string) {
+	if err := os.RemoveAll(dir); err != nil {
+		s.log.Warn("a removed layer could not be deleted; it is tried again at the next start of hezid", "folder", dir, "error", err)
+	}
+}
+
+// Sweep removes the layers of containers that are not known.
+func (s *Store) Sweep(known func(id string) bool) error {
+	list, err := os.ReadDir(s.root)
+	if err != nil {
+		return fmt.Errorf("list the writable layers: %w", err)
+	}
+	var errs []error
+	for _, d := range list {
+		if id := d.Name(); valid(id) && !known(id) {
+			errs = append(errs, s.Remove(id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Size is how many bytes the files of a layer take on disk; hard links count once.
+func (s *Store) Size(id string) (int64, error) {
+	type inode struct{ dev, ino uint64 }
+	seen := map[inode]bool{}
+	var total int64
+	err := filepath.WalkDir(s.Get(id).Upper, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // the container removed it meanwhile
+			}
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || d.IsDir() {
+			return nil
+		}
+		if st.Nlink > 1 {
+			key := inode{st.Dev, st.Ino}
+			if seen[key] {
+				return nil
+			}
+			seen[key] = true
+		}
+		total += info.Size()
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("the size of the writable layer %s: %w", id, err)
+	}
+	return total, nil
+}
+
+// Close waits until the removed layers are deleted.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	close(s.trash)
+	s.mu.Unlock()
+	s.done.Wait()
+	return nil
+}

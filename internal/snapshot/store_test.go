@@ -1,0 +1,61 @@
+package snapshot
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+func TestLayers(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "writable")
+	s, err := Open(root, slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.Create("aa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Create("aa"); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("the second layer of one id: %v", err)
+	}
+	for _, bad := range []string{"", "../x", "base", ".trash-aa"} {
+		if _, err := s.Create(bad); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("the id %q: %v", bad, err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(w.Upper, "a"), make([]byte, 1000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(w.Upper, "a"), filepath.Join(w.Upper, "b")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Size("aa"); n != 1000 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if _, err := s.Create("bb"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sweep(func(id string) bool { return id == "bb" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove("absent"); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	list, err := os.ReadDir(root)
+	if err != nil || len(list) != 2 || list[0].Name() != "base" || list[1].Name() != "bb" {
+		t.Errorf("%v are left, %v", list, err)
+	}
+}
+
+func TestFileSystemThatHoldsNoLayers(t *testing.T) {
+	if _, err := Open("/proc/self/task", slog.Default()); err == nil {
+		t.Error("procfs was taken for writable layers")
+	}
+}
