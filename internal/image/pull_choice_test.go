@@ -3,8 +3,13 @@ package image
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -97,5 +102,46 @@ func TestDigestsTagsAndAll(t *testing.T) {
 	}
 	if got := fmt.Sprint(names()); got != "[x:1 x:2 x:latest x@"+d.String()+"]" {
 		t.Errorf("names %s", got)
+	}
+}
+
+func TestDownloadsAtOnceAreBoundedOverAllPulls(t *testing.T) {
+	reg := newFake(t)
+	for i := range 3 {
+		var layers [][]entry
+		for j := range 4 {
+			layers = append(layers, []entry{file(fmt.Sprintf("f%d.%d", i, j), noise(50_000+i*10+j))})
+		}
+		reg.push(fmt.Sprintf("x%d:1", i), imageOf(t, layers...))
+	}
+	var now, most atomic.Int32
+	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		rec := httptest.NewRecorder()
+		reg.real.ServeHTTP(rec, r)
+		if rec.Body.Len() > 10_000 { // not a config
+			n := now.Add(1)
+			defer now.Add(-1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		_, _ = w.Write(rec.Body.Bytes())
+		return true
+	})
+	s := open(t, registry.Config{MaxDownloads: 2})
+	var g sync.WaitGroup
+	for i := range 3 {
+		g.Go(func() {
+			if _, err := reg.try(s, fmt.Sprintf("x%d:1", i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	g.Wait()
+	if n := most.Load(); n != 2 {
+		t.Errorf("%d downloads at once", n)
 	}
 }

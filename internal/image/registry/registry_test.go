@@ -397,3 +397,48 @@ func TestCertificatesOfAHost(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestReload(t *testing.T) {
+	mirror := server(t, false, func(w http.ResponseWriter, _ *http.Request) { serveManifest(w) })
+	cl := client(t, Config{Hub: "127.0.0.1:1"})
+	resolve := func() error {
+		_, err := cl.Repository(ref(t, "x"), RepositoryOptions{}).Resolve(context.Background(), ref(t, "x"))
+		return err
+	}
+	if err := resolve(); err == nil {
+		t.Error("nothing serves, and no error")
+	}
+	if err := cl.Reload(Config{Hub: "127.0.0.1:1", Mirrors: []string{mirror.String()}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := resolve(); err != nil {
+		t.Error(err)
+	}
+	if err := cl.Reload(Config{Mirrors: []string{"nonsense"}}); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+	if err := resolve(); err != nil {
+		t.Errorf("a configuration that was refused was taken: %v", err)
+	}
+}
+
+func TestProxy(t *testing.T) {
+	var asked []string
+	proxy := server(t, false, func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.String())
+		serveManifest(w)
+	})
+	cl := client(t, Config{Insecure: []string{"reg.example"}})
+	for _, tr := range []*http.Transport{cl.current().strict, cl.current().lax} {
+		if tr.Proxy == nil {
+			t.Fatal("HTTPS_PROXY is not read")
+		}
+		tr.Proxy = http.ProxyURL(proxy)
+	}
+	if _, err := cl.Repository(ref(t, "reg.example/x"), RepositoryOptions{}).Resolve(context.Background(), ref(t, "reg.example/x")); err != nil {
+		t.Fatal(err)
+	}
+	if len(asked) == 0 || !strings.HasPrefix(asked[len(asked)-1], "http://reg.example/v2/x/manifests/latest") {
+		t.Errorf("the proxy was asked for %q", asked)
+	}
+}
