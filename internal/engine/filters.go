@@ -32,7 +32,7 @@ func badValue(key, value string, why any) error {
 // listConditions are the filters of ps; a container must meet all. Several
 // values of one filter are alternatives, but those of label, annotation,
 // before and since, which must all hold.
-func (e *Engine) listConditions(ctx context.Context, f filters) ([]condition, error) {
+func (q query) listConditions(ctx context.Context, f filters) ([]condition, error) {
 	var list []condition
 	for key, values := range f {
 		if len(values) == 0 {
@@ -60,13 +60,13 @@ func (e *Engine) listConditions(ctx context.Context, f filters) ([]condition, er
 		case "isolation": // of Windows: everything passes, as in Docker on Linux
 			continue
 		case "ancestor":
-			c, err = e.ancestorCondition(ctx, values)
+			c, err = q.ancestorCondition(ctx, values)
 		case "before", "since":
-			c, err = e.orderCondition(key, values)
+			c, err = q.orderCondition(key, values)
 		case "volume":
 			c = anyOf(values, usesVolume)
 		case "network":
-			c = anyOf(values, e.inNetwork)
+			c = anyOf(values, q.inNetwork)
 		case "publish", "expose":
 			continue
 		default:
@@ -169,12 +169,12 @@ func taskCondition(values map[string]bool) (condition, error) {
 }
 
 // ancestorCondition is for containers of an image and of images built upon it.
-func (e *Engine) ancestorCondition(ctx context.Context, values map[string]bool) (condition, error) {
+func (q query) ancestorCondition(ctx context.Context, values map[string]bool) (condition, error) {
 	ids := map[string]bool{}
 	var tops []digest.Digest // the last chain of layers of each ancestor
 	var depths []int
 	for v := range values {
-		img, err := e.o.Images.Resolve(ctx, v, nil)
+		img, err := q.e.o.Images.Resolve(ctx, v, nil)
 		if errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err) {
 			continue // no container can be of it, but by a part of an id: below
 		}
@@ -215,10 +215,10 @@ func mapKeys(m map[string]bool) []string {
 }
 
 // orderCondition is for containers made before, or since, all of those named.
-func (e *Engine) orderCondition(key string, values map[string]bool) (condition, error) {
+func (q query) orderCondition(key string, values map[string]bool) (condition, error) {
 	var marks []*record
 	for v := range values {
-		c, err := e.find(v)
+		c, err := q.e.find(v)
 		if err != nil {
 			return nil, err
 		}
@@ -252,9 +252,9 @@ func usesVolume(r *record, v string) bool {
 	return false
 }
 
-func (e *Engine) inNetwork(r *record, v string) bool {
+func (q query) inNetwork(r *record, v string) bool {
 	name := r.networkName()
-	return name != "" && (v == name || v != "" && strings.HasPrefix(e.o.Networks.NetworkID(name), v))
+	return name != "" && (v == name || v != "" && strings.HasPrefix(q.e.o.Networks.NetworkID(name), v))
 }
 
 // portCondition is for containers that publish or expose one of the ports.

@@ -28,12 +28,12 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 	if err != nil {
 		return container.InspectResponse{}, err
 	}
-	r := c.latest.Load()
+	q, r := query{e}, c.latest.Load()
 	path, args := r.program()
 	resp := container.InspectResponse{
 		ID: r.ID, Created: stamp(r.Created), Path: path, Args: args, State: r.state(), Image: r.ImageID,
 		Name: "/" + r.Name, RestartCount: r.Restarts, Driver: rootDriver, Platform: r.Platform,
-		ExecIDs: e.execs.of(r.ID), HostConfig: r.hostConfig(), Mounts: e.mountPoints(ctx, r), Config: r.config(), NetworkSettings: e.networkSettings(r),
+		ExecIDs: e.execs.of(r.ID), HostConfig: r.hostConfig(), Mounts: q.mountPoints(ctx, r), Config: r.config(), NetworkSettings: q.networkSettings(r),
 		Storage: &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: rootDriver}}},
 	}
 	slices.Sort(resp.ExecIDs)
@@ -41,14 +41,14 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 		manifest := r.Manifest
 		resp.ImageManifestDescriptor = &manifest
 	}
-	if owner := e.filesOwner(r); owner != nil && !owner.Started.IsZero() {
+	if owner := q.filesOwner(r); owner != nil && !owner.Started.IsZero() {
 		resp.ResolvConfPath, resp.HostnamePath, resp.HostsPath = e.etcFile(owner, "resolv.conf"), e.etcFile(owner, "hostname"), e.etcFile(owner, "hosts")
 	}
 	if log := e.logConfig(r); log.Driver == "json-file" && !r.Started.IsZero() { // the one file that others may read
 		resp.LogPath = log.Path
 	}
 	if size {
-		rw, root, err := e.sizes(ctx, r)
+		rw, root, err := q.sizes(ctx, r)
 		if err != nil {
 			return container.InspectResponse{}, err
 		}
@@ -59,11 +59,11 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 
 // filesOwner is the container whose /etc/hosts and the like a container has:
 // its own, or that of the one whose network it uses. nil: that one is gone.
-func (e *Engine) filesOwner(r *record) *record {
+func (q query) filesOwner(r *record) *record {
 	if !r.HostConfig.NetworkMode.IsContainer() {
 		return r
 	}
-	c, err := e.find(r.HostConfig.NetworkMode.ConnectedContainer())
+	c, err := q.e.find(r.HostConfig.NetworkMode.ConnectedContainer())
 	if err != nil {
 		return nil
 	}
@@ -126,8 +126,8 @@ func orEmpty[T any](list []T) []T {
 	return list
 }
 
-func (e *Engine) networkSettings(r *record) *container.NetworkSettings {
-	s := &container.NetworkSettings{Ports: r.portMap(), Networks: e.endpoints(r)}
+func (q query) networkSettings(r *record) *container.NetworkSettings {
+	s := &container.NetworkSettings{Ports: r.portMap(), Networks: q.endpoints(r)}
 	switch {
 	case r.Net != nil:
 		s.SandboxKey, s.SandboxID = r.Net.Path, stableID(r.ID, r.Net.Path)
@@ -147,11 +147,11 @@ func stableID(a, b string) string {
 
 // sizes are the bytes on disk of the container's own layer, and of that and
 // its image together.
-func (e *Engine) sizes(ctx context.Context, r *record) (rw, root int64, err error) {
-	if rw, err = e.o.Layers.Size(r.ID); err != nil {
+func (q query) sizes(ctx context.Context, r *record) (rw, root int64, err error) {
+	if rw, err = q.e.o.Layers.Size(r.ID); err != nil {
 		return 0, 0, fmt.Errorf("the size of container %s: %w", r.ID, err)
 	}
-	img, err := e.o.Images.RootFS(ctx, r.image())
+	img, err := q.e.o.Images.RootFS(ctx, r.image())
 	if err != nil {
 		return 0, 0, fmt.Errorf("the size of the image of container %s: %w", r.ID, err)
 	}

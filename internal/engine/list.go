@@ -19,11 +19,15 @@ import (
 	"hezi/internal/engine/spec"
 )
 
+// query is what the reading verbs share; it changes nothing.
+type query struct{ e *Engine }
+
 // List answers GET /containers/json: the newest container first. Without All,
 // Limit or a filter by status only those that run, or are about to again.
 // Errors: InvalidArgument for a filter, NotFound for a container of before or since.
 func (e *Engine) List(ctx context.Context, o ListOptions) ([]container.Summary, error) {
-	conditions, err := e.listConditions(ctx, o.Filters)
+	q := query{e}
+	conditions, err := q.listConditions(ctx, o.Filters)
 	if err != nil {
 		return nil, err
 	}
@@ -38,10 +42,10 @@ func (e *Engine) List(ctx context.Context, o ListOptions) ([]container.Summary, 
 	now, shown := time.Now(), map[string]string{}
 	list := make([]container.Summary, 0, len(records))
 	for _, r := range records {
-		s := e.summary(ctx, r, now)
-		s.Image = e.imageShown(ctx, r, shown)
+		s := q.summary(ctx, r, now)
+		s.Image = q.imageShown(ctx, r, shown)
 		if o.Size {
-			if s.SizeRw, s.SizeRootFs, err = e.sizes(ctx, r); errdefs.IsNotFound(err) {
+			if s.SizeRw, s.SizeRootFs, err = q.sizes(ctx, r); errdefs.IsNotFound(err) {
 				continue // removed while the list was made
 			} else if err != nil {
 				return nil, err
@@ -56,13 +60,13 @@ func (e *Engine) List(ctx context.Context, o ListOptions) ([]container.Summary, 
 // a restart is due.
 func (r *record) alive() bool { return r.running() || r.State == container.StateRestarting }
 
-func (e *Engine) summary(ctx context.Context, r *record, now time.Time) container.Summary {
+func (q query) summary(ctx context.Context, r *record, now time.Time) container.Summary {
 	path, args := r.program()
 	s := container.Summary{
 		ID: r.ID, Names: []string{"/" + r.Name}, ImageID: r.ImageID, Command: commandLine(path, args), Created: r.Created.Unix(),
-		Ports: r.ports(), Labels: r.Config.Labels, State: r.State, Status: r.status(now), Mounts: e.mountPoints(ctx, r),
+		Ports: r.ports(), Labels: r.Config.Labels, State: r.State, Status: r.status(now), Mounts: q.mountPoints(ctx, r),
 		Health:          &container.HealthSummary{Status: container.NoHealthcheck},
-		NetworkSettings: &container.NetworkSettingsSummary{Networks: e.endpoints(r)},
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: q.endpoints(r)},
 	}
 	if s.Labels == nil {
 		s.Labels = map[string]string{}
@@ -168,7 +172,7 @@ func (r *record) networkName() string {
 }
 
 // endpoints are the networks of a container, with addresses while it runs.
-func (e *Engine) endpoints(r *record) map[string]*network.EndpointSettings {
+func (q query) endpoints(r *record) map[string]*network.EndpointSettings {
 	name := r.networkName()
 	if name == "" {
 		return map[string]*network.EndpointSettings{}
@@ -178,7 +182,7 @@ func (e *Engine) endpoints(r *record) map[string]*network.EndpointSettings {
 		s = r.Net.Endpoint.Copy()
 	}
 	if s.NetworkID == "" {
-		s.NetworkID = e.o.Networks.NetworkID(name)
+		s.NetworkID = q.e.o.Networks.NetworkID(name)
 	}
 	if r.HostConfig.NetworkMode.IsHost() && r.running() {
 		s.EndpointID = stableID(r.ID, s.NetworkID)
@@ -194,7 +198,7 @@ func (r *record) shownMount(p spec.Point) bool {
 	return slices.ContainsFunc(r.HostConfig.Mounts, func(m mount.Mount) bool { return m.Type == mount.TypeTmpfs && m.Target == p.Target })
 }
 
-func (e *Engine) mountPoints(ctx context.Context, r *record) []container.MountPoint {
+func (q query) mountPoints(ctx context.Context, r *record) []container.MountPoint {
 	list := []container.MountPoint{}
 	for _, p := range r.Points {
 		if !r.shownMount(p) {
@@ -210,7 +214,7 @@ func (e *Engine) mountPoints(ctx context.Context, r *record) []container.MountPo
 			}
 		case mount.TypeVolume:
 			m.Name, m.Driver, m.Source = p.Source, "local", ""
-			if v, err := e.o.Volumes.Get(ctx, p.Source); err == nil { // forced away otherwise: its name is still shown
+			if v, err := q.e.o.Volumes.Get(ctx, p.Source); err == nil { // forced away otherwise: its name is still shown
 				m.Driver, m.Source = v.Driver, v.Mountpoint
 			}
 			if m.Mode == "" && !slices.Contains(r.Anonymous, p.Source) { // Docker's shared label
@@ -225,7 +229,7 @@ func (e *Engine) mountPoints(ctx context.Context, r *record) []container.MountPo
 
 // imageShown is what the user typed, or the image's id when that names another
 // image now, or none. seen remembers answers for the length of one list.
-func (e *Engine) imageShown(ctx context.Context, r *record, seen map[string]string) string {
+func (q query) imageShown(ctx context.Context, r *record, seen map[string]string) string {
 	name := r.Config.Image
 	if name == r.ImageID {
 		return name
@@ -233,12 +237,12 @@ func (e *Engine) imageShown(ctx context.Context, r *record, seen map[string]stri
 	key := name + " " + r.Manifest.Digest.String()
 	id, ok := seen[key]
 	if !ok {
-		img, err := e.o.Images.Resolve(ctx, name, r.Manifest.Platform)
+		img, err := q.e.o.Images.Resolve(ctx, name, r.Manifest.Platform)
 		switch {
 		case err == nil:
 			id = img.ID.String()
 		case !errdefs.IsNotFound(err):
-			e.o.Log.Warn("the image of a container could not be looked up", "container", r.ID, "image", name, "error", err)
+			q.e.o.Log.Warn("the image of a container could not be looked up", "container", r.ID, "image", name, "error", err)
 		}
 		seen[key] = id
 	}
