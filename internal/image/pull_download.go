@@ -30,6 +30,7 @@ func (f *fetch) bring(ctx context.Context, l layer, t tap, w watch) error {
 		if err != nil {
 			return err
 		}
+		w(step{status: statusDownloading, total: l.blob.Size})
 		end, err := func() (func(), error) {
 			defer release()
 			return f.download(ctx, l.blob, t, w)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -94,14 +95,22 @@ func (s *Service) build(ctx context.Context, config ocispec.Descriptor, list []l
 	for i, l := range list {
 		parent, mine := below, make(chan struct{})
 		below = mine
+		begun := make(chan struct{})
+		mark := sync.OnceFunc(func() { close(begun) })
+		w := show(i)
 		g.Go(func() error {
+			defer mark()
 			b := builder{s: s, layer: l, slots: slots, parent: parent, get: get}
-			if err := b.run(gctx, show(i)); err != nil {
+			if err := b.run(gctx, func(st step) { mark(); w(st) }); err != nil {
 				return err
 			}
 			close(mine)
 			return nil
 		})
+		select { // so that lower layers stand first in the queue for downloads
+		case <-begun:
+		case <-gctx.Done():
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return err
