@@ -1,0 +1,350 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	imagetypes "github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// summary is an image while it is listed.
+type summary struct {
+	imagetypes.Summary
+	target  ocispec.Descriptor
+	in      *contents
+	main    *variant // that the summary is about; nil when none is here
+	created time.Time
+}
+
+// List has the images that pass the filters, newest first.
+func (s *Service) List(ctx context.Context, o ListOptions) ([]imagetypes.Summary, error) {
+	c, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	passes, err := s.filters(ctx, c, o.Filters)
+	if err != nil {
+		return nil, err
+	}
+	var list []*summary
+	for d, same := range c.byDigest {
+		if onlyPinned(same) {
+			continue
+		}
+		sum, err := s.summarize(ctx, c, same)
+		if err != nil {
+			s.log.Warn("an image cannot be listed: pull or load it again", "image", d, "error", err)
+			continue
+		}
+		if passes(sum) {
+			list = append(list, sum)
+		}
+	}
+	slices.SortFunc(list, func(a, b *summary) int {
+		if n := b.created.Compare(a.created); n != 0 {
+			return n
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	shared := map[digest.Digest]int{}
+	for _, sum := range list {
+		for _, chain := range sum.chains() {
+			shared[chain]++
+		}
+	}
+	out := make([]imagetypes.Summary, 0, len(list))
+	for _, sum := range list {
+		if err := s.measure(ctx, sum, o, shared); err != nil {
+			return nil, err
+		}
+		out = append(out, sum.Summary)
+	}
+	return out, nil
+}
+
+// chains are the layers of all platforms that are here, each once.
+func (sum *summary) chains() []digest.Digest {
+	var out []digest.Digest
+	for _, v := range sum.in.variants {
+		for _, chain := range v.chains {
+			if !slices.Contains(out, chain) {
+				out = append(out, chain)
+			}
+		}
+	}
+	return out
+}
+
+func (s *Service) summarize(ctx context.Context, c *catalog, same []images.Image) (*summary, error) {
+	in, err := s.read(ctx, c, same[0].Target)
+	if err != nil {
+		return nil, err
+	}
+	sum := &summary{target: same[0].Target, in: in}
+	sum.ID, sum.Containers, sum.SharedSize = same[0].Target.Digest.String(), -1, -1
+	sum.RepoTags, sum.RepoDigests = namesOf(same)
+	target := same[0].Target
+	sum.Descriptor = &target
+	sum.created = same[0].CreatedAt
+	if v, err := in.choose("", nil); err == nil {
+		sum.main = v
+	} else if i := slices.IndexFunc(in.variants, func(v *variant) bool { return v.here }); i >= 0 {
+		sum.main = in.variants[i]
+	}
+	if v := sum.main; v != nil {
+		sum.Labels = v.config.Config.Labels
+		if v.config.Created != nil {
+			sum.created = *v.config.Created
+		}
+	}
+	sum.Created = sum.created.Unix()
+	return sum, nil
+}
+
+// namesOf gives the tags, and the digests under which the names can be pulled.
+func namesOf(same []images.Image) (tags, digests []string) {
+	tags, digests = []string{}, []string{}
+	for _, i := range same {
+		if reserved(i.Name) {
+			continue
+		}
+		n, err := reference.ParseNormalizedNamed(i.Name)
+		if err != nil {
+			continue
+		}
+		if _, tagged := n.(reference.Tagged); tagged {
+			tags = append(tags, reference.FamiliarString(n))
+		}
+		d := reference.FamiliarName(n) + "@" + i.Target.Digest.String()
+		if !slices.Contains(digests, d) {
+			digests = append(digests, d)
+		}
+	}
+	return tags, digests
+}
+
+// measure fills what must be read from disk: sizes and the platforms.
+func (s *Service) measure(ctx context.Context, sum *summary, o ListOptions, shared map[digest.Digest]int) error {
+	total, err := s.size(ctx, sum.target, sum.in)
+	if err != nil {
+		return err
+	}
+	sum.Size = total
+	if o.SharedSize {
+		sum.SharedSize = 0
+		for _, chain := range sum.chains() {
+			if shared[chain] > 1 {
+				n, err := s.unpackedSize(ctx, chain)
+				if err != nil {
+					return err
+				}
+				sum.SharedSize += n
+			}
+		}
+	}
+	if o.Manifests {
+		sum.Manifests, err = s.manifests(ctx, sum.in)
+	}
+	return err
+}
+
+// size is what an image takes on disk: its blobs and its unpacked layers, in bytes.
+func (s *Service) size(ctx context.Context, target ocispec.Descriptor, in *contents) (int64, error) {
+	var total int64
+	seen := map[digest.Digest]bool{}
+	add := func(d ocispec.Descriptor) {
+		if seen[d.Digest] {
+			return
+		}
+		seen[d.Digest] = true
+		if _, err := s.blobs.Info(s.context(ctx), d.Digest); err == nil {
+			total += d.Size
+		}
+	}
+	add(target)
+	for _, v := range in.variants {
+		if !v.here {
+			continue
+		}
+		add(v.desc)
+		add(v.manifest.Config)
+		for _, l := range v.manifest.Layers {
+			add(l)
+		}
+		for _, chain := range v.chains {
+			if seen[chain] {
+				continue
+			}
+			seen[chain] = true
+			n, err := s.unpackedSize(ctx, chain)
+			if err != nil {
+				return 0, err
+			}
+			total += n
+		}
+	}
+	return total, nil
+}
+
+// unpackedSize is 0 for a layer that is not unpacked.
+func (s *Service) unpackedSize(ctx context.Context, chain digest.Digest) (int64, error) {
+	u, err := s.layers.Usage(s.context(ctx), chain.String())
+	if errdefs.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("the size of layer %s: %w", chain, err)
+	}
+	return snapshots.Usage(u).Size, nil
+}
+
+// manifests are the platforms of an image, those that are not here too.
+func (s *Service) manifests(ctx context.Context, in *contents) ([]imagetypes.ManifestSummary, error) {
+	out := []imagetypes.ManifestSummary{}
+	for _, v := range in.variants {
+		m := imagetypes.ManifestSummary{ID: v.desc.Digest.String(), Descriptor: v.desc, Available: v.here, Kind: imagetypes.ManifestKindImage,
+			ImageData: &imagetypes.ImageProperties{Platform: v.platform}}
+		if v.here {
+			one, err := s.size(ctx, v.desc, &contents{variants: []*variant{v}})
+			if err != nil {
+				return nil, err
+			}
+			for _, chain := range v.chains {
+				n, err := s.unpackedSize(ctx, chain)
+				if err != nil {
+					return nil, err
+				}
+				m.ImageData.Size.Unpacked += n
+			}
+			m.Size.Total, m.Size.Content = one, one-m.ImageData.Size.Unpacked
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// filters makes one test of all filters.
+func (s *Service) filters(ctx context.Context, c *catalog, f map[string]map[string]bool) (func(*summary) bool, error) {
+	var tests []func(*summary) bool
+	for key, values := range f {
+		for value, on := range values {
+			if !on {
+				continue
+			}
+			test, err := s.filter(ctx, c, key, value)
+			if err != nil {
+				return nil, err
+			}
+			if key != "reference" {
+				tests = append(tests, test)
+			}
+		}
+	}
+	if patterns := f["reference"]; len(patterns) > 0 {
+		tests = append(tests, func(sum *summary) bool { return sum.keep(patterns) })
+	}
+	return func(sum *summary) bool {
+		for _, t := range tests {
+			if !t(sum) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+func (s *Service) filter(ctx context.Context, c *catalog, key, value string) (func(*summary) bool, error) {
+	switch key {
+	case "dangling":
+		want, err := strconv.ParseBool(value)
+		if err != nil {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'dangling=%s': write true or false", value))
+		}
+		return func(sum *summary) bool { return (len(sum.RepoTags) == 0) == want }, nil
+	case "label", "label!":
+		k, v, exact := strings.Cut(value, "=")
+		return func(sum *summary) bool {
+			got, ok := sum.Labels[k]
+			return (ok && (!exact || got == v)) == (key == "label")
+		}, nil
+	case "before", "since":
+		other, err := s.createdAt(ctx, c, value)
+		if err != nil {
+			return nil, err
+		}
+		return func(sum *summary) bool {
+			return key == "before" && sum.created.Before(other) || key == "since" && sum.created.After(other)
+		}, nil
+	case "until":
+		until, err := moment(value)
+		if err != nil {
+			return nil, err
+		}
+		return func(sum *summary) bool { return sum.created.Before(until) }, nil
+	case "reference":
+		if _, err := path.Match(value, ""); err != nil {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'reference=%s': %v", value, err))
+		}
+		return nil, nil
+	}
+	return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s': the filters are before, dangling, label, reference, since, until", key))
+}
+
+// keep leaves only the names that match one of the patterns.
+func (sum *summary) keep(patterns map[string]bool) bool {
+	match := func(name string) bool {
+		n, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return false
+		}
+		for p := range patterns {
+			if ok, err := reference.FamiliarMatch(p, n); err == nil && ok {
+				return true
+			}
+		}
+		return false
+	}
+	sum.RepoTags = slices.DeleteFunc(sum.RepoTags, func(n string) bool { return !match(n) })
+	sum.RepoDigests = slices.DeleteFunc(sum.RepoDigests, func(n string) bool { return !match(n) })
+	return len(sum.RepoTags)+len(sum.RepoDigests) > 0
+}
+
+func (s *Service) createdAt(ctx context.Context, c *catalog, ref string) (time.Time, error) {
+	target, _, err := s.find(ctx, c, ref)
+	if err != nil {
+		return time.Time{}, err
+	}
+	sum, err := s.summarize(ctx, c, c.byDigest[target.Digest])
+	if err != nil {
+		return time.Time{}, err
+	}
+	return sum.created, nil
+}
+
+// moment reads a time as the filter until takes it: Unix seconds, RFC 3339, or
+// a duration before now.
+func moment(v string) (time.Time, error) {
+	if d, err := time.ParseDuration(v); err == nil {
+		return time.Now().Add(-d), nil
+	}
+	if n, err := strconv.ParseFloat(v, 64); err == nil {
+		return time.Unix(0, int64(n*1e9)), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, v, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'until=%s': write a time such as 2026-01-31, or a duration such as 24h", v))
+}

@@ -1,0 +1,146 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	imagetypes "github.com/moby/moby/api/types/image"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Tag gives an image another name; a name that was another image's moves.
+func (s *Service) Tag(ctx context.Context, source, target string) error {
+	named, err := parseName(target)
+	if err != nil {
+		return err
+	}
+	if _, digested := named.(reference.Digested); digested {
+		return errdefs.ErrInvalidArgument.WithMessage("refusing to create a tag with a digest reference: write NAME:TAG")
+	}
+	img, err := s.Resolve(ctx, source, nil)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	c, cerr := s.catalog(ctx)
+	if cerr != nil {
+		return cerr
+	}
+	var d ocispec.Descriptor
+	if err == nil && len(c.byDigest[img.ID]) > 0 {
+		d = c.byDigest[img.ID][0].Target
+	} else if d, _, err = s.find(ctx, c, source); err != nil { // an image of other platforms only
+		return err
+	}
+	lctx, release, err := s.lease(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := s.setName(lctx, named.String(), d); err != nil {
+		return err
+	}
+	s.publish("tag", d.Digest.String(), reference.FamiliarString(named), nil)
+	return nil
+}
+
+// Remove takes a name away, and the image with its last one. What a container
+// uses stays for it, whatever is removed by force.
+func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) ([]imagetypes.DeleteResponse, error) {
+	if len(o.Platforms) > 0 {
+		return nil, errdefs.ErrNotImplemented.WithMessage("removing single platforms (--platform) is not available in this version of hezi: remove the image and pull the platform that you want")
+	}
+	s.change.Lock()
+	defer s.change.Unlock()
+	c, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	target, name, err := s.find(ctx, c, ref)
+	if err != nil {
+		return nil, err
+	}
+	same := c.byDigest[target.Digest]
+	doomed, err := s.doomed(ctx, ref, name, same, o.Force)
+	if err != nil {
+		return nil, err
+	}
+	whole := len(doomed) == countUsers(same)
+	if err := s.update(ctx, func(ctx context.Context) error {
+		for _, n := range doomed {
+			if err := s.dropName(ctx, n); err != nil {
+				return err
+			}
+		}
+		if whole && s.used(ctx, target.Digest) {
+			return s.putName(ctx, pinnedPrefix+target.Digest.String(), target)
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	var out []imagetypes.DeleteResponse
+	for _, n := range doomed {
+		if !reserved(n) {
+			out = append(out, imagetypes.DeleteResponse{Untagged: familiar(n)})
+			s.publish("untag", target.Digest.String(), familiar(n), nil)
+		}
+	}
+	if !whole {
+		return out, nil
+	}
+	if err := s.keepPinned(ctx, c, []string{doomed[0]}); err != nil {
+		return out, err
+	}
+	out = append(out, imagetypes.DeleteResponse{Deleted: target.Digest.String()})
+	s.publish("delete", target.Digest.String(), target.Digest.String(), nil)
+	return out, s.collect(ctx)
+}
+
+func countUsers(same []images.Image) int {
+	n := 0
+	for _, i := range same {
+		if !strings.HasPrefix(i.Name, pinnedPrefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// doomed are the names that go, or the conflict that keeps them.
+func (s *Service) doomed(ctx context.Context, ref, name string, same []images.Image, force bool) ([]string, error) {
+	running, stopped := s.inUse(ctx, same[0].Target.Digest)
+	id := same[0].Target.Digest.Encoded()[:12]
+	if name != "" {
+		if countUsers(same) == 1 && !force {
+			if by := append(append([]string{}, running...), stopped...); len(by) > 0 {
+				return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s", ref, by[0][:12], id))
+			}
+		}
+		return []string{name}, nil
+	}
+	var names []string
+	repositories := map[string]bool{}
+	for _, i := range same {
+		if strings.HasPrefix(i.Name, pinnedPrefix) {
+			continue
+		}
+		names = append(names, i.Name)
+		if n, err := reference.ParseNormalizedNamed(i.Name); err == nil && !reserved(i.Name) {
+			repositories[n.Name()] = true
+		}
+	}
+	switch {
+	case len(running) > 0:
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", id, running[0][:12]))
+	case force:
+	case len(repositories) > 1:
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", id))
+	case len(stopped) > 0:
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is being used by stopped container %s", id, stopped[0][:12]))
+	}
+	return names, nil
+}

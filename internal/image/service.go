@@ -1,0 +1,209 @@
+// Package image keeps images: it pulls, loads, imports, lists, names and
+// removes them, and gives the engine their root file systems.
+//
+// Content and metadata are containerd's; everything is one containerd
+// namespace. Layers are committed snapshots; the writable layers of containers
+// are not here (see internal/snapshot).
+//
+//	DATAROOT
+//	├── images.db   names, labels, leases, which blob refers to which (bbolt)
+//	├── content/    blobs by digest: indexes, manifests, configs, layers
+//	└── layers/     one directory for each chain of layers
+//
+// A name in images.db is what keeps content and layers; a lease keeps what is
+// on its way. Two kinds of names are not the user's:
+//
+//	hezi-dangling@DIGEST   its last name went to another image: shown as <none>
+//	hezi-pinned@DIGEST     removed while containers use it: not shown
+//
+// Pins are in memory. The engine pins what its containers use when they are
+// made and again when hezid starts. Pin adds itself and then looks whether the
+// image is still there; Remove takes the name away and then looks for pins: so
+// one of them always sees the other, without a lock between a start and rmi.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"hezi/internal/image/registry"
+	"hezi/internal/version"
+)
+
+const (
+	namespace   = "hezi"
+	snapshotter = "overlayfs" // its name in the metadata, and in gc labels
+	leaseTime   = 24 * time.Hour
+)
+
+// Options of a Service.
+type Options struct {
+	Root       string // the data root
+	Registries registry.Config
+	// InUse says which containers use an image; nil means none do. It is
+	// called without locks of the engine held.
+	InUse InUse
+	// Publish announces what happened to an image; nil drops it.
+	Publish func(typ, action, id string, attributes map[string]string)
+	Log     *slog.Logger // nil: slog's default
+}
+
+// Service is the open image room.
+type Service struct {
+	root     string
+	bolt     *bolt.DB
+	db       *metadata.DB
+	blobs    content.Store
+	layers   snapshots.Snapshotter
+	overlay  snapshots.Snapshotter // what layers wraps
+	leases   leases.Manager
+	names    images.Store
+	inUse    InUse
+	announce func(typ, action, id string, attributes map[string]string)
+	log      *slog.Logger
+
+	registries *registry.Client
+	flights    flights // layers that several pulls want
+
+	// change is held while names change and while garbage is collected.
+	// A start never takes it.
+	change sync.Mutex
+	cache  cache
+	pins   pins
+	rootfs sync.Map // digest.Digest of a top layer -> RootFS
+
+	background sync.WaitGroup
+	stop       context.CancelFunc // ends background work
+	life       context.Context
+}
+
+// Open opens or creates the images below o.Root.
+func Open(ctx context.Context, o Options) (_ *Service, err error) {
+	s := &Service{root: o.Root, inUse: o.InUse, announce: o.Publish, log: o.Log}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if s.inUse == nil {
+		s.inUse = func(context.Context, digest.Digest) (running, stopped []string) { return nil, nil }
+	}
+	if s.registries, err = registry.New(o.Registries, "hezi/"+version.Version, s.log); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.Root, 0o711); err != nil {
+		return nil, fmt.Errorf("make the data root: %w", err)
+	}
+	path := filepath.Join(o.Root, "images.db")
+	s.bolt, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: 500 * time.Millisecond, FreelistType: bolt.FreelistMapType})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s is in use by another hezid: stop it first, or use another --data-root", path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			s.bolt.Close()
+		}
+	}()
+	store, err := local.NewStore(filepath.Join(o.Root, "content"))
+	if err != nil {
+		return nil, fmt.Errorf("open the content store: %w", err)
+	}
+	s.overlay, err = overlay.NewSnapshotter(filepath.Join(o.Root, "layers"), overlay.WithUpperdirLabel)
+	if err != nil {
+		return nil, fmt.Errorf("open the layers: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			s.overlay.Close()
+		}
+	}()
+	s.db = metadata.NewDB(s.bolt, store, map[string]snapshots.Snapshotter{snapshotter: s.overlay})
+	if err = s.db.Init(ctx); err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	s.blobs, s.layers = s.db.ContentStore(), s.db.Snapshotter(snapshotter)
+	s.leases, s.names = metadata.NewLeaseManager(s.db), metadata.NewImageStore(s.db)
+	dropped, err := s.dropOldLeases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if dropped {
+		s.collectLater()
+	}
+	return s, nil
+}
+
+// Close ends background work and closes the databases.
+func (s *Service) Close() error {
+	s.stop()
+	s.background.Wait()
+	s.registries.Close()
+	return errors.Join(s.overlay.Close(), s.bolt.Close())
+}
+
+// Reload takes a new configuration of registries; pulls under way keep theirs.
+// A configuration that cannot be used is not taken.
+func (s *Service) Reload(c registry.Config) {
+	if err := s.registries.Reload(c); err != nil {
+		s.log.Error("the configuration of registries is not taken", "error", err)
+	}
+}
+
+// context puts our containerd namespace in.
+func (s *Service) context(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, namespace)
+}
+
+// lease protects all content and snapshots that are made with the returned
+// context until release is called; after a crash it expires.
+func (s *Service) lease(ctx context.Context) (_ context.Context, release func(), _ error) {
+	ctx = s.context(ctx)
+	l, err := s.leases.Create(ctx, leases.WithID(uuid.NewString()), leases.WithExpiration(leaseTime))
+	if err != nil {
+		return nil, nil, fmt.Errorf("protect new content from collection: %w", err)
+	}
+	return leases.WithLease(ctx, l.ID), func() {
+		if err := s.leases.Delete(context.WithoutCancel(ctx), l); err != nil && !errdefs.IsNotFound(err) {
+			s.log.Warn("release a lease on image content", "lease", l.ID, "error", err)
+		}
+	}, nil
+}
+
+// inBackground runs f until it returns or the service closes.
+func (s *Service) inBackground(f func(ctx context.Context)) {
+	s.background.Go(func() { f(s.life) })
+}
+
+func (s *Service) publish(action, id, name string, labels map[string]string) {
+	if s.announce == nil {
+		return
+	}
+	attributes := make(map[string]string, len(labels)+1)
+	for k, v := range labels {
+		attributes[k] = v
+	}
+	attributes["name"] = name
+	s.announce("image", action, id, attributes)
+}
