@@ -148,8 +148,8 @@ func (e *Engine) hostname(r *record) error {
 		}
 		ref := mode.ConnectedContainer()
 		o, err := e.find(ref)
-		if err != nil {
-			return err
+		if err != nil { // not the class of a missing image, which clients would pull
+			return errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}
 		other := o.latest.Load()
 		// The id stays true when the other one is renamed.

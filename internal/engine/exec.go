@@ -184,7 +184,7 @@ func (e *Engine) ExecCreate(_ context.Context, ref string, q ExecConfig) (string
 	if err := mayExec(r); err != nil {
 		return "", err
 	}
-	if _, err := detachKeys(q.DetachKeys); err != nil {
+	if _, err := detachKeys(q.DetachKeys, q.Tty); err != nil {
 		return "", err
 	}
 	if len(q.Cmd) == 0 {
@@ -232,7 +232,7 @@ func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions, h
 	if v.Running || v.Exit != nil {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("exec command %s has already run: make another", id))
 	}
-	keys, err := detachKeys(v.Config.DetachKeys)
+	keys, err := detachKeys(v.Config.DetachKeys, v.Config.Tty)
 	if err != nil {
 		return err
 	}

@@ -24,14 +24,18 @@ func (e *Engine) Terminal(_ context.Context, ref string) (bool, error) {
 	return c.latest.Load().Config.Tty, nil
 }
 
-// detachKeys reads Docker's syntax; "" is ctrl-p,ctrl-q.
-func detachKeys(s string) ([]byte, error) {
+// detachKeys reads Docker's syntax; "" is ctrl-p,ctrl-q. Without a terminal
+// there are none: what is piped in may have any bytes.
+func detachKeys(s string, terminal bool) ([]byte, error) {
 	if s == "" {
-		return []byte{16, 17}, nil
+		s = "ctrl-p,ctrl-q"
 	}
 	keys, err := term.ToBytes(s)
 	if err != nil {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid detach keys (%s): write letters, or ctrl- and a letter or one of @ ^ [ , _, with commas between", s))
+	}
+	if !terminal {
+		return nil, nil
 	}
 	return keys, nil
 }
@@ -54,15 +58,15 @@ func (e *Engine) handOver(hijack Hijack, give func(net.Conn, []byte) error) erro
 // Attach joins the client's connection to the container; one that is not
 // running yet, to its next start.
 func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions, hijack Hijack) error {
-	keys, err := detachKeys(o.DetachKeys)
-	if err != nil {
-		return err
-	}
 	c, err := e.find(ref)
 	if err != nil {
 		return err
 	}
 	r := c.latest.Load()
+	keys, err := detachKeys(o.DetachKeys, r.Config.Tty)
+	if err != nil {
+		return err
+	}
 	if r.State == container.StatePaused {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is paused, unpause the container before attach", r.ID))
 	}

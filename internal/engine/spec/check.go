@@ -55,7 +55,7 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	switch {
 	case mode == "", mode == "default", mode == "bridge", mode == "none", mode == "host", h.NetworkMode.IsContainer():
 	default:
-		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s not found: this version of hezi has the networks bridge, host, none and container:NAME", mode))
+		return invalid("network %s not found: this version of hezi has the networks bridge, host, none and container:NAME", mode)
 	}
 	if mode != "host" && h.NetworkMode.IsContainer() && (len(h.DNS) > 0 || len(h.ExtraHosts) > 0 || len(h.PortBindings) > 0 || h.PublishAllPorts) {
 		return invalid("conflicting options: -p, --dns and --add-host cannot be used with --network %s: give them to the container whose network is joined", mode)
