@@ -24,7 +24,8 @@ func TestTerminal(t *testing.T) {
 	s.Resize(t, 33, 101)
 	s.Type(t, "until stty size | grep '33 101'; do usleep 50000; done; echo resized-$((1+2))\n")
 	s.Expect(t, "resized-3")
-	s.Type(t, "sleep 100\n")
+	s.Type(t, "sh -c 'echo asleep-$((4+4)); exec sleep 100'\n") // the line editor is done once it has echoed
+	s.Expect(t, "asleep-8")
 	s.Type(t, "\x03") // ctrl-c
 	s.Type(t, "echo alive-$((2+2))\n")
 	s.Expect(t, "alive-4")

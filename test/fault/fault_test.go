@@ -185,6 +185,7 @@ func TestExitWhileAway(t *testing.T) {
 // after it is back, and is free after the container is removed.
 func TestRestartKeepsNetwork(t *testing.T) {
 	e := start(t)
+	e.Must(t, "run", "--rm", "hezi/hello") // makes the parent of all containers' cgroups
 	before := e.Count()
 	e.Must(t, "run", "-d", "--name", "web", "-p", "127.0.0.1::8080", "hezi/hello", "serve")
 	addr := e.Must(t, "port", "web", "8080")

@@ -77,7 +77,11 @@ func countCgroups() int {
 	v2, _ := filepath.Glob("/sys/fs/cgroup/hezi*")
 	for _, root := range append(roots, v2...) {
 		_ = filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
+			switch {
+			case err != nil || !d.IsDir():
+			case strings.HasPrefix(d.Name(), "spare-"): // the keeper's pool, which breathes
+				return fs.SkipDir
+			default:
 				n++
 			}
 			return nil

@@ -23,6 +23,7 @@ const (
 // Main runs init and never returns.
 func Main() {
 	runtime.LockOSThread()
+	defaultSignals()
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	_ = unix.CloseRange(4, ^uint(0), 0)
 	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
