@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,33 @@ import (
 
 	"hezi/internal/image/hello"
 )
+
+// builtIn marks the built-in image in its history.
+const builtIn = "built into hezid"
+
+// helloWanted says whether the built-in image must be made: when its name is
+// not there, and, once for each hezid, when it is that of another build. An
+// image of the user's with this name is left alone.
+func (s *Service) helloWanted(ctx context.Context, c *catalog, target ocispec.Descriptor, err error) bool {
+	if err != nil {
+		return errdefs.IsNotFound(err)
+	}
+	if s.helloChecked.Swap(true) {
+		return false
+	}
+	in, err := s.read(ctx, c, target)
+	if err != nil {
+		return true // its content is broken
+	}
+	return slices.ContainsFunc(in.variants, func(v *variant) bool {
+		return v.here && len(v.config.History) == 1 && v.config.History[0].CreatedBy == builtIn
+	}) && helloBuilt()
+}
+
+func helloBuilt() bool {
+	_, err := hello.Files()
+	return err == nil
+}
 
 // makeHello adds the built-in image under its name.
 func (s *Service) makeHello(ctx context.Context) error {
@@ -44,7 +72,7 @@ func (s *Service) makeHello(ctx context.Context) error {
 	created := time.Unix(0, 0).UTC()
 	config.Created = &created
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{blob.Digest}}
-	config.History = []ocispec.History{{Created: &created, CreatedBy: "built into hezid", Comment: "hezi/hello"}}
+	config.History = []ocispec.History{{Created: &created, CreatedBy: builtIn, Comment: "hezi/hello"}}
 	target, err := s.assemble(ctx, config, []ocispec.Descriptor{blob})
 	if err != nil {
 		return err
@@ -52,6 +80,13 @@ func (s *Service) makeHello(ctx context.Context) error {
 	name, err := parseName(hello.Name)
 	if err != nil {
 		return err
+	}
+	c, err := s.catalog(ctx)
+	if err != nil {
+		return err
+	}
+	if c.byName[name.String()].Target.Digest == target.Digest {
+		return nil
 	}
 	return s.setName(ctx, name.String(), target)
 }

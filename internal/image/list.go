@@ -271,7 +271,7 @@ func (s *Service) filter(ctx context.Context, c *catalog, key, value string) (fu
 		if err != nil {
 			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter 'dangling=%s': write true or false", value))
 		}
-		return func(sum *summary) bool { return (len(sum.RepoTags) == 0) == want }, nil
+		return func(sum *summary) bool { return (len(sum.RepoTags)+len(sum.RepoDigests) == 0) == want }, nil
 	case "label", "label!":
 		k, v, exact := strings.Cut(value, "=")
 		return func(sum *summary) bool {

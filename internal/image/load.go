@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
@@ -29,12 +30,9 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platfo
 	if err != nil {
 		return err
 	}
-	done := false
 	defer func() {
 		release()
-		if !done {
-			s.collectLater()
-		}
+		s.collectLater() // archives have blobs that no image names
 	}()
 	index, err := archive.ImportIndex(lctx, s.blobs, plain)
 	if err != nil {
@@ -63,7 +61,6 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platfo
 			return err
 		}
 	}
-	done = true
 	return nil
 }
 
@@ -131,8 +128,8 @@ func (s *Service) unpackVariant(ctx context.Context, v *variant) error {
 // nameLoaded gives a loaded image the names that the archive has for it.
 func (s *Service) nameLoaded(ctx context.Context, d ocispec.Descriptor, show Progress) error {
 	name := d.Annotations[images.AnnotationImageName]
-	if name == "" {
-		name = d.Annotations[ocispec.AnnotationRefName]
+	if ref := d.Annotations[ocispec.AnnotationRefName]; name == "" && strings.ContainsAny(ref, ":/") {
+		name = ref // without these it is a tag of OCI layouts, not a name
 	}
 	named, err := parseName(name)
 	if err != nil || name == "" {

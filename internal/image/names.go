@@ -113,6 +113,11 @@ func (s *Service) dropName(ctx context.Context, name string) error {
 func (s *Service) setName(ctx context.Context, ref string, target ocispec.Descriptor) error {
 	s.change.Lock()
 	defer s.change.Unlock()
+	return s.moveName(ctx, ref, target)
+}
+
+// moveName is setName with s.change held.
+func (s *Service) moveName(ctx context.Context, ref string, target ocispec.Descriptor) error {
 	c, err := s.catalog(ctx)
 	if err != nil {
 		return err

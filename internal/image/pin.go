@@ -109,7 +109,12 @@ func (s *Service) collect(ctx context.Context) error {
 	if _, err := s.db.GarbageCollect(s.context(ctx)); err != nil {
 		return fmt.Errorf("delete image content that is not in use: %w", err)
 	}
-	s.rootfs.Clear()
+	s.rootfs.Range(func(top, v any) bool {
+		if !exists(v.(RootFS).Lower[0]) {
+			s.rootfs.Delete(top)
+		}
+		return true
+	})
 	s.log.Debug("collected image content", "took", time.Since(begin))
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	imagetypes "github.com/moby/moby/api/types/image"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Tag gives an image another name; a name that was another image's moves.
@@ -21,26 +20,20 @@ func (s *Service) Tag(ctx context.Context, source, target string) error {
 	if _, digested := named.(reference.Digested); digested {
 		return errdefs.ErrInvalidArgument.WithMessage("refusing to create a tag with a digest reference: write NAME:TAG")
 	}
-	img, err := s.Resolve(ctx, source, nil)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return err
+	if _, err := s.Resolve(ctx, source, nil); err != nil && !errdefs.IsNotFound(err) {
+		return err // NotFound may be an image of other platforms only
 	}
-	c, cerr := s.catalog(ctx)
-	if cerr != nil {
-		return cerr
-	}
-	var d ocispec.Descriptor
-	if err == nil && len(c.byDigest[img.ID]) > 0 {
-		d = c.byDigest[img.ID][0].Target
-	} else if d, _, err = s.find(ctx, c, source); err != nil { // an image of other platforms only
-		return err
-	}
-	lctx, release, err := s.lease(ctx)
+	s.change.Lock()
+	defer s.change.Unlock() // until the name is there, so that the source stays
+	c, err := s.catalog(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
-	if err := s.setName(lctx, named.String(), d); err != nil {
+	d, _, err := s.find(ctx, c, source)
+	if err != nil {
+		return err
+	}
+	if err := s.moveName(ctx, named.String(), d); err != nil {
 		return err
 	}
 	s.publish("tag", d.Digest.String(), reference.FamiliarString(named), nil)
@@ -69,13 +62,14 @@ func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) ([]im
 		return nil, err
 	}
 	whole := len(doomed) == countUsers(same)
+	kept := whole && s.used(ctx, target.Digest)
 	if err := s.update(ctx, func(ctx context.Context) error {
 		for _, n := range doomed {
 			if err := s.dropName(ctx, n); err != nil {
 				return err
 			}
 		}
-		if whole && s.used(ctx, target.Digest) {
+		if kept {
 			return s.putName(ctx, pinnedPrefix+target.Digest.String(), target)
 		}
 		return nil
@@ -94,6 +88,9 @@ func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) ([]im
 	}
 	if err := s.keepPinned(ctx, c, []string{doomed[0]}); err != nil {
 		return out, err
+	}
+	if kept && name != "" { // as Docker has it: only the name went
+		return out, nil
 	}
 	out = append(out, imagetypes.DeleteResponse{Deleted: target.Digest.String()})
 	s.publish("delete", target.Digest.String(), target.Digest.String(), nil)
@@ -115,12 +112,13 @@ func (s *Service) doomed(ctx context.Context, ref, name string, same []images.Im
 	running, stopped := s.inUse(ctx, same[0].Target.Digest)
 	id := same[0].Target.Digest.Encoded()[:12]
 	if name != "" {
-		if countUsers(same) == 1 && !force {
+		names := together(ref, name, same)
+		if countUsers(same) == len(names) && !force {
 			if by := append(append([]string{}, running...), stopped...); len(by) > 0 {
-				return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s", ref, by[0][:12], id))
+				return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s", ref, short(by[0]), id))
 			}
 		}
-		return []string{name}, nil
+		return names, nil
 	}
 	var names []string
 	repositories := map[string]bool{}
@@ -135,12 +133,40 @@ func (s *Service) doomed(ctx context.Context, ref, name string, same []images.Im
 	}
 	switch {
 	case len(running) > 0:
-		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", id, running[0][:12]))
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", id, short(running[0])))
 	case force:
 	case len(repositories) > 1:
 		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", id))
 	case len(stopped) > 0:
-		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is being used by stopped container %s", id, stopped[0][:12]))
+		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is being used by stopped container %s", id, short(stopped[0])))
 	}
 	return names, nil
 }
+
+// together are the names that go with one: for NAME@DIGEST all of this
+// repository; for the last tag of a repository its digests, too.
+func together(ref, name string, same []images.Image) []string {
+	asked, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return []string{name}
+	}
+	_, all := asked.(reference.Digested)
+	var tags, digests []string
+	for _, i := range same {
+		n, err := reference.ParseNormalizedNamed(i.Name)
+		if err != nil || reserved(i.Name) || n.Name() != asked.Name() {
+			continue
+		}
+		if _, digested := n.(reference.Digested); digested {
+			digests = append(digests, i.Name)
+		} else {
+			tags = append(tags, i.Name)
+		}
+	}
+	if all || len(tags) == 1 {
+		return append(tags, digests...)
+	}
+	return []string{name}
+}
+
+func short(id string) string { return id[:min(12, len(id))] }

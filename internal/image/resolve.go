@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -122,8 +122,8 @@ func (s *Service) find(ctx context.Context, c *catalog, ref string) (target ocis
 	}
 	if m := shortDigest().FindStringSubmatch(ref); m != nil {
 		var found digest.Digest
-		for d := range c.byDigest {
-			if !strings.HasPrefix(d.Encoded(), m[2]) {
+		for d, same := range c.byDigest {
+			if !strings.HasPrefix(d.Encoded(), m[2]) || onlyPinned(same) {
 				continue
 			}
 			if found != "" {
@@ -131,10 +131,12 @@ func (s *Service) find(ctx context.Context, c *catalog, ref string) (target ocis
 			}
 			found = d
 		}
-		if found != "" && !onlyPinned(c.byDigest[found]) {
+		if found != "" {
 			return c.byDigest[found][0].Target, "", nil
 		}
-		return target, "", noSuchImage(ref)
+		if m[1] != "" || parseErr != nil {
+			return target, "", noSuchImage(ref)
+		}
 	}
 	if parseErr != nil {
 		return target, "", badReference(ref, parseErr)
@@ -170,7 +172,7 @@ func (s *Service) Resolve(ctx context.Context, ref string, platform *ocispec.Pla
 		return nil, err
 	}
 	target, _, err := s.find(ctx, c, ref)
-	if errdefs.IsNotFound(err) && isHello(ref) {
+	if isHello(ref) && s.helloWanted(ctx, c, target, err) {
 		if err := s.makeHello(ctx); err != nil {
 			return nil, err
 		}
@@ -250,61 +252,62 @@ func (in *contents) choose(ref string, platform *ocispec.Platform) (*variant, er
 		ref, platforms.DefaultString(), strings.Join(names, ", ")))
 }
 
-// RootFS gives an image's directories. They stay as long as a pin or a name holds the image.
+// RootFS gives an image's directories. They stay as long as a pin or a name
+// holds the image. It writes nothing unless layers are not unpacked yet.
 func (s *Service) RootFS(ctx context.Context, img *Image) (RootFS, error) {
 	if len(img.Layers) == 0 {
 		return RootFS{}, nil
 	}
 	top := img.Layers[len(img.Layers)-1]
 	if v, ok := s.rootfs.Load(top); ok {
-		return v.(RootFS), nil
+		// Directories of snapshots are never reused: one that is there is the
+		// layer, and it holds those below.
+		if root := v.(RootFS); exists(root.Lower[0]) {
+			return root, nil
+		}
+		s.rootfs.Delete(top)
 	}
-	ctx = s.context(ctx)
-	key := "view-" + top.Encoded()
-	lctx, release, err := s.lease(ctx)
-	if err != nil {
-		return RootFS{}, err
-	}
-	defer release()
-	mounts, err := s.layers.View(lctx, key, top.String())
-	if errdefs.IsAlreadyExists(err) {
-		mounts, err = s.layers.Mounts(lctx, key)
-	}
+	lower, err := s.directories(ctx, top)
 	if errdefs.IsNotFound(err) {
+		var lctx context.Context
+		var release func()
+		if lctx, release, err = s.lease(ctx); err != nil {
+			return RootFS{}, err
+		}
+		defer release()
 		if err = s.unpack(lctx, img.Manifest, img.Manifest.Platform); err == nil {
-			mounts, err = s.layers.View(lctx, key, top.String())
+			lower, err = s.directories(ctx, top)
 		}
 	}
 	if err != nil {
 		return RootFS{}, fmt.Errorf("the layers of image %s: %w", img.ID, err)
-	}
-	defer func() {
-		if err := s.layers.Remove(lctx, key); err != nil && !errdefs.IsNotFound(err) {
-			s.log.Warn("remove a view of layers", "error", err)
-		}
-	}()
-	lower := lowerOf(mounts)
-	if len(lower) == 0 {
-		return RootFS{}, fmt.Errorf("the layers of image %s have an unknown form: %v", img.ID, mounts)
 	}
 	root := RootFS{Lower: lower}
 	s.rootfs.Store(top, root)
 	return root, nil
 }
 
-// lowerOf are the directories of a view, topmost first.
-func lowerOf(mounts []mount.Mount) []string {
-	if len(mounts) != 1 {
-		return nil
-	}
-	m := mounts[0]
-	if m.Type == "bind" {
-		return []string{m.Source}
-	}
-	for _, o := range m.Options {
-		if dirs, ok := strings.CutPrefix(o, "lowerdir="); ok {
-			return strings.Split(dirs, ":")
+// directories are those of a chain of layers, topmost first.
+func (s *Service) directories(ctx context.Context, top digest.Digest) ([]string, error) {
+	var out []string
+	for name := top.String(); name != ""; {
+		info, err := s.layers.Stat(s.context(ctx), name)
+		if err != nil {
+			return nil, err
 		}
+		dir := info.Labels[upperLabel]
+		if dir == "" {
+			return nil, fmt.Errorf("the layer %s has no directory", name)
+		}
+		out, name = append(out, dir), info.Parent
 	}
-	return nil
+	return out, nil
+}
+
+// upperLabel is where the overlay snapshotter tells a snapshot's directory.
+const upperLabel = "containerd.io/snapshot/overlay.upperdir"
+
+func exists(dir string) bool {
+	_, err := os.Lstat(dir)
+	return err == nil
 }

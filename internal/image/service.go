@@ -30,6 +30,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -92,6 +93,8 @@ type Service struct {
 	pins   pins
 	rootfs sync.Map // digest.Digest of a top layer -> RootFS
 
+	helloChecked atomic.Bool // the built-in image is this build's
+
 	background sync.WaitGroup
 	stop       context.CancelFunc // ends background work
 	life       context.Context
@@ -150,9 +153,19 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if dropped {
-		s.collectLater()
+		s.inBackground(s.collectLeft)
 	}
 	return s, nil
+}
+
+// collectLeft deletes what a former hezid was fetching. Nobody has pinned yet:
+// what is left for containers alone stays.
+func (s *Service) collectLeft(ctx context.Context) {
+	s.change.Lock()
+	defer s.change.Unlock()
+	if err := s.collect(ctx); err != nil && ctx.Err() == nil {
+		s.log.Warn("collect image content that a former hezid left", "error", err)
+	}
 }
 
 // Close ends background work and closes the databases.
