@@ -149,11 +149,10 @@ type entry struct {
 	removing bool          // a removal acknowledges the exit to the keeper
 }
 
-// Engine has all containers.
-type Engine struct {
+// records is what the engine's parts share: the rooms, and all containers.
+type records struct {
 	o      Options
 	names  *names
-	execs  *execs
 	ctx    context.Context // ends with the engine; for work that no request waits for
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of the engine's own
@@ -162,15 +161,32 @@ type Engine struct {
 	boxes map[string]*entry
 }
 
+// Engine has all containers: their life here, their streams and the processes
+// beside their first one in its parts.
+type Engine struct {
+	*records
+	*Execs
+	*Streams
+	launcher launcher
+}
+
+// launcher makes what a start needs.
+type launcher struct{ *records }
+
 // New reads the records of all containers. Restore must follow.
 func New(o Options) (*Engine, error) {
-	e := &Engine{o: o, names: newNames(), boxes: map[string]*entry{}, execs: newExecs()}
-	e.ctx, e.cancel = context.WithCancel(context.Background())
+	e := newEngine(o)
 	return e, e.loadAll()
 }
 
+func newEngine(o Options) *Engine {
+	r := &records{o: o, names: newNames(), boxes: map[string]*entry{}}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, launcher: launcher{r}}
+}
+
 // find gives a container's entry.
-func (e *Engine) find(ref string) (*entry, error) {
+func (e *records) find(ref string) (*entry, error) {
 	id, err := e.names.resolve(ref)
 	if err != nil {
 		return nil, err
@@ -186,7 +202,7 @@ func (e *Engine) find(ref string) (*entry, error) {
 func notFound(ref string) error { return errdefs.ErrNotFound.WithMessage("No such container: " + ref) }
 
 // all are the latest records of all containers, in no order.
-func (e *Engine) all() []*record {
+func (e *records) all() []*record {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	list := make([]*record, 0, len(e.boxes))
@@ -197,7 +213,7 @@ func (e *Engine) all() []*record {
 }
 
 // lock finds a container and waits for its turn to be changed.
-func (e *Engine) lock(ctx context.Context, ref string) (*entry, func(), error) {
+func (e *records) lock(ctx context.Context, ref string) (*entry, func(), error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return nil, nil, err
@@ -205,7 +221,7 @@ func (e *Engine) lock(ctx context.Context, ref string) (*entry, func(), error) {
 	return e.lockEntry(ctx, c, ref)
 }
 
-func (e *Engine) lockEntry(ctx context.Context, c *entry, ref string) (*entry, func(), error) {
+func (e *records) lockEntry(ctx context.Context, c *entry, ref string) (*entry, func(), error) {
 	select {
 	case c.work <- struct{}{}:
 	case <-ctx.Done():
@@ -219,7 +235,7 @@ func (e *Engine) lockEntry(ctx context.Context, c *entry, ref string) (*entry, f
 }
 
 // change gives a locked container another record. It is stored before anybody sees it.
-func (e *Engine) change(c *entry, f func(*record)) (*record, error) {
+func (e *records) change(c *entry, f func(*record)) (*record, error) {
 	r := *c.latest.Load()
 	from := r.State
 	f(&r)
@@ -234,7 +250,7 @@ func (e *Engine) change(c *entry, f func(*record)) (*record, error) {
 	return &r, nil
 }
 
-func (e *Engine) publish(r *record, action events.Action, pairs ...string) {
+func (e *records) publish(r *record, action events.Action, pairs ...string) {
 	attr := map[string]string{"image": r.Config.Image, "name": r.Name}
 	for k, v := range r.Config.Labels {
 		attr[k] = v

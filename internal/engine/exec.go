@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,6 +46,12 @@ type execs struct {
 	mu   sync.Mutex // guards what follows
 	byID map[string]*execution
 	done map[string][]string // container to its ended ones, oldest first
+}
+
+// Execs are the processes beside containers' first ones.
+type Execs struct {
+	*records
+	index *execs
 }
 
 func newExecs() *execs {
@@ -141,11 +148,11 @@ func (x *execs) load(dir string, log *slog.Logger) error {
 	return nil
 }
 
-func (e *Engine) execFolder() string { return filepath.Join(e.o.ExecRoot, "execs") }
+func (e *Execs) execFolder() string { return filepath.Join(e.o.ExecRoot, "execs") }
 
-func (e *Engine) execFile(id string) string { return filepath.Join(e.execFolder(), id+".json") }
+func (e *Execs) execFile(id string) string { return filepath.Join(e.execFolder(), id+".json") }
 
-func (e *Engine) saveExec(v *execution) error {
+func (e *Execs) saveExec(v *execution) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -157,16 +164,16 @@ func (e *Engine) saveExec(v *execution) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return errors.Join(fmt.Errorf("store the exec: %w", err), os.Remove(path+".new"))
 	}
-	if old := e.execs.set(v); old != "" {
+	if old := e.index.set(v); old != "" {
 		return os.Remove(e.execFile(old))
 	}
 	return nil
 }
 
 // dropExecs forgets a removed container's execs.
-func (e *Engine) dropExecs(containerID string) error {
+func (e *Execs) dropExecs(containerID string) error {
 	var errs []error
-	for _, id := range e.execs.take(containerID) {
+	for _, id := range e.index.take(containerID) {
 		if err := os.Remove(e.execFile(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -175,7 +182,7 @@ func (e *Engine) dropExecs(containerID string) error {
 }
 
 // ExecCreate prepares a process in a running container.
-func (e *Engine) ExecCreate(_ context.Context, ref string, q ExecConfig) (string, error) {
+func (e *Execs) ExecCreate(_ context.Context, ref string, q ExecConfig) (string, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return "", err
@@ -210,14 +217,14 @@ func mayExec(r *record) error {
 	return nil
 }
 
-func (e *Engine) publishExec(r *record, v *execution, action events.Action, pairs ...string) {
+func (e *Execs) publishExec(r *record, v *execution, action events.Action, pairs ...string) {
 	e.publish(r, action, append(pairs, "execID", v.ID)...)
 }
 
 // ExecStart runs a prepared process. Without hijack it runs on its own; with
 // it, the client's connection is its input and output.
-func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions, hijack Hijack) error {
-	v, err := e.execs.get(id)
+func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hijack Hijack) error {
+	v, err := e.index.get(id)
 	if err != nil {
 		return err
 	}
@@ -262,8 +269,8 @@ func (e *Engine) ExecStart(ctx context.Context, id string, o ExecStartOptions, h
 }
 
 // execBegan notes the process, unless its end came first.
-func (e *Engine) execBegan(id string, pid int) {
-	x := e.execs
+func (e *Execs) execBegan(id string, pid int) {
+	x := e.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if v := x.byID[id]; v != nil && v.Exit == nil {
@@ -273,7 +280,7 @@ func (e *Engine) execBegan(id string, pid int) {
 	}
 }
 
-func (e *Engine) execFailed(v *execution, err error) error {
+func (e *Execs) execFailed(v *execution, err error) error {
 	code := 126
 	failed := fmt.Errorf("exec failed: %w", err)
 	if b, ok := errors.AsType[*box.Error](err); ok {
@@ -291,7 +298,7 @@ func (e *Engine) execFailed(v *execution, err error) error {
 }
 
 // execProcess is the process of an exec: the container's, changed by the request.
-func (e *Engine) execProcess(r *record, v *execution, o ExecStartOptions) (box.Process, error) {
+func (e *Execs) execProcess(r *record, v *execution, o ExecStartOptions) (box.Process, error) {
 	q := v.Config
 	h := *r.HostConfig
 	if q.Privileged {
@@ -321,8 +328,8 @@ func (e *Engine) execProcess(r *record, v *execution, o ExecStartOptions) (box.P
 }
 
 // execExited stores an exec's exit and acknowledges it.
-func (e *Engine) execExited(containerID, id string, exit box.Exit) {
-	if v, err := e.execs.get(id); err == nil && v.Exit == nil {
+func (e *Execs) execExited(containerID, id string, exit box.Exit) {
+	if v, err := e.index.get(id); err == nil && v.Exit == nil {
 		next := *v
 		next.Running, next.PID, next.Exit = false, 0, &exit.Code
 		if err := e.saveExec(&next); err != nil {
@@ -342,8 +349,8 @@ func (e *Engine) execExited(containerID, id string, exit box.Exit) {
 
 // execsEnded closes the execs of a container that has ended: the kernel ended
 // their processes with its first one.
-func (e *Engine) execsEnded(containerID string) {
-	for _, v := range e.execs.all(containerID) {
+func (e *Execs) execsEnded(containerID string) {
+	for _, v := range e.index.all(containerID) {
 		if !v.Running {
 			continue
 		}
@@ -356,9 +363,47 @@ func (e *Engine) execsEnded(containerID string) {
 	}
 }
 
+// settled is an exec as the keeper knows it: a client asks for the exit code as
+// soon as its stream has ended, which may be before the keeper's event is here.
+func (e *Execs) settled(ctx context.Context, id string) (*execution, error) {
+	const patience = 10 // times 300 µs
+	for range patience {
+		v, err := e.index.get(id)
+		if err != nil || !v.Running || v.PID == 0 {
+			return v, err
+		}
+		if !exited(v.PID) {
+			return v, nil
+		}
+		time.Sleep(300 * time.Microsecond)
+	}
+	list, err := e.o.Keeper.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list {
+		for _, x := range s.Execs {
+			if x.ID == id && x.Exit != nil {
+				e.execExited(s.ID, id, *x.Exit)
+			}
+		}
+	}
+	return e.index.get(id)
+}
+
+// exited says whether a process is gone or a zombie.
+func exited(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, after, ok := bytes.Cut(b, []byte(") "))
+	return ok && len(after) > 0 && (after[0] == 'Z' || after[0] == 'X')
+}
+
 // ExecInspect tells about an exec.
-func (e *Engine) ExecInspect(_ context.Context, id string) (container.ExecInspectResponse, error) {
-	v, err := e.execs.get(id)
+func (e *Execs) ExecInspect(ctx context.Context, id string) (container.ExecInspectResponse, error) {
+	v, err := e.settled(ctx, id)
 	if err != nil {
 		return container.ExecInspectResponse{}, err
 	}
@@ -372,8 +417,8 @@ func (e *Engine) ExecInspect(_ context.Context, id string) (container.ExecInspec
 }
 
 // ExecResize sets the size of an exec's terminal, in characters.
-func (e *Engine) ExecResize(ctx context.Context, id string, height, width uint16) error {
-	v, err := e.execs.get(id)
+func (e *Execs) ExecResize(ctx context.Context, id string, height, width uint16) error {
+	v, err := e.index.get(id)
 	if err != nil {
 		return err
 	}
@@ -381,8 +426,8 @@ func (e *Engine) ExecResize(ctx context.Context, id string, height, width uint16
 }
 
 // ExecKill sends a signal to an exec's process; "" is SIGKILL.
-func (e *Engine) ExecKill(ctx context.Context, id, name string) error {
-	v, err := e.execs.get(id)
+func (e *Execs) ExecKill(ctx context.Context, id, name string) error {
+	v, err := e.index.get(id)
 	if err != nil {
 		return err
 	}

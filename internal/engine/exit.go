@@ -172,7 +172,7 @@ func (c *entry) cancelRestart() {
 }
 
 // awaitEnd waits until a run is over and stored. It is called without the lock.
-func (e *Engine) awaitEnd(ctx context.Context, over <-chan struct{}) error {
+func (e *records) awaitEnd(ctx context.Context, over <-chan struct{}) error {
 	select {
 	case <-over:
 		return nil

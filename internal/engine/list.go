@@ -253,7 +253,7 @@ func (q query) imageShown(ctx context.Context, r *record, seen map[string]string
 }
 
 // VolumeUsers are the ids of the containers that have a volume.
-func (e *Engine) VolumeUsers(name string) []string {
+func (e *records) VolumeUsers(name string) []string {
 	var ids []string
 	for _, r := range e.all() {
 		if slices.ContainsFunc(r.Points, func(p spec.Point) bool { return p.Type == mount.TypeVolume && p.Source == name }) {

@@ -41,7 +41,7 @@ func missingSource(path string) error {
 }
 
 // mounts turns what was asked for into mounts of the host's paths.
-func (e *Engine) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
+func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 	var list []box.Mount
 	for _, p := range r.Points {
 		m := box.Mount{Type: box.MountBind, Target: p.Target, ReadOnly: p.ReadOnly, Recursive: true, Propagation: p.Propagation}
@@ -108,7 +108,7 @@ func (r *record) published() apinet.PortMap {
 var etc = [...]string{"resolv.conf", "hostname", "hosts"}
 
 // writeFiles writes /etc/hosts, hostname and resolv.conf and returns their mounts.
-func (e *Engine) writeFiles(r *record, s *network.Sandbox) ([]box.Mount, error) {
+func (e launcher) writeFiles(r *record, s *network.Sandbox) ([]box.Mount, error) {
 	owner := r
 	for _, dir := range []string{e.folder(r.ID), filepath.Dir(e.etcFile(r, "x"))} {
 		if err := os.Mkdir(dir, 0o710); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -137,7 +137,7 @@ func (e *Engine) writeFiles(r *record, s *network.Sandbox) ([]box.Mount, error) 
 	return list, nil
 }
 
-func (e *Engine) writeOwn(r *record, s *network.Sandbox) error {
+func (e launcher) writeOwn(r *record, s *network.Sandbox) error {
 	d := e.o.Defaults
 	gateway := d.HostGateway
 	if !gateway.IsValid() {
@@ -166,7 +166,7 @@ func (e *Engine) writeOwn(r *record, s *network.Sandbox) error {
 	return nil
 }
 
-func (e *Engine) resolvConf(r *record) ([]byte, error) {
+func (e launcher) resolvConf(r *record) ([]byte, error) {
 	host, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("the host's name servers: %w", err)
@@ -195,7 +195,7 @@ func (e *Engine) resolvConf(r *record) ([]byte, error) {
 }
 
 // logConfig is where a container's output goes.
-func (e *Engine) logConfig(r *record) keeper.LogConfig {
+func (e *records) logConfig(r *record) keeper.LogConfig {
 	c := keeper.LogConfig{Driver: r.HostConfig.LogConfig.Type, MaxSize: 20 << 20, MaxFiles: 5}
 	options := e.o.Defaults.LogOptions
 	if c.Driver == "" {

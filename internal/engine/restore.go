@@ -45,7 +45,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 	for id := range known {
 		e.work.Go(func() { e.endStranger(id) })
 	}
-	if err := e.execs.load(e.execFolder(), e.o.Log); err != nil {
+	if err := e.index.load(e.execFolder(), e.o.Log); err != nil {
 		return err
 	}
 	return e.sweep()
@@ -204,7 +204,7 @@ func (e *Engine) StopAll(ctx context.Context) error {
 }
 
 // Counts are how many containers run, are paused, and are stopped.
-func (e *Engine) Counts() (running, paused, stopped int) {
+func (e *records) Counts() (running, paused, stopped int) {
 	for _, r := range e.all() {
 		switch r.State {
 		case container.StateRunning, container.StateRestarting:
@@ -236,7 +236,7 @@ func (e *Engine) Close() error {
 }
 
 // ImageUsers are the ids of the containers that were made from an image.
-func (e *Engine) ImageUsers(id string) (running, stopped []string) {
+func (e *records) ImageUsers(id string) (running, stopped []string) {
 	for _, r := range e.all() {
 		if r.ImageID != id {
 			continue

@@ -55,7 +55,7 @@ func (e *StartError) Unwrap() error { return e.Err }
 // start does the work of a start under the container's lock.
 func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 	r := c.latest.Load()
-	began, err := e.launch(ctx, c)
+	began, err := e.launcher.launch(ctx, c)
 	if err == nil {
 		_, err = e.change(c, func(r *record) {
 			r.State, r.PID, r.Started, r.Cgroups = container.StateRunning, began.PID, began.StartedAt, began.CgroupPaths
@@ -134,7 +134,7 @@ func (e *Engine) giveUp(c *entry, _ keeper.Started) {
 }
 
 // launch makes what a container needs and has the keeper start it.
-func (e *Engine) launch(ctx context.Context, c *entry) (keeper.Started, error) {
+func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) {
 	var none keeper.Started
 	r := c.latest.Load()
 	root, err := e.o.Images.RootFS(ctx, r.image())
@@ -188,7 +188,7 @@ func (r *record) image() *image.Image {
 }
 
 // join makes the container's place in its network.
-func (e *Engine) join(ctx context.Context, r *record) (box.Namespace, *network.Sandbox, error) {
+func (e launcher) join(ctx context.Context, r *record) (box.Namespace, *network.Sandbox, error) {
 	mode := r.HostConfig.NetworkMode
 	switch {
 	case mode.IsHost():
@@ -211,7 +211,7 @@ func (e *Engine) join(ctx context.Context, r *record) (box.Namespace, *network.S
 }
 
 // joined is the container whose network a container uses.
-func (e *Engine) joined(r *record) (*record, error) {
+func (e launcher) joined(r *record) (*record, error) {
 	ref := r.HostConfig.NetworkMode.ConnectedContainer()
 	c, err := e.find(ref)
 	if err != nil {
@@ -240,7 +240,7 @@ func endpoint(r *record) network.EndpointRequest {
 }
 
 // confine gives a process the seccomp filter of its container.
-func (e *Engine) confine(p *box.Process, h *container.HostConfig) (err error) {
+func (e *records) confine(p *box.Process, h *container.HostConfig) (err error) {
 	p.NoNewPrivileges = p.NoNewPrivileges || e.o.Defaults.NoNewPrivileges && !spec.MayGainPrivileges(h.SecurityOpt)
 	if h.Privileged || spec.Unconfined(h.SecurityOpt) {
 		return nil

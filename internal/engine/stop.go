@@ -335,7 +335,7 @@ func (e *Engine) unpause(ctx context.Context, ref string, tell bool) error {
 }
 
 // Resize sets the size of a container's terminal, in characters.
-func (e *Engine) Resize(ctx context.Context, ref string, height, width uint16) error {
+func (e *Streams) Resize(ctx context.Context, ref string, height, width uint16) error {
 	c, err := e.find(ref)
 	if err != nil {
 		return err

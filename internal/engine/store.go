@@ -19,23 +19,23 @@ import (
 //
 // A file is newer than the database's record of the same container.
 
-func (e *Engine) transient() string { return filepath.Join(e.o.ExecRoot, "containers") }
+func (e *records) transient() string { return filepath.Join(e.o.ExecRoot, "containers") }
 
-func (e *Engine) file(id string) string { return filepath.Join(e.transient(), id+".json") }
+func (e *records) file(id string) string { return filepath.Join(e.transient(), id+".json") }
 
 // folder is where a container's log and its files of /etc are.
-func (e *Engine) folder(id string) string { return filepath.Join(e.o.DataRoot, "containers", id) }
+func (e *records) folder(id string) string { return filepath.Join(e.o.DataRoot, "containers", id) }
 
 // etcFile is the host's path of a file of a container's /etc. Those of --rm
 // containers need no disk.
-func (e *Engine) etcFile(r *record, name string) string {
+func (e *records) etcFile(r *record, name string) string {
 	if r.HostConfig.AutoRemove {
 		return filepath.Join(e.transient(), r.ID, name)
 	}
 	return filepath.Join(e.folder(r.ID), name)
 }
 
-func (e *Engine) loadAll() error {
+func (e *records) loadAll() error {
 	for _, dir := range []string{e.transient(), filepath.Join(e.o.DataRoot, "containers")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("the folder of containers: %w", err)
@@ -81,14 +81,14 @@ func newEntry(r *record) *entry {
 	return c
 }
 
-func (e *Engine) add(c *entry) {
+func (e *records) add(c *entry) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.boxes[c.latest.Load().ID] = c
 }
 
 // save stores the record of a container and then shows it.
-func (e *Engine) save(c *entry, r *record) error {
+func (e *records) save(c *entry, r *record) error {
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	switch {
@@ -114,7 +114,7 @@ func (e *Engine) save(c *entry, r *record) error {
 }
 
 // saveBehind puts a record that is in a file into the database too.
-func (e *Engine) saveBehind(c *entry, r *record) {
+func (e *records) saveBehind(c *entry, r *record) {
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	if c.latest.Load() != r {
@@ -125,7 +125,7 @@ func (e *Engine) saveBehind(c *entry, r *record) {
 	}
 }
 
-func (e *Engine) saveFile(r *record) error {
+func (e *records) saveFile(r *record) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func (e *Engine) saveFile(r *record) error {
 	return nil
 }
 
-func (e *Engine) dropFile(id string) error {
+func (e *records) dropFile(id string) error {
 	if err := os.Remove(e.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("store the container: %w", err)
 	}
@@ -148,7 +148,7 @@ func (e *Engine) dropFile(id string) error {
 }
 
 // drop forgets a container's record.
-func (e *Engine) drop(c *entry) error {
+func (e *records) drop(c *entry) error {
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	r := *c.latest.Load()

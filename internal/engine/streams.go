@@ -15,8 +15,11 @@ import (
 	"hezi/internal/keeper"
 )
 
+// Streams hands clients' connections to the keeper.
+type Streams struct{ *records }
+
 // Terminal says whether the container has one.
-func (e *Engine) Terminal(_ context.Context, ref string) (bool, error) {
+func (e *Streams) Terminal(_ context.Context, ref string) (bool, error) {
 	c, err := e.find(ref)
 	if err != nil {
 		return false, err
@@ -42,7 +45,7 @@ func detachKeys(s string, terminal bool) ([]byte, error) {
 
 // handOver takes the client's connection out of HTTP and gives it away; what
 // fails then is written to the client, if there is still a way.
-func (e *Engine) handOver(hijack Hijack, give func(net.Conn, []byte) error) error {
+func (e *records) handOver(hijack Hijack, give func(net.Conn, []byte) error) error {
 	conn, buffered, err := hijack()
 	if err != nil {
 		return err
@@ -57,7 +60,7 @@ func (e *Engine) handOver(hijack Hijack, give func(net.Conn, []byte) error) erro
 
 // Attach joins the client's connection to the container; one that is not
 // running yet, to its next start.
-func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions, hijack Hijack) error {
+func (e *Streams) Attach(ctx context.Context, ref string, o AttachOptions, hijack Hijack) error {
 	c, err := e.find(ref)
 	if err != nil {
 		return err
@@ -85,7 +88,7 @@ func (e *Engine) Attach(ctx context.Context, ref string, o AttachOptions, hijack
 }
 
 // Logs writes what a container has said, and with Follow what it says.
-func (e *Engine) Logs(ctx context.Context, ref string, o LogsOptions, hijack func(raw bool) Hijack) error {
+func (e *Streams) Logs(ctx context.Context, ref string, o LogsOptions, hijack func(raw bool) Hijack) error {
 	c, err := e.find(ref)
 	if err != nil {
 		return err
@@ -104,7 +107,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, o LogsOptions, hijack fun
 
 // Wait answers when the condition holds: at once for a container that does not
 // run, unless its next exit or its removal is asked for.
-func (e *Engine) Wait(ctx context.Context, ref string, cond container.WaitCondition, hijack Hijack) (container.WaitResponse, error) {
+func (e *Streams) Wait(ctx context.Context, ref string, cond container.WaitCondition, hijack Hijack) (container.WaitResponse, error) {
 	c, unlock, err := e.lock(ctx, ref)
 	if err != nil {
 		return container.WaitResponse{}, err
@@ -135,7 +138,7 @@ func (e *Engine) Wait(ctx context.Context, ref string, cond container.WaitCondit
 }
 
 // waitHere waits for a client whose connection cannot be handed over.
-func (e *Engine) waitHere(ctx context.Context, c *entry, cond keeper.WaitCondition, over <-chan struct{}) (container.WaitResponse, error) {
+func (e *Streams) waitHere(ctx context.Context, c *entry, cond keeper.WaitCondition, over <-chan struct{}) (container.WaitResponse, error) {
 	if cond == keeper.WaitNotRunning && over != nil {
 		if err := e.awaitEnd(ctx, over); err != nil {
 			return container.WaitResponse{}, err

@@ -80,10 +80,10 @@ const imageID = "sha256:11111111111111111111111111111111111111111111111111111111
 // viewed is an engine with hand-made records, the first the oldest.
 func viewed(t *testing.T, records ...*record) *Engine {
 	t.Helper()
-	e := &Engine{names: newNames(), boxes: map[string]*entry{}, execs: newExecs(), ctx: t.Context(), o: Options{
+	e := newEngine(Options{
 		DataRoot: "/data", ExecRoot: "/exec", Images: namedImages{}, Layers: sizedLayers{fakeLayers{}}, Volumes: localVolumes{},
 		Networks: namedNetworks{}, Events: events.New(), Log: slog.New(slog.DiscardHandler),
-	}}
+	})
 	born := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	for i, r := range records {
 		r.ID, r.Platform = id(i+1), "linux"
@@ -313,7 +313,7 @@ func TestInspectGolden(t *testing.T) {
 			e := viewed(t, r)
 			for _, x := range []string{"exec2", "exec1"} {
 				if name == "running" {
-					e.execs.set(&execution{ID: x, Container: r.ID, Running: true})
+					e.index.set(&execution{ID: x, Container: r.ID, Running: true})
 				}
 			}
 			got, err := e.Inspect(t.Context(), r.Name, false)

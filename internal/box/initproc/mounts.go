@@ -126,7 +126,7 @@ func (s *session) mountOne(m *plan.Mount) error {
 		if fd < 0 {
 			return nil
 		}
-		return s.place(m, fd)
+		return place(s, m, fd)
 	}
 	if m.Type == "cgroup" {
 		return s.mountCgroup(m)
@@ -280,7 +280,7 @@ func (s *session) hierarchy(dir int, h plan.Hierarchy, attr uint64) error {
 func (s *session) hide() error {
 	empty := -1
 	for _, p := range s.plan.Masked {
-		if s.hidden(p) {
+		if hidden(&s.plan, p) {
 			continue
 		}
 		target, err := openIn(s.root, p, unix.O_PATH, 0)
@@ -296,7 +296,7 @@ func (s *session) hide() error {
 		}
 	}
 	for _, p := range s.plan.Readonly {
-		if s.hidden(p) {
+		if hidden(&s.plan, p) {
 			continue
 		}
 		target, err := openIn(s.root, p, unix.O_PATH, 0)

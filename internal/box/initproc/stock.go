@@ -64,12 +64,12 @@ func (s *session) stocked(m *plan.Mount) (fd int, ok bool) {
 }
 
 // hidden says whether a masked or read-only path was treated in the stock.
-func (s *session) hidden(path string) bool {
-	return s.plan.Stocked && strings.HasPrefix(path, "/proc/")
+func hidden(p *plan.Plan, path string) bool {
+	return p.Stocked && strings.HasPrefix(path, "/proc/")
 }
 
 // place moves a mount of the stock to its target in the box.
-func (s *session) place(m *plan.Mount, from int) error {
+func place(s *session, m *plan.Mount, from int) error {
 	if ordinary(m) {
 		if err := s.refuseLink(m.Target); err != nil {
 			return err
