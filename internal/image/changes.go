@@ -34,7 +34,7 @@ func applyChange(c *dockerspec.DockerOCIImageConfig, word, rest string) error {
 	}
 	switch word {
 	case "CMD":
-		c.Cmd, c.ArgsEscaped = command(rest), false
+		c.Cmd = command(rest)
 	case "ENTRYPOINT":
 		c.Entrypoint = command(rest)
 	case "USER":

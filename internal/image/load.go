@@ -8,11 +8,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	"github.com/google/uuid"
 	"github.com/moby/moby/api/types/jsonstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -34,7 +36,7 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platfo
 		release()
 		s.collectLater() // archives have blobs that no image names
 	}()
-	index, err := archive.ImportIndex(lctx, s.blobs, plain)
+	index, err := archive.ImportIndex(lctx, apart{s.blobs, uuid.NewString()}, plain)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -62,6 +64,27 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platfo
 		}
 	}
 	return nil
+}
+
+// apart gives what one archive is writing names of its own: archives have the
+// same file names, and what one left half written must never begin another.
+type apart struct {
+	content.Store
+	prefix string
+}
+
+func (a apart) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
+	var o content.WriterOpts
+	for _, opt := range opts {
+		if err := opt(&o); err != nil {
+			return nil, err
+		}
+	}
+	return a.Store.Writer(ctx, append(opts, content.WithRef(a.prefix+"-"+o.Ref))...)
+}
+
+func (a apart) Abort(ctx context.Context, ref string) error {
+	return a.Store.Abort(ctx, a.prefix+"-"+ref)
 }
 
 func notAnArchive(err error) error {

@@ -42,6 +42,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -128,6 +129,7 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 			s.bolt.Close()
 		}
 	}()
+	quiet()
 	store, err := local.NewStore(filepath.Join(o.Root, "content"))
 	if err != nil {
 		return nil, fmt.Errorf("open the content store: %w", err)
@@ -157,6 +159,14 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	}
 	return s, nil
 }
+
+// quiet keeps the remarks of containerd's libraries (no fs-verity here, ...)
+// out of our log: what matters comes back as errors.
+var quiet = sync.OnceFunc(func() {
+	if err := log.SetLevel("error"); err != nil {
+		panic(err) // a level that does not exist
+	}
+})
 
 // collectLeft deletes what a former hezid was fetching. Nobody has pinned yet:
 // what is left for containers alone stays.
