@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -41,6 +42,7 @@ const (
 	trashPrefix = ".trash-"
 	baseName    = "base"
 	trashQueue  = 1024
+	closeTime   = 5 * time.Second
 )
 
 // Open makes root when it is absent, deletes what a former engine removed, and
@@ -261,7 +263,8 @@ func (s *Store) Size(id string) (int64, error) {
 	return total, nil
 }
 
-// Close waits until the removed layers are deleted.
+// Close waits a moment for removed layers to be deleted; the next engine
+// deletes what is left then.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -271,6 +274,15 @@ func (s *Store) Close() error {
 	s.closed = true
 	close(s.trash)
 	s.mu.Unlock()
-	s.done.Wait()
+	done := make(chan struct{})
+	go func() {
+		s.done.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeTime):
+		s.log.Info("removed layers are deleted further at the next start of hezid", "folder", s.root)
+	}
 	return nil
 }
