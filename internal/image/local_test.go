@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/moby/api/types/jsonstream"
@@ -404,5 +405,36 @@ func TestHelloNeedsNoRegistry(t *testing.T) {
 	root, err := s.RootFS(ctx, img)
 	if err != nil || !exists(filepath.Join(root.Lower[0], "hello")) {
 		t.Error(err)
+	}
+}
+
+func TestHelloFollowsTheBuild(t *testing.T) {
+	if !helloBuilt() {
+		t.Fatal("hezi/hello is not built in: run `make build` first")
+	}
+	ctx := t.Context()
+	for _, mine := range []bool{false, true} {
+		s := open(t, registry.Config{})
+		old := small(t, "an older build")
+		c, err := old.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c = c.DeepCopy()
+		c.History = []v1.History{{CreatedBy: builtIn}}
+		if mine {
+			c.History[0].CreatedBy = "me"
+		}
+		if old, err = mutate.ConfigFile(old, c); err != nil {
+			t.Fatal(err)
+		}
+		load(t, s, saved(t, old, "hezi/hello:latest"))
+		img, err := s.Resolve(ctx, "hezi/hello", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kept := len(img.Config.Config.Entrypoint) == 0; kept != mine {
+			t.Errorf("an image of the user's: %v, kept: %v", mine, kept)
+		}
 	}
 }
