@@ -114,7 +114,7 @@ func helloLayer(files []hello.File) ([]byte, error) {
 }
 
 // write stores a blob, verified; one that is there already is no error.
-func (s *Service) write(ctx context.Context, d ocispec.Descriptor, r io.Reader, labels map[string]string) error {
+func (s *depot) write(ctx context.Context, d ocispec.Descriptor, r io.Reader, labels map[string]string) error {
 	err := content.WriteBlob(ctx, s.blobs, "hezi-"+d.Digest.String(), r, d, content.WithLabels(labels))
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("store the image content %s: %w", d.Digest, err)
@@ -124,7 +124,7 @@ func (s *Service) write(ctx context.Context, d ocispec.Descriptor, r io.Reader, 
 
 // assemble stores config and manifest of layers that are here, unpacks them,
 // and returns the manifest's descriptor. ctx has a lease.
-func (s *Service) assemble(ctx context.Context, config dockerspec.DockerOCIImage, layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
+func (s *depot) assemble(ctx context.Context, config dockerspec.DockerOCIImage, layers []ocispec.Descriptor) (ocispec.Descriptor, error) {
 	var none ocispec.Descriptor
 	body, err := json.Marshal(config)
 	if err != nil {

@@ -116,7 +116,7 @@ func download(ctx context.Context, source string) (io.ReadCloser, error) {
 }
 
 // writeLayer stores an archive uncompressed, once it has been read to its end as one.
-func (s *Service) writeLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, error) {
+func (s *depot) writeLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, error) {
 	var none ocispec.Descriptor
 	plain, err := decompress(r)
 	if err != nil {

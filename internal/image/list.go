@@ -86,7 +86,7 @@ func (sum *summary) chains() []digest.Digest {
 	return out
 }
 
-func (s *Service) summarize(ctx context.Context, c *catalog, same []images.Image) (*summary, error) {
+func (s *depot) summarize(ctx context.Context, c *catalog, same []images.Image) (*summary, error) {
 	in, err := s.read(ctx, c, same[0].Target)
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func namesOf(same []images.Image) (tags, digests []string) {
 }
 
 // measure fills what must be read from disk: sizes and the platforms.
-func (s *Service) measure(ctx context.Context, sum *summary, o ListOptions, shared map[digest.Digest]int) error {
+func (s *depot) measure(ctx context.Context, sum *summary, o ListOptions, shared map[digest.Digest]int) error {
 	total, err := s.size(ctx, sum.target, sum.in)
 	if err != nil {
 		return err
@@ -160,7 +160,7 @@ func (s *Service) measure(ctx context.Context, sum *summary, o ListOptions, shar
 }
 
 // size is what an image takes on disk: its blobs and its unpacked layers, in bytes.
-func (s *Service) size(ctx context.Context, target ocispec.Descriptor, in *contents) (int64, error) {
+func (s *depot) size(ctx context.Context, target ocispec.Descriptor, in *contents) (int64, error) {
 	var total int64
 	seen := map[digest.Digest]bool{}
 	add := func(d ocispec.Descriptor) {
@@ -198,7 +198,7 @@ func (s *Service) size(ctx context.Context, target ocispec.Descriptor, in *conte
 }
 
 // unpackedSize is 0 for a layer that is not unpacked.
-func (s *Service) unpackedSize(ctx context.Context, chain digest.Digest) (int64, error) {
+func (s *depot) unpackedSize(ctx context.Context, chain digest.Digest) (int64, error) {
 	u, err := s.layers.Usage(s.context(ctx), chain.String())
 	if errdefs.IsNotFound(err) {
 		return 0, nil
@@ -210,7 +210,7 @@ func (s *Service) unpackedSize(ctx context.Context, chain digest.Digest) (int64,
 }
 
 // manifests are the platforms of an image, those that are not here too.
-func (s *Service) manifests(ctx context.Context, in *contents) ([]imagetypes.ManifestSummary, error) {
+func (s *depot) manifests(ctx context.Context, in *contents) ([]imagetypes.ManifestSummary, error) {
 	out := []imagetypes.ManifestSummary{}
 	for _, v := range in.variants {
 		m := imagetypes.ManifestSummary{ID: v.desc.Digest.String(), Descriptor: v.desc, Available: v.here, Kind: imagetypes.ManifestKindImage,

@@ -96,7 +96,7 @@ func notAnArchive(err error) error {
 }
 
 // label ties each blob to those that it names, for the collector.
-func (s *Service) label(ctx context.Context, d ocispec.Descriptor) error {
+func (s *depot) label(ctx context.Context, d ocispec.Descriptor) error {
 	children := images.FilterPlatforms(images.ChildrenHandler(s.blobs), platforms.All)
 	tied := images.SetChildrenMappedLabels(s.blobs, func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		list, err := children(ctx, d)
@@ -111,7 +111,7 @@ func (s *Service) label(ctx context.Context, d ocispec.Descriptor) error {
 	return nil
 }
 
-func (s *Service) unpackLoaded(ctx context.Context, d ocispec.Descriptor, wanted []ocispec.Platform) error {
+func (s *depot) unpackLoaded(ctx context.Context, d ocispec.Descriptor, wanted []ocispec.Platform) error {
 	in, err := s.read(ctx, &catalog{}, d)
 	if err != nil {
 		return notAnArchive(err)
@@ -138,7 +138,7 @@ func (s *Service) unpackLoaded(ctx context.Context, d ocispec.Descriptor, wanted
 	return nil
 }
 
-func (s *Service) unpackVariant(ctx context.Context, v *variant) error {
+func (s *depot) unpackVariant(ctx context.Context, v *variant) error {
 	if err := s.unpack(ctx, v.desc, &v.platform); err != nil {
 		if errdefs.IsNotFound(err) {
 			return notAnArchive(err)

@@ -44,7 +44,7 @@ type cache struct {
 
 // catalog gives the names of now. Without a change since the last call it
 // reads nothing from disk.
-func (s *Service) catalog(ctx context.Context) (*catalog, error) {
+func (s *index) catalog(ctx context.Context) (*catalog, error) {
 	if c := s.cache.current.Load(); c != nil {
 		return c, nil
 	}
@@ -71,21 +71,21 @@ func (s *Service) catalog(ctx context.Context) (*catalog, error) {
 
 // changed drops the catalog. It is called after a change is committed: a
 // catalog that was read before is dropped even if it is stored after.
-func (s *Service) changed() {
+func (s *index) changed() {
 	s.cache.mu.Lock()
 	defer s.cache.mu.Unlock()
 	s.cache.current.Store(nil)
 }
 
 // update makes all changes of names in one transaction, s.change being held.
-func (s *Service) update(ctx context.Context, f func(ctx context.Context) error) error {
+func (s *index) update(ctx context.Context, f func(ctx context.Context) error) error {
 	ctx = s.context(ctx)
 	defer s.changed()
 	return s.db.Update(func(tx *bolt.Tx) error { return f(boltutil.WithTransaction(ctx, tx)) })
 }
 
 // putName creates or moves a name within update.
-func (s *Service) putName(ctx context.Context, name string, target ocispec.Descriptor) error {
+func (s *index) putName(ctx context.Context, name string, target ocispec.Descriptor) error {
 	now := time.Now()
 	i := images.Image{Name: name, Target: bare(target), CreatedAt: now, UpdatedAt: now}
 	_, err := s.names.Create(ctx, i)
@@ -99,7 +99,7 @@ func (s *Service) putName(ctx context.Context, name string, target ocispec.Descr
 }
 
 // dropName removes a name, if it exists, within update.
-func (s *Service) dropName(ctx context.Context, name string) error {
+func (s *index) dropName(ctx context.Context, name string) error {
 	if err := s.names.Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove the name %s: %w", name, err)
 	}
@@ -110,14 +110,14 @@ func (s *Service) dropName(ctx context.Context, name string) error {
 // target, whose content must be protected by a lease of ctx or by another
 // name. An image that loses its last name so becomes dangling. It is on disk
 // when setName returns; events are the caller's.
-func (s *Service) setName(ctx context.Context, ref string, target ocispec.Descriptor) error {
+func (s *index) setName(ctx context.Context, ref string, target ocispec.Descriptor) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	return s.moveName(ctx, ref, target)
 }
 
 // moveName is setName with s.change held.
-func (s *Service) moveName(ctx context.Context, ref string, target ocispec.Descriptor) error {
+func (s *index) moveName(ctx context.Context, ref string, target ocispec.Descriptor) error {
 	c, err := s.catalog(ctx)
 	if err != nil {
 		return err
@@ -145,7 +145,7 @@ func (s *Service) moveName(ctx context.Context, ref string, target ocispec.Descr
 }
 
 // setDangling keeps target without a name of the user's.
-func (s *Service) setDangling(ctx context.Context, target ocispec.Descriptor) error {
+func (s *index) setDangling(ctx context.Context, target ocispec.Descriptor) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	c, err := s.catalog(ctx)

@@ -246,7 +246,7 @@ func (f *fetch) keep(ctx context.Context, d ocispec.Descriptor, body []byte, lab
 	return nil
 }
 
-func (s *Service) hasBlob(ctx context.Context, d digest.Digest) (bool, error) {
+func (s *depot) hasBlob(ctx context.Context, d digest.Digest) (bool, error) {
 	_, err := s.blobs.Info(ctx, d)
 	if errdefs.IsNotFound(err) {
 		return false, nil

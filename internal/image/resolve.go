@@ -43,7 +43,7 @@ type contents struct {
 const maxManifest = 8 << 20
 
 // read gives the contents of a target, from memory after the first time.
-func (s *Service) read(ctx context.Context, c *catalog, target ocispec.Descriptor) (*contents, error) {
+func (s *depot) read(ctx context.Context, c *catalog, target ocispec.Descriptor) (*contents, error) {
 	if v, ok := c.contents.Load(target.Digest); ok {
 		return v.(*contents), nil
 	}
@@ -71,7 +71,7 @@ func (s *Service) read(ctx context.Context, c *catalog, target ocispec.Descripto
 	return out, nil
 }
 
-func (s *Service) readVariant(ctx context.Context, d ocispec.Descriptor) (*variant, error) {
+func (s *depot) readVariant(ctx context.Context, d ocispec.Descriptor) (*variant, error) {
 	v := &variant{desc: d}
 	if d.Platform != nil {
 		v.platform = platforms.Normalize(*d.Platform)
@@ -94,7 +94,7 @@ func (s *Service) readVariant(ctx context.Context, d ocispec.Descriptor) (*varia
 	return v, nil
 }
 
-func (s *Service) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
+func (s *depot) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
 	if d.Size > maxManifest {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the blob %s is too large for a manifest: %d bytes", d.Digest, d.Size))
 	}
@@ -113,7 +113,7 @@ var shortDigest = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompi
 // find gives the target that ref means, and the name, when ref is one.
 // The error is NotFound for an unknown image and InvalidArgument for what is
 // no reference or a prefix of several ids.
-func (s *Service) find(ctx context.Context, c *catalog, ref string) (target ocispec.Descriptor, name string, err error) {
+func (s *index) find(ctx context.Context, c *catalog, ref string) (target ocispec.Descriptor, name string, err error) {
 	named, parseErr := reference.ParseNormalizedNamed(ref)
 	if parseErr == nil {
 		if t, name, ok := s.findName(ctx, c, named); ok {
@@ -149,7 +149,7 @@ func onlyPinned(list []images.Image) bool {
 	return !slices.ContainsFunc(list, func(i images.Image) bool { return !strings.HasPrefix(i.Name, pinnedPrefix) })
 }
 
-func (s *Service) findName(ctx context.Context, c *catalog, named reference.Named) (target ocispec.Descriptor, name string, ok bool) {
+func (s *index) findName(ctx context.Context, c *catalog, named reference.Named) (target ocispec.Descriptor, name string, ok bool) {
 	if d, digested := named.(reference.Digested); digested {
 		for _, i := range c.byDigest[d.Digest()] {
 			if n, err := reference.ParseNormalizedNamed(i.Name); err == nil && !reserved(i.Name) && n.Name() == named.Name() {
@@ -288,7 +288,7 @@ func (s *Service) RootFS(ctx context.Context, img *Image) (RootFS, error) {
 }
 
 // directories are those of a chain of layers, topmost first.
-func (s *Service) directories(ctx context.Context, top digest.Digest) ([]string, error) {
+func (s *depot) directories(ctx context.Context, top digest.Digest) ([]string, error) {
 	var out []string
 	for name := top.String(); name != ""; {
 		info, err := s.layers.Stat(s.context(ctx), name)

@@ -70,30 +70,41 @@ type Options struct {
 	Log     *slog.Logger // nil: slog's default
 }
 
-// Service is the open image room.
-type Service struct {
-	root     string
-	bolt     *bolt.DB
-	db       *metadata.DB
-	blobs    content.Store
-	layers   snapshots.Snapshotter
-	overlay  snapshots.Snapshotter // what layers wraps
-	leases   leases.Manager
-	names    images.Store
-	inUse    InUse
-	announce func(typ, action, id string, attributes map[string]string)
-	log      *slog.Logger
+// depot is the content and the layers, and what protects them while they
+// come. It knows no names.
+type depot struct {
+	root    string
+	db      *metadata.DB
+	blobs   content.Store
+	layers  snapshots.Snapshotter
+	overlay snapshots.Snapshotter // what layers wraps
+	leases  leases.Manager
+	log     *slog.Logger
+	flights flights // layers that several pulls want
+}
 
-	registries *registry.Client
-	flights    flights // layers that several pulls want
+// index is the names of what is stored.
+type index struct {
+	depot
+	names images.Store
 
 	// change is held while names change and while garbage is collected.
 	// A start never takes it.
 	change sync.Mutex
 	cache  cache
-	pins   pins
-	rootfs sync.Map // digest.Digest of a top layer -> RootFS
+}
 
+// Service is the open image room.
+type Service struct {
+	index
+	bolt     *bolt.DB
+	inUse    InUse
+	announce func(typ, action, id string, attributes map[string]string)
+
+	registries *registry.Client
+
+	pins         pins
+	rootfs       sync.Map    // digest.Digest of a top layer -> RootFS
 	helloChecked atomic.Bool // the built-in image is this build's
 
 	background sync.WaitGroup
@@ -103,7 +114,8 @@ type Service struct {
 
 // Open opens or creates the images below o.Root.
 func Open(ctx context.Context, o Options) (_ *Service, err error) {
-	s := &Service{root: o.Root, inUse: o.InUse, announce: o.Publish, log: o.Log}
+	s := &Service{inUse: o.InUse, announce: o.Publish}
+	s.root, s.log = o.Root, o.Log
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -195,13 +207,13 @@ func (s *Service) Reload(c registry.Config) {
 }
 
 // context puts our containerd namespace in.
-func (s *Service) context(ctx context.Context) context.Context {
+func (s *depot) context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, namespace)
 }
 
 // lease protects all content and snapshots that are made with the returned
 // context until release is called; after a crash it expires.
-func (s *Service) lease(ctx context.Context) (_ context.Context, release func(), _ error) {
+func (s *depot) lease(ctx context.Context) (_ context.Context, release func(), _ error) {
 	ctx = s.context(ctx)
 	l, err := s.leases.Create(ctx, leases.WithID(uuid.NewString()), leases.WithExpiration(leaseTime))
 	if err != nil {

@@ -56,7 +56,7 @@ func layersOf(m ocispec.Manifest, diffIDs []digest.Digest) ([]layer, error) {
 
 // unpack makes the snapshots of an image whose content is here. p nil is the
 // host's platform. The caller holds a lease in ctx or a name of the image.
-func (s *Service) unpack(ctx context.Context, target ocispec.Descriptor, p *ocispec.Platform) error {
+func (s *depot) unpack(ctx context.Context, target ocispec.Descriptor, p *ocispec.Platform) error {
 	ctx = s.context(ctx)
 	want := platforms.Default()
 	if p != nil {
@@ -88,7 +88,7 @@ type bring func(ctx context.Context, l layer, t tap, w watch) error
 
 // build makes the snapshots of a chain of layers, side by side; each is
 // committed as soon as the one below is.
-func (s *Service) build(ctx context.Context, config ocispec.Descriptor, list []layer, get bring, show func(i int) watch) error {
+func (s *depot) build(ctx context.Context, config ocispec.Descriptor, list []layer, get bring, show func(i int) watch) error {
 	g, gctx := errgroup.WithContext(ctx)
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	var below chan struct{}
@@ -128,7 +128,7 @@ func (s *Service) build(ctx context.Context, config ocispec.Descriptor, list []l
 
 // builder makes one layer's snapshot.
 type builder struct {
-	s      *Service
+	s      *depot
 	layer  layer
 	slots  chan struct{} // held while a stored blob is unpacked
 	parent chan struct{} // closed when the layer below is committed; nil at the bottom
@@ -226,7 +226,7 @@ func (b *builder) wait(ctx context.Context) error {
 	}
 }
 
-func (s *Service) hasSnapshot(ctx context.Context, chain digest.Digest) (bool, error) {
+func (s *depot) hasSnapshot(ctx context.Context, chain digest.Digest) (bool, error) {
 	_, err := s.layers.Stat(ctx, chain.String())
 	if errdefs.IsNotFound(err) {
 		return false, nil

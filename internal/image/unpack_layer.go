@@ -49,7 +49,7 @@ func needsParents(err error) bool {
 
 // staged is a layer that is unpacked but has no place in a chain yet.
 type staged struct {
-	s     *Service
+	s     *depot
 	layer layer
 	key   string // of the active snapshot
 	path  string // where its files are
@@ -60,7 +60,7 @@ type staged struct {
 
 // stage unpacks a layer into a directory of its own, without the layers
 // below, in overlay's form of whiteouts.
-func (s *Service) stage(ctx context.Context, l layer, r io.Reader) (_ *staged, err error) {
+func (s *depot) stage(ctx context.Context, l layer, r io.Reader) (_ *staged, err error) {
 	st, mounts, err := s.prepare(ctx, l, "")
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (s *Service) stage(ctx context.Context, l layer, r io.Reader) (_ *staged, e
 }
 
 // stageOver unpacks a layer over the mounted layers below.
-func (s *Service) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged, err error) {
+func (s *depot) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged, err error) {
 	st, mounts, err := s.prepare(ctx, l, l.parent.String())
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (s *Service) stageOver(ctx context.Context, l layer, r io.Reader) (_ *stage
 }
 
 // stageStored gives the stored blob to f.
-func (s *Service) stageStored(ctx context.Context, l layer, w watch, f func(context.Context, layer, io.Reader) (*staged, error)) (*staged, error) {
+func (s *depot) stageStored(ctx context.Context, l layer, w watch, f func(context.Context, layer, io.Reader) (*staged, error)) (*staged, error) {
 	ra, err := s.blobs.ReaderAt(ctx, l.blob)
 	if err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 // prepare makes an empty snapshot on parent, "" for none.
-func (s *Service) prepare(ctx context.Context, l layer, parent string) (*staged, []mount.Mount, error) {
+func (s *depot) prepare(ctx context.Context, l layer, parent string) (*staged, []mount.Mount, error) {
 	st := &staged{s: s, layer: l, key: "unpack-" + uuid.NewString()}
 	mounts, err := s.layers.Prepare(ctx, st.key, parent)
 	if err != nil {
@@ -149,7 +149,7 @@ func (s *Service) prepare(ctx context.Context, l layer, parent string) (*staged,
 }
 
 // apply unpacks r, a layer as stored, into root and verifies its diff id.
-func (s *Service) apply(ctx context.Context, l layer, root string, r io.Reader, opts ...archive.ApplyOpt) error {
+func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, opts ...archive.ApplyOpt) error {
 	plain, err := decompress(r)
 	if err != nil {
 		return err
