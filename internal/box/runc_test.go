@@ -23,6 +23,7 @@ var explained = []string{
 	"tmpfs tmpfs",         // masked directories: also nosuid,nodev,noexec here
 	"/ /sys ro",           // runc makes the superblock read-only too; it may be shared, so only the mount is here
 	"/proc/sysrq-trigger", // absent on kernels without it
+	"SigIgn:",             // runc hands on what its parent ignores, a box has the defaults
 }
 
 // TestPosture compares a box with the same one made by runc.

@@ -37,6 +37,9 @@ func main() {
 	rounds := flag.Int("n", 30, "rounds")
 	only := flag.String("work", "", "measure only the work whose name contains this")
 	flag.Parse()
+	if err := hideUnified(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
 	if err := run(*rounds, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

@@ -40,6 +40,9 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	case h.AutoRemove && !h.RestartPolicy.IsNone():
 		return invalid("can't create 'AutoRemove' container with restart policy: leave out --rm or --restart")
 	}
+	if !h.CgroupnsMode.Valid() {
+		return invalid("invalid cgroup namespace mode: %v: write host or private", h.CgroupnsMode)
+	}
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return invalid("%v", err)
 	}
@@ -76,7 +79,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"--volume-driver", h.VolumeDriver != "" && h.VolumeDriver != "local"},
 		{"--volumes-from", len(h.VolumesFrom) > 0},
 		{"--annotation", len(h.Annotations) > 0},
-		{"--cgroupns host", h.CgroupnsMode != "" && h.CgroupnsMode != "private"},
 		{"--ipc", h.IpcMode != "" && h.IpcMode != "private" && h.IpcMode != "shareable"},
 		{"--pid", h.PidMode != ""},
 		{"--uts", h.UTSMode != ""},

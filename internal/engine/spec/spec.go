@@ -132,6 +132,9 @@ func Build(in Input) (box.Spec, error) {
 	s.Mounts = append(withoutReplaced(defaultMounts(h), in.Mounts), in.Mounts...)
 	sort.SliceStable(s.Mounts[:], func(i, j int) bool { return depth(s.Mounts[i].Target) < depth(s.Mounts[j].Target) })
 	s.Mounts = lastOfEach(s.Mounts)
+	if h.CgroupnsMode.IsHost() {
+		s.Namespaces.Cgroup.Mode = box.NamespaceHost
+	}
 	if h.Privileged {
 		if s.Devices, err = hostDevices(); err != nil {
 			return s, err
