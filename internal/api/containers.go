@@ -182,7 +182,7 @@ func (c *call) waitCondition() (container.WaitCondition, error) {
 		return container.WaitConditionNotRunning, nil
 	case cond == container.WaitConditionNextExit, cond == container.WaitConditionNotRunning:
 		return cond, nil
-	case cond == container.WaitConditionRemoved && c.version >= 34:
+	case cond == container.WaitConditionRemoved:
 		return cond, nil
 	}
 	return "", errdefs.ErrInvalidArgument.WithMessage("invalid condition: \"" + string(cond) + "\"")

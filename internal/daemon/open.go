@@ -96,7 +96,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		if !idle() {
 			return nil
 		}
-		return errors.Join(nets.Dismantle(), d.stopKeeper(held.client))
+		return errors.Join(nets.Dismantle(), d.stopKeeper(held.client, id))
 	}
 	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Images: imgs, Volumes: vols, Networks: nets}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings}
@@ -163,11 +163,14 @@ func imageOptions(c *config.Config, log *slog.Logger, broker *events.Broker, eng
 	}
 }
 
-// stopKeeper ends the keeper.
-func (d *daemon) stopKeeper(k *keeper.Client) error {
+// stopKeeper ends the keeper and removes its cgroups.
+func (d *daemon) stopKeeper(k *keeper.Client, id string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return k.Stop(ctx)
+	if err := k.Stop(ctx); err != nil {
+		return err
+	}
+	return keeper.RemoveCgroups(ctx, id)
 }
 
 // heldKeeper is the keeper once done is closed.

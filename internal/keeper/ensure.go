@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,13 +96,18 @@ func spawn(o EnsureOptions, dir string) error {
 	return nil
 }
 
+// cgroupOf names an engine's cgroup, as package box/cgroup does.
+func cgroupOf(identity string) string {
+	if identity == "" {
+		return "hezi"
+	}
+	return "hezi-" + identity
+}
+
 // LeaveCgroup moves this process to /hezi-IDENTITY/engine in every hierarchy it can.
 // It is called by the holder before it starts anything.
 func LeaveCgroup(identity string) error {
-	if identity == "" {
-		identity = "default"
-	}
-	leaf := filepath.Join("hezi-"+identity, "engine")
+	leaf := filepath.Join(cgroupOf(identity), "engine")
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
@@ -130,6 +136,46 @@ func LeaveCgroup(identity string) error {
 	}
 	if moved {
 		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// RemoveCgroups removes the cgroups of an engine whose keeper has ended. It
+// waits for a moment for the keeper's own processes; what else is in one stays.
+func RemoveCgroups(ctx context.Context, identity string) error {
+	var left error
+	for range 100 {
+		if left = removeCgroups(cgroupOf(identity)); left == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return left
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return left
+}
+
+func removeCgroups(name string) error {
+	roots, err := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, root := range append(roots, filepath.Join("/sys/fs/cgroup", name)) {
+		var dirs []string
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil // one that has just gone is what is wanted
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			if err := unix.Rmdir(dirs[i]); err != nil && err != unix.ENOENT {
+				errs = append(errs, fmt.Errorf("remove the cgroup %s: %w", dirs[i], err))
+			}
+		}
 	}
 	return errors.Join(errs...)
 }

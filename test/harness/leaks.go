@@ -1,6 +1,8 @@
 package harness
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -23,9 +25,8 @@ func (e *Engine) Count() Counts {
 	c := Counts{}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	c["mounts"] = strings.Count(string(mounts), e.Dir+"/")
-	links, _ := net.Interfaces()
-	c["links"] = len(links)
-	c["cgroups"] = countCgroups()
+	c["links"] = e.countLinks()
+	c["cgroups"] = countCgroups("hezi-" + e.identity())
 	for name, dir := range map[string]string{
 		"container folders": "data/containers", "writable layers": "data/writable",
 		"run folders": "run/containers", "volumes": "data/volumes",
@@ -33,7 +34,7 @@ func (e *Engine) Count() Counts {
 		entries, _ := os.ReadDir(filepath.Join(e.Dir, dir))
 		c[name] = len(entries)
 	}
-	if out, err := exec.Command("nft", "list", "ruleset").Output(); err == nil {
+	if out, err := exec.Command("nft", "list", "table", "ip", "hezi-"+e.identity()).Output(); err == nil {
 		c["firewall lines"] = strings.Count(string(out), "\n")
 	}
 	c["engine descriptors"] = descriptors(e.PID())
@@ -71,10 +72,31 @@ func descriptors(pid int) int {
 	return len(entries)
 }
 
-func countCgroups() int {
+// identity tells the engines of a machine apart in the names that they give in
+// the kernel; it follows from the roots (internal/daemon).
+func (e *Engine) identity() string {
+	sum := sha256.Sum256([]byte(filepath.Join(e.Dir, "data") + "\x00" + filepath.Join(e.Dir, "run")))
+	return hex.EncodeToString(sum[:])[:8]
+}
+
+// countLinks counts the engine's bridge and its containers' links (internal/network).
+func (e *Engine) countLinks() int {
+	sum := sha256.Sum256([]byte(e.identity()))
+	hash := hex.EncodeToString(sum[:])
 	n := 0
-	roots, _ := filepath.Glob("/sys/fs/cgroup/*/hezi*")
-	v2, _ := filepath.Glob("/sys/fs/cgroup/hezi*")
+	links, _ := net.Interfaces()
+	for _, l := range links {
+		if l.Name == "hezi-"+hash[:8] || strings.HasPrefix(l.Name, "hz"+hash[:4]+"-") {
+			n++
+		}
+	}
+	return n
+}
+
+func countCgroups(name string) int {
+	n := 0
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	v2, _ := filepath.Glob("/sys/fs/cgroup/" + name)
 	for _, root := range append(roots, v2...) {
 		_ = filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
 			switch {

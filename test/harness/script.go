@@ -37,7 +37,9 @@ func Main(m *testing.M, e **Engine) (code int) {
 // their containers after themselves and remove them; afterwards nothing may be
 // left in the kernel or on the disk.
 func (e *Engine) Scripts(t *testing.T) {
-	e.Must(t, "run", "--rm", "busybox", "true") // what is made once is made
+	for _, kind := range []string{"--privileged=false", "--privileged"} { // what is made once is made
+		e.Must(t, "run", "--rm", kind, "busybox", "true")
+	}
 	before := e.Count()
 	registry := Registry(t)
 	img, err := Busybox()
