@@ -79,7 +79,8 @@ func TestRotateTailFollow(t *testing.T) {
 			var followed bytes.Buffer
 			done := make(chan error, 1)
 			go func() {
-				done <- w.Follow(context.Background(), Pos{}, Query{Stdout: true}, func(e *Entry) error { followed.Write(e.Line); return nil })
+				_, err := w.Follow(context.Background(), Pos{}, Query{Stdout: true}, func(e *Entry) error { followed.Write(e.Line); return nil })
+				done <- err
 			}()
 			for i := range 500 {
 				if err := w.MaybeRotate(); err != nil {

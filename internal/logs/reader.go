@@ -427,7 +427,9 @@ func (w *Writer) openGen(gen uint64) (*file, Pos, error) {
 }
 
 // Follow reads from pos and waits for more until the writer closes or ctx ends.
-func (w *Writer) Follow(ctx context.Context, pos Pos, q Query, fn func(*Entry) error) error {
+// It returns the place after the last record that fn was given, with which
+// another Follow goes on; the record for which fn failed counts as given.
+func (w *Writer) Follow(ctx context.Context, pos Pos, q Query, fn func(*Entry) error) (Pos, error) {
 	for {
 		_, more, closed := w.More()
 		done := false
@@ -444,10 +446,10 @@ func (w *Writer) Follow(ctx context.Context, pos Pos, q Query, fn func(*Entry) e
 			return fn(e)
 		})
 		if done {
-			return nil
+			return pos, nil
 		}
 		if err != nil || closed {
-			return err
+			return pos, err
 		}
 		var until <-chan time.Time
 		if !q.Until.IsZero() {
@@ -458,9 +460,9 @@ func (w *Writer) Follow(ctx context.Context, pos Pos, q Query, fn func(*Entry) e
 		select {
 		case <-more:
 		case <-until:
-			return nil
+			return pos, nil
 		case <-ctx.Done():
-			return ctx.Err()
+			return pos, ctx.Err()
 		}
 	}
 }

@@ -108,7 +108,7 @@ func (p *process) adoptLog() error {
 		return nil
 	}
 	var err error
-	if p.log, err = logs.Open(logConfig(p.rec.Log), 0); err != nil {
+	if p.log, err = logs.Open(logConfig(p.rec.Log), firstGeneration); err != nil {
 		return err
 	}
 	ino, err := p.log.Inode()

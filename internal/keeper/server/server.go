@@ -53,6 +53,7 @@ type Server struct {
 	removals     map[string]*removal
 	subs         map[chan keeper.Event]struct{}
 	waits        map[*net.UnixConn]keeper.WaitRequest
+	follows      map[*follower]struct{}
 	upgradeError string
 }
 
@@ -63,7 +64,7 @@ func New(o Options, listener *net.UnixListener, holder *net.UnixConn) *Server {
 		buffers: newBuffers(), logSlots: make(chan struct{}, 16),
 		leaving: make(chan struct{}), stopped: make(chan struct{}),
 		containers: map[string]*process{}, starting: map[string]bool{}, pending: map[string]*pendingStart{},
-		removals: map[string]*removal{}, waits: map[*net.UnixConn]keeper.WaitRequest{}, subs: map[chan keeper.Event]struct{}{},
+		removals: map[string]*removal{}, waits: map[*net.UnixConn]keeper.WaitRequest{}, follows: map[*follower]struct{}{}, subs: map[chan keeper.Event]struct{}{},
 	}
 	s.link = newLink(s, holder)
 	s.handover = &handover{s: s}

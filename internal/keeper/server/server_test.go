@@ -400,6 +400,19 @@ func TestUpgrade(t *testing.T) {
 	if err := b.c.Wait(b.ctx, keeper.WaitRequest{ContainerID: "a", Condition: keeper.WaitNotRunning}, theirs, nil); err != nil {
 		t.Fatal(err)
 	}
+	reader, theirLog, err := keeper.SocketPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if err := b.c.Logs(b.ctx, keeper.LogsRequest{ContainerID: "a", Log: r.Log, Stdout: true, Follow: true, Tail: -1, Terminal: true}, theirLog, nil); err != nil {
+		t.Fatal(err)
+	}
+	followed := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(reader)
+		followed <- string(b)
+	}()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -424,6 +437,9 @@ func TestUpgrade(t *testing.T) {
 	}
 	if e := b.wait("a"); e.Code != 2 {
 		t.Fatalf("exit %+v", e)
+	}
+	if got := <-followed; got != want {
+		t.Fatalf("the follower of the log got %d bytes, want %d", len(got), len(want))
 	}
 	waiter.SetDeadline(time.Now().Add(5 * time.Second))
 	if body, err := io.ReadAll(waiter); err != nil || string(body) != "{\"StatusCode\":2}\n" {

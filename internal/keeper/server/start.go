@@ -87,7 +87,7 @@ func (s *Server) launch(p *process, req *keeper.StartRequest) (out keeper.Starte
 		}
 	}()
 	if d := req.Log.Driver; d != "none" && d != "" {
-		if p.log, err = logs.Open(logConfig(req.Log), 0); err != nil {
+		if p.log, err = logs.Open(logConfig(req.Log), firstGeneration); err != nil {
 			return out, err
 		}
 		undo = append(undo, func() { p.log.Close() })

@@ -28,7 +28,7 @@ func (s *Server) takeOver(body json.RawMessage, fd int) (then func(), err error)
 		case t.Wait != nil:
 			then = func() { s.serveWait(t.Wait, conn) }
 		case t.Logs != nil:
-			then = func() { s.serveLogs(t.Logs, conn) }
+			then = func() { s.follow(&follower{req: *t.Logs, conn: conn}) }
 		default:
 			err = keeper.Classed(errdefs.ErrInvalidArgument, "the request says not what the connection is for")
 		}
@@ -139,30 +139,6 @@ func waitAnswer(e box.Exit, err error) waitBody {
 		b.Error = &waitError{e.Reason}
 	}
 	return b
-}
-
-// serveLogs writes a log as the API has it, and follows it.
-func (s *Server) serveLogs(r *keeper.LogsRequest, conn *net.UnixConn) {
-	defer conn.Close()
-	ctx, cancel := clientContext(conn)
-	defer cancel()
-	var w *logs.Writer
-	if p, err := s.lookup(r.ContainerID, ""); err == nil {
-		w = p.log
-	}
-	q := logs.Query{Stdout: r.Stdout, Stderr: r.Stderr, Tail: r.Tail, Since: r.Since, Until: r.Until}
-	write := func(e *logs.Entry) error {
-		_, err := conn.Write(formatEntry(e, r))
-		return err
-	}
-	end, err := logs.Read(ctx, logConfig(r.Log), w, q, write)
-	if err == nil && r.Follow && w != nil {
-		err = w.Follow(ctx, end, q, write)
-	}
-	if err != nil && ctx.Err() == nil {
-		s.logger.Warn("followed logs ended early", "container", r.ContainerID, "error", err)
-	}
-	conn.CloseWrite()
 }
 
 func formatEntry(e *logs.Entry, r *keeper.LogsRequest) []byte {

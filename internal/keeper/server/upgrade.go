@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -34,6 +36,7 @@ type state struct {
 	Processes    []processState
 	Clients      []clientState
 	Waits        []waitState
+	Follows      []followState
 }
 
 type processState struct {
@@ -248,6 +251,14 @@ func (h *handover) collect() (*state, error) {
 	for conn, r := range s.waits {
 		st.Waits = append(st.Waits, waitState{Request: r, FD: connFD(conn)})
 	}
+	followers := slices.Collect(maps.Keys(s.follows))
+	s.mu.Unlock()
+	for _, f := range followers {
+		if x, ok := h.follower(f); ok {
+			st.Follows = append(st.Follows, x)
+		}
+	}
+	s.mu.Lock()
 	return st, nil
 }
 
@@ -291,6 +302,9 @@ func (st *state) fds() []int {
 	}
 	for _, w := range st.Waits {
 		l = append(l, w.FD)
+	}
+	for _, f := range st.Follows {
+		l = append(l, f.FD)
 	}
 	return l
 }
@@ -404,6 +418,11 @@ func (h *handover) resume(st *state) error {
 			continue
 		}
 		go s.serveWait(&w.Request, conn)
+	}
+	for _, f := range st.Follows {
+		if err := h.resumeFollow(f); err != nil {
+			s.logger.Error("a client that follows a log could not be taken over", "container", f.Request.ContainerID, "error", err)
+		}
 	}
 	for _, p := range ps {
 		p.release()

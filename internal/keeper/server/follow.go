@@ -1,0 +1,138 @@
+package server
+
+import (
+	"net"
+	"time"
+
+	"hezi/internal/keeper"
+	"hezi/internal/logs"
+)
+
+// firstGeneration numbers the log file that is current when it is opened; a
+// follower that comes from the image before may be in an older one.
+const firstGeneration = 1 << 32
+
+// follower is a client that reads a log, and perhaps follows it.
+type follower struct {
+	req  keeper.LogsRequest
+	conn *net.UnixConn
+
+	follows bool     // what was there has been sent
+	pos     logs.Pos // up to where, once follows
+	rest    []byte   // of a record that is sent in part
+	over    bool     // nothing more is to be sent
+}
+
+// followState is a follower for the image that replaces this one.
+type followState struct {
+	Request keeper.LogsRequest
+	FD      int
+	Behind  uint64 // rotations between its file and the current one
+	Offset  int64  // bytes into its file
+	Rest    []byte
+}
+
+// follow serves a client until the log or the client ends, or the keeper is replaced.
+func (s *Server) follow(f *follower) {
+	s.mu.Lock()
+	s.follows[f] = struct{}{}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	s.active.Go(func() {
+		defer close(done)
+		f.run(s)
+	})
+	<-done
+	if s.isLeaving() && !f.over {
+		return // the next image goes on
+	}
+	s.mu.Lock()
+	delete(s.follows, f)
+	s.mu.Unlock()
+	f.conn.Close()
+}
+
+func (f *follower) run(s *Server) {
+	ctx, cancel := clientContext(f.conn)
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-s.leaving:
+			_ = f.conn.SetWriteDeadline(time.Unix(1, 0))
+			cancel()
+		case <-stop:
+		}
+	}()
+	var w *logs.Writer
+	if p, err := s.lookup(f.req.ContainerID, ""); err == nil {
+		w = p.log
+	}
+	err := f.send(f.rest)
+	q := logs.Query{Stdout: f.req.Stdout, Stderr: f.req.Stderr, Tail: f.req.Tail, Since: f.req.Since, Until: f.req.Until}
+	write := func(e *logs.Entry) error { return f.send(formatEntry(e, &f.req)) }
+	if err == nil && !f.follows {
+		f.pos, err = logs.Read(ctx, logConfig(f.req.Log), w, q, write)
+		f.follows = err == nil
+	}
+	if err == nil && f.req.Follow && w != nil {
+		f.pos, err = w.Follow(ctx, f.pos, q, write)
+	}
+	if err != nil && s.isLeaving() && f.follows {
+		return
+	}
+	f.over = true
+	if err != nil && ctx.Err() == nil {
+		s.logger.Warn("followed logs ended early", "container", f.req.ContainerID, "error", err)
+	}
+	f.conn.CloseWrite()
+}
+
+// send writes b; what a replacement cuts off is kept.
+func (f *follower) send(b []byte) error {
+	f.rest = nil
+	if len(b) == 0 {
+		return nil
+	}
+	n, err := f.conn.Write(b)
+	if err != nil {
+		f.rest = append([]byte(nil), b[n:]...)
+	}
+	return err
+}
+
+// follower describes a follower whose run has ended; false: there is none to
+// hand over. The draft of a state, while all still run, has none.
+func (h *handover) follower(f *follower) (followState, bool) {
+	s := h.s
+	if !s.isLeaving() || f.over || !f.follows {
+		return followState{}, false
+	}
+	p, err := s.lookup(f.req.ContainerID, "")
+	if err != nil || p.log == nil {
+		return followState{}, false
+	}
+	end := p.log.End()
+	st := followState{Request: f.req, FD: connFD(f.conn), Behind: end.Gen - f.pos.Gen, Offset: f.pos.Off, Rest: f.rest}
+	return st, st.FD >= 0 && end.Gen >= f.pos.Gen
+}
+
+// resumeFollow goes on with a follower of the image before.
+func (h *handover) resumeFollow(st followState) error {
+	conn, err := keeper.FileConn(st.FD)
+	if err != nil {
+		return err
+	}
+	p, err := h.s.lookup(st.Request.ContainerID, "")
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	f := &follower{req: st.Request, conn: conn, follows: true, rest: st.Rest}
+	if p.log != nil {
+		f.pos = logs.Pos{Gen: p.log.End().Gen - st.Behind, Off: st.Offset}
+	}
+	go h.s.follow(f)
+	return nil
+}
