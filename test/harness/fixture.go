@@ -136,21 +136,21 @@ func Debian(t testing.TB) string {
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
-	cmd := exec.Command("debootstrap", "--variant=minbase", "--make-tarball="+path+".debs", "bookworm", filepath.Join(t.TempDir(), "debs"))
+	cmd := exec.Command("debootstrap", "--variant=minbase", "--make-tarball="+path+".debs.tar", "bookworm", filepath.Join(t.TempDir(), "debs"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("debootstrap: %v\n%s", err, out)
 	}
 	root := filepath.Join(t.TempDir(), "root")
 	for _, c := range [][]string{
-		{"debootstrap", "--variant=minbase", "--unpack-tarball=" + path + ".debs", "bookworm", root},
+		{"debootstrap", "--variant=minbase", "--unpack-tarball=" + path + ".debs.tar", "bookworm", root},
 		{"tar", "-C", root, "--exclude=./var/cache/apt/archives/*.deb", "--exclude=./dev/*", "-cf", path + ".part", "."},
 	} {
 		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", c[0], err, out)
 		}
 	}
-	_ = os.Remove(path + ".debs")
+	_ = os.Remove(path + ".debs.tar")
 	if err := os.Rename(path+".part", path); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"hezi/test/harness"
+)
+
+// TestPublished: a TCP and a UDP port answer on the host's loopback, on its
+// addresses, and from another container by the host's address.
+func TestPublished(t *testing.T) {
+	importDebian(t)
+	echo := `use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 9999, Proto => "udp") or die; $s->send($m) while $s->recv($m, 100)`
+	engine.Must(t, "run", "-d", "--name", "published", "-p", "8080", "-p", "9999/udp", "debian:test", "perl", "-e", echo)
+	t.Cleanup(func() { engine.Must(t, "rm", "-f", "published") })
+	engine.Must(t, "exec", "-d", "published", "perl", "-e",
+		`use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 8080, Listen => 5) or die; while ($c = $s->accept) { print $c "over tcp\n"; close $c }`)
+	port := func(inside string) string {
+		_, p, err := net.SplitHostPort(strings.Fields(engine.Must(t, "port", "published", inside))[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	gateway := engine.Must(t, "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge")
+	for _, host := range []string{"127.0.0.1", "127.0.0.2", gateway} {
+		eventually(t, "tcp on "+host, func() error {
+			c, err := net.DialTimeout("tcp", net.JoinHostPort(host, port("8080")), time.Second)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			return answers(c, "over tcp\n")
+		})
+		eventually(t, "udp on "+host, func() error {
+			c, err := net.Dial("udp", net.JoinHostPort(host, port("9999/udp")))
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if _, err := io.WriteString(c, "over udp\n"); err != nil {
+				return err
+			}
+			return answers(c, "over udp\n")
+		})
+	}
+	if got := engine.Must(t, "run", "--rm", "busybox", "sh", "-c", "nc "+gateway+" "+port("8080")+" < /dev/null"); got != "over tcp" {
+		t.Errorf("from a container by the host's address: %q", got)
+	}
+}
+
+func answers(c net.Conn, want string) error {
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	b := make([]byte, len(want))
+	if _, err := io.ReadFull(c, b); err != nil {
+		return err
+	}
+	if string(b) != want {
+		return fmt.Errorf("it says %q", b)
+	}
+	return nil
+}
+
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	var err error
+	for range 50 {
+		if err = f(); err == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("%s: %v", what, err)
+}
+
+// importDebian gives the engine debian:test for the length of a test.
+func importDebian(t *testing.T) {
+	t.Helper()
+	engine.Must(t, "import", "-c", "CMD bash", harness.Debian(t), "debian:test")
+	t.Cleanup(func() { engine.Must(t, "rmi", "debian:test") })
+}
+
+// TestDebian runs a real distribution: symbolic links for /bin, users, setuid
+// programs, many files; and a named volume gets what the image has.
+func TestDebian(t *testing.T) {
+	importDebian(t)
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"12.", []string{"cat", "/etc/debian_version"}},
+		{"uid=33(www-data) gid=33(www-data) groups=33(www-data)", []string{"-u", "www-data", "id"}},
+		{"4755", []string{"stat", "-c", "%a", "/usr/bin/su"}},
+		{"usr/bin", []string{"readlink", "/bin"}},
+		{"/root", []string{"bash", "-c", "echo ~"}},
+	} {
+		args := []string{"run", "--rm"}
+		if c.args[0] == "-u" {
+			args, c.args = append(args, c.args[:2]...), c.args[2:]
+		}
+		if got := engine.Must(t, append(append(args, "debian:test"), c.args...)...); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%v: %q, want %q", c.args, got, c.want)
+		}
+	}
+	engine.Must(t, "run", "--rm", "-v", "debian-skel:/etc/skel", "debian:test", "test", "-e", "/etc/skel/.bashrc")
+	if got := engine.Must(t, "run", "--rm", "-v", "debian-skel:/x", "busybox", "ls", "-A", "/x"); !strings.Contains(got, ".bashrc") {
+		t.Errorf("the volume has %q, not what the image has there", got)
+	}
+	engine.Must(t, "volume", "rm", "debian-skel")
+}
