@@ -8,6 +8,9 @@ import (
 
 // mountOverlay makes a detached overlay mount: no one but the box sees it.
 func mountOverlay(o *Overlay) (int, error) {
+	if legacyOverlay() {
+		return mountLegacyOverlay(o)
+	}
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, stepError(StepRoot, "overlay", err, "the kernel cannot mount overlay file systems (is the module there? `modprobe overlay`)")
@@ -17,8 +20,10 @@ func mountOverlay(o *Overlay) (int, error) {
 	if err := set("source", "overlay"); err != nil {
 		return -1, overlayError(fs, o, err)
 	}
-	if err := setLowers(o.Lower, set); err != nil {
-		return -1, overlayError(fs, o, err)
+	for _, dir := range o.Lower { // one by one there is no limit of length and no character to escape
+		if err := set("lowerdir+", dir); err != nil {
+			return -1, overlayError(fs, o, err)
+		}
 	}
 	if o.Upper != "" {
 		for _, kv := range [][2]string{{"upperdir", o.Upper}, {"workdir", o.Work}} {
@@ -43,26 +48,6 @@ func mountOverlay(o *Overlay) (int, error) {
 	return fd, nil
 }
 
-// setLowers adds the layers one by one (lowerdir+, Linux 6.7), which has no
-// limit of length and no characters to escape; older kernels take one string.
-func setLowers(lower []string, set func(key, value string) error) error {
-	for i, dir := range lower {
-		err := set("lowerdir+", dir)
-		if err == nil {
-			continue
-		}
-		if i > 0 || err != unix.EINVAL {
-			return err
-		}
-		escaped := make([]string, len(lower))
-		for j, d := range lower {
-			escaped[j] = strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(d)
-		}
-		return set("lowerdir", strings.Join(escaped, ":"))
-	}
-	return nil
-}
-
 // overlayError explains the errors that overlay gives without words.
 func overlayError(fs int, o *Overlay, err error) error {
 	message := "cannot mount the container's root file system (overlay)"
@@ -73,7 +58,7 @@ func overlayError(fs int, o *Overlay, err error) error {
 		}
 	}
 	buf := make([]byte, 1024)
-	if n, readErr := unix.Read(fs, buf); readErr == nil && n > 2 {
+	if n, readErr := unix.Read(fs, buf); fs >= 0 && readErr == nil && n > 2 {
 		message += ": the kernel says: " + strings.TrimSpace(string(buf[2:n]))
 	}
 	switch err {

@@ -169,6 +169,9 @@ func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundl
 func (c *child) drive(ctx context.Context, b *bundle, proc *Proc, before func(message byte) error) error {
 	defer c.watch(ctx)()
 	if err := c.sendPlan(b); err != nil {
+		if text, _, rerr := c.receive(); rerr == nil && text[0] == plan.Failed { // its last words, before it read anything
+			return failure(text)
+		}
 		return c.lost(ctx, err)
 	}
 	running := false

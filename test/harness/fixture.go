@@ -138,6 +138,10 @@ func Debian(t testing.TB) string {
 	}
 	cmd := exec.Command("debootstrap", "--variant=minbase", "--make-tarball="+path+".debs.tar", "bookworm", filepath.Join(t.TempDir(), "debs"))
 	out, err := cmd.CombinedOutput()
+	if err != nil { // a mirror may be slow once
+		cmd = exec.Command(cmd.Args[0], append(cmd.Args[1:4:4], filepath.Join(t.TempDir(), "debs"))...)
+		out, err = cmd.CombinedOutput()
+	}
 	if err != nil {
 		t.Fatalf("debootstrap: %v\n%s", err, out)
 	}

@@ -1,0 +1,88 @@
+# Runs inside the virtual machine of engine.sh.
+bad=0
+check() { # check NAME WANT COMMAND...: the command's output must hold WANT
+	name=$1 want=$2
+	shift 2
+	got=$("$@" 2>&1)
+	case $got in
+	*"$want"*) echo "ok   $name" ;;
+	*)
+		echo "FAIL $name: want '$want', got: $got"
+		bad=1
+		;;
+	esac
+}
+code() { # code NAME WANT COMMAND...: the exit code
+	name=$1 want=$2
+	shift 2
+	got=$("$@" 2>&1)
+	c=$?
+	if [ $c = "$want" ]; then echo "ok   $name"; else
+		echo "FAIL $name: want code $want, got $c: $got"
+		bad=1
+	fi
+}
+mkdir -p /tmp/data
+engine() {
+	hezid --data-root /tmp/data --exec-root /run/hezi >>/tmp/hezid.log 2>&1 &
+	pid=$!
+	i=0
+	until hezi version >/dev/null 2>&1; do
+		i=$((i + 1))
+		[ $i -lt 300 ] || { echo "hezid does not answer:"; tail -n 20 /tmp/hezid.log; exit 1; }
+		sleep 0.1
+	done
+}
+eventually() { # eventually COMMAND...
+	for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+		"$@" >/dev/null 2>&1 && return
+		sleep 0.3
+	done
+}
+engine
+check "the built-in image" "Hello from inside a box" hezi run --rm hezi/hello
+tar -C /image -c . | hezi import -c 'CMD ["sh"]' - busybox:latest >/dev/null
+tar -C /image -c ./etc | hezi import - second:latest >/dev/null
+check "run" "hello" hezi run --rm busybox echo hello
+code "exit code" 7 hezi run --rm busybox sh -c 'exit 7'
+code "a missing program" 127 hezi run --rm busybox nosuch
+check "its own cgroup" "0::/" hezi run --rm busybox cat /proc/self/cgroup
+check "the cgroup is mounted read-only" "ro," hezi run --rm busybox grep /sys/fs/cgroup /proc/self/mountinfo
+check "memory limit" "67108864" hezi run --rm -m 64m busybox cat /sys/fs/cgroup/memory.max
+check "cpu limit" "50000 100000" hezi run --rm --cpus 0.5 busybox cat /sys/fs/cgroup/cpu.max
+check "pids limit" "55" hezi run --rm --pids-limit 55 busybox cat /sys/fs/cgroup/pids.max
+code "out of memory" 137 hezi run --name oom -m 16m busybox sh -c 'a=x; while :; do a=$a$a; done'
+check "out of memory is told" "true" hezi inspect -f '{{.State.OOMKilled}}' oom
+check "mknod of a disk" "Operation not permitted" hezi run --rm busybox sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
+check "privileged" "0" hezi run --rm --privileged busybox sh -c 'mknod /tmp/z c 1 5 && dd if=/tmp/z bs=1 count=1 2>/dev/null | wc -c | grep -q 1; echo $?'
+check "init" "ok" hezi run --rm --init busybox echo ok
+hezi run -d --name box -p 127.0.0.1:8080:8080 hezi/hello serve >/dev/null
+eventually wget -qO- http://127.0.0.1:8080/healthz
+check "a published port" "" wget -qO- http://127.0.0.1:8080/healthz
+check "exec" "Hello" hezi exec box /hello
+hezi pause box >/dev/null
+check "pause" "paused" hezi inspect -f '{{.State.Status}}' box
+hezi unpause box >/dev/null
+check "unpause" "running" hezi inspect -f '{{.State.Status}}' box
+hezi run -d --name ticks busybox sh -c 'i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo tick $i; sleep 0.1; done; exit 4' >/dev/null
+sleep 1
+kill -9 $pid
+sleep 0.5
+engine
+check "after kill -9 of hezid" "running" hezi inspect -f '{{.State.Status}}' box
+for p in /proc/[0-9]*; do # busybox has no pgrep here
+	if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -q 'hezi-keeper serve'; then
+		kill -9 "${p#/proc/}"
+	fi
+done
+sleep 0.5
+check "after kill -9 of the keeper" "Hello" hezi exec box /hello
+check "the exit code is known" "4" hezi wait ticks
+check "no output is lost" "100" sh -c 'hezi logs ticks | grep -c tick'
+hezi rm -f box ticks oom >/dev/null
+kill $pid
+wait $pid
+sleep 1
+check "nothing is left in the cgroups" "0" sh -c 'ls -d /sys/fs/cgroup/hezi* 2>/dev/null | wc -l'
+[ $bad = 0 ] || tail -n 15 /tmp/hezid.log
+exit $bad

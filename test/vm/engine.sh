@@ -1,0 +1,91 @@
+#!/bin/sh
+# Runs the whole engine on pure cgroup v2, in a small virtual machine: Debian's
+# cloud kernel, and an initramfs of busybox, the engine and the modules that it
+# needs. Prints what a user would see, and PASS or FAIL at the end.
+#
+# Usage: engine.sh       KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the programs
+#        engine.sh setup installs what it needs (as root, on Debian)
+set -eu
+cd "$(dirname "$0")/../.."
+PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
+
+if [ "${1-}" = setup ]; then
+	exec test/vm/cgroupv2.sh setup
+fi
+for program in qemu-system-x86_64 busybox cpio modprobe; do
+	command -v $program >/dev/null || { echo "$program is missing: test/vm/engine.sh setup"; echo FAIL; exit 1; }
+done
+bin=${BIN:-bin}
+[ -x "$bin/hezid" ] || { echo "no $bin/hezid: run make build first"; echo FAIL; exit 1; }
+kernel=${KERNEL-}
+for k in /boot/vmlinuz-*; do
+	[ -n "${KERNEL-}" ] || kernel=$k
+done
+[ -r "$kernel" ] || { echo "no kernel in /boot: test/vm/engine.sh setup"; echo FAIL; exit 1; }
+version=${kernel#*vmlinuz-}
+
+dir=$(mktemp -d /tmp/hezi-vm-XXXXXX)
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 130' INT TERM
+root=$dir/root
+mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/run" "$root/etc" "$root/modules" "$root/image/bin" "$root/image/etc" "$root/image/tmp"
+cp "$(command -v busybox)" "$root/bin/busybox"
+cp "$bin/hezi" "$bin/hezid" "$bin/hezi-keeper" "$root/bin/"
+cp "$(command -v busybox)" "$root/image/bin/busybox"
+for applet in $(busybox --list); do
+	[ "$applet" = busybox ] || ln -s busybox "$root/image/bin/$applet"
+done
+echo 'root:x:0:0:root:/root:/bin/sh' >"$root/image/etc/passwd"
+echo 'root:x:0:' >"$root/image/etc/group"
+cp "$root/image/etc/passwd" "$root/image/etc/group" "$root/etc/"
+: >"$root/modules.list"
+for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink; do
+	modprobe -S "$version" --show-depends "$module" 2>/dev/null | while read -r verb path rest; do
+		[ "$verb" = insmod ] || continue
+		name=$(basename "$path")
+		if [ ! -e "$root/modules/$name" ]; then
+			cp "$path" "$root/modules/$name"
+			echo "/modules/$name" >>"$root/modules.list"
+		fi
+	done
+done
+cp test/vm/engine-guest.sh "$root/guest"
+cat >"$root/init" <<'INIT'
+#!/bin/busybox sh
+export PATH=/bin HOME=/tmp
+if [ "${1-}" != again ]; then # the root must be a mount that can be left, which an initramfs is not
+	/bin/busybox mkdir /new
+	/bin/busybox mount -t tmpfs -o size=1g new /new
+	for d in bin etc modules image guest init modules.list; do /bin/busybox cp -a /$d /new/; done
+	/bin/busybox mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
+	exec /bin/busybox switch_root /new /init again
+fi
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmp /tmp
+mount -t tmpfs run /run
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+while read -r module; do insmod "$module" || echo "insmod $module failed"; done </modules.list
+ip link set lo up
+echo; echo "the engine on cgroup v2, Linux $(uname -r)"
+sh /guest
+echo "exit code $?."
+poweroff -f
+INIT
+chmod +x "$root/init"
+(cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$dir/initramfs"
+
+timeout "${LIMIT:-300}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -m 2048 -smp 2 -nographic -no-reboot -net none \
+	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1" </dev/null >"$dir/log" 2>&1 || true
+tr -d '\r' <"$dir/log" | sed -n '/the engine on cgroup v2/,$p'
+if tr -d '\r' <"$dir/log" | grep -q '^exit code 0\.$'; then
+	echo PASS
+else
+	tail -n 5 "$dir/log"
+	echo FAIL
+	exit 1
+fi
