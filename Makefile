@@ -57,6 +57,10 @@ test: setup build race lint ## every test, against the real engine, as root
 bench: build ## compare with docker, podman, crun and runc, as far as they are installed
 	$(GO) run ./test/bench
 
+.PHONY: vm
+vm: build ## the engine on cgroup v2 and an older kernel, in a small virtual machine (test/vm/engine.sh setup)
+	test/vm/engine.sh
+
 .PHONY: install
 install: build ## install into $(DESTDIR)/usr/local/bin
 	install -D -t $(DESTDIR)/usr/local/bin bin/hezi bin/hezid bin/hezi-keeper
