@@ -19,6 +19,7 @@ const (
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = time.Minute
 	longRun      = 10 * time.Second
+	exitRetry    = time.Second // before an exit that could not be stored (a full disk) is tried again
 )
 
 // follow takes the keeper's events until the engine ends. An event is handled
@@ -39,8 +40,17 @@ func (e *Engine) follow() {
 func (e *Engine) handle(ev keeper.Event) {
 	switch ev.Type {
 	case keeper.EventExit:
-		if err := e.exited(ev.ContainerID, *ev.Exit); err != nil && e.ctx.Err() == nil {
-			e.o.Log.Error("an exit could not be stored; it is tried again at the next start of hezid", "container", ev.ContainerID, "error", err)
+		for wait := exitRetry; ; wait = min(2*wait, lastBackoff) {
+			err := e.exited(ev.ContainerID, *ev.Exit)
+			if err == nil || e.ctx.Err() != nil {
+				return
+			}
+			e.o.Log.Error("an exit could not be stored: it is tried again", "container", ev.ContainerID, "after", wait, "error", err)
+			select {
+			case <-time.After(wait):
+			case <-e.ctx.Done():
+				return
+			}
 		}
 	case keeper.EventOOM:
 		if c, err := e.find(ev.ContainerID); err == nil {
