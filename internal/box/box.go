@@ -23,6 +23,7 @@ type Runtime struct {
 	init    *os.File // sealed memfd of hezi-init
 	cgroups cgroups
 	pool    *pool
+	standby *standbys
 
 	tinyOnce sync.Once
 	tiny     *os.File
@@ -45,7 +46,7 @@ func newRuntime(o Options, groups cgroups) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{init: file, cgroups: groups}
+	r := &Runtime{init: file, cgroups: groups, standby: newStandbys()}
 	r.pool = newPool(r, o.Pool)
 	return r, nil
 }
@@ -75,9 +76,14 @@ type Proc struct {
 	CgroupPaths map[string]string
 }
 
-// Close ends the pool.
+// Leave ends what is kept in a container's cgroup for its next exec. It must
+// precede the removal of the cgroup.
+func (r *Runtime) Leave(cgroupPaths map[string]string) { r.standby.leave(cgroupPaths) }
+
+// Close ends what is kept for starts and execs to come.
 func (r *Runtime) Close() error {
 	r.pool.close()
+	r.standby.close()
 	if r.tiny != nil {
 		r.tiny.Close()
 	}

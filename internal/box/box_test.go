@@ -137,6 +137,7 @@ func await(t testing.TB, p *Proc) int {
 
 func removeGroup(t testing.TB, p *Proc) {
 	t.Helper()
+	testRuntime.Leave(p.CgroupPaths)
 	for _, dir := range p.CgroupPaths {
 		var err error
 		for range 500 {

@@ -32,13 +32,33 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		}
 		b.plan.CgroupDir = b.give(fd)
 	}
-	c, err := r.spawn(birth{mode: initproc.ModeJoin, cgroupFD: -1, pidNS: -1})
+	key := ""
+	if b.plan.CgroupDir == plan.NoFD {
+		key = keyOf(cgroupPaths)
+	}
+	if key != "" {
+		defer r.standby.prepare(r, key, cgroupPaths)
+		if c := r.standby.take(key); c != nil {
+			proc, err := c.exec(ctx, b, cgroupPaths, true)
+			if !lostInit(err) {
+				return proc, err
+			}
+		}
+	}
+	c, err := r.spawn(joinBirth())
 	if err != nil {
 		return nil, err
 	}
+	return c.exec(ctx, b, cgroupPaths, false)
+}
+
+func joinBirth() birth { return birth{mode: initproc.ModeJoin, cgroupFD: -1, pidNS: -1} }
+
+// exec has a join init do its work, after which it ends.
+func (c *child) exec(ctx context.Context, b *bundle, cgroupPaths map[string]string, inside bool) (*Proc, error) {
 	proc := &Proc{CgroupPaths: cgroupPaths}
-	err = c.drive(ctx, b, proc, func(message byte) error {
-		if message == plan.NeedCgroup && b.plan.CgroupDir == plan.NoFD {
+	err := c.drive(ctx, b, proc, func(message byte) error {
+		if message == plan.NeedCgroup && b.plan.CgroupDir == plan.NoFD && !inside {
 			return addToPaths(cgroupPaths, c.pid)
 		}
 		return nil

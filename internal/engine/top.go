@@ -114,7 +114,24 @@ func (r *record) processes() ([]int, error) {
 		return nil, fmt.Errorf("the processes of container %s: %w", r.ID, err)
 	}
 	slices.Sort(pids)
-	return slices.Compact(pids), nil
+	return slices.DeleteFunc(slices.Compact(pids), r.foreign()), nil
+}
+
+// foreign says which processes of a container's cgroup are the engine's own:
+// those in the host's pid namespace, of a container that has its own.
+func (r *record) foreign() func(pid int) bool {
+	namespace := func(pid string) string {
+		link, err := os.Readlink(filepath.Join("/proc", pid, "ns/pid"))
+		if err != nil {
+			return "gone"
+		}
+		return link
+	}
+	host := namespace("self")
+	if namespace(strconv.Itoa(r.PID)) == host {
+		return func(int) bool { return false }
+	}
+	return func(pid int) bool { return namespace(strconv.Itoa(pid)) == host }
 }
 
 // runPs asks ps for the processes alone, and where the arguments do not allow

@@ -19,7 +19,8 @@ type fakeRuntime struct{}
 
 var _ Runtime = fakeRuntime{}
 
-func (fakeRuntime) Close() error { return nil }
+func (fakeRuntime) Leave(map[string]string) {}
+func (fakeRuntime) Close() error            { return nil }
 
 func (f fakeRuntime) Start(ctx context.Context, spec *box.Spec, stdio box.Stdio) (*box.Proc, error) {
 	return f.run(&spec.Process, stdio)

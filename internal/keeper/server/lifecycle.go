@@ -341,6 +341,7 @@ func (s *Server) forget(ctx context.Context, id string, removed bool) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		s.rt.Leave(p.rec.CgroupPaths)
 		if g, err := s.openCgroup(p.rec.CgroupPaths); err == nil {
 			if err := g.Remove(); err != nil {
 				s.logger.Warn("remove a container's cgroup", "container", id, "error", err)

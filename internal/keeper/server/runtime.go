@@ -11,6 +11,8 @@ import (
 type Runtime interface {
 	Start(ctx context.Context, spec *box.Spec, stdio box.Stdio) (*box.Proc, error)
 	Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths map[string]string, p *box.Process, stdio box.Stdio) (*box.Proc, error)
+	// Leave ends what the runtime keeps in a container's cgroup.
+	Leave(cgroupPaths map[string]string)
 	Close() error
 }
 
