@@ -47,6 +47,11 @@ func (e *Engine) Scripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	Push(t, registry, "busybox:latest", img)
+	archive, err := BusyboxArchive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(archive) })
 	t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir:                 "testdata",
@@ -58,6 +63,7 @@ func (e *Engine) Scripts(t *testing.T) {
 				env.Setenv("HOME", env.WorkDir)
 				env.Setenv("REGISTRY", registry)
 				env.Setenv("ENGINE", e.Dir)
+				env.Setenv("BUSYBOX_ARCHIVE", archive)
 				return nil
 			},
 		})
