@@ -74,7 +74,7 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 	e.mu.Lock()
 	delete(e.boxes, r.ID)
 	e.mu.Unlock()
-	errs := []error{e.dropExecs(r.ID), e.o.Layers.Remove(r.ID), os.RemoveAll(e.folder(r.ID)), os.RemoveAll(filepath.Join(e.transient(), r.ID)), e.o.Images.Unpin(ctx, r.ID)}
+	errs := []error{e.dropExecs(r.ID), e.o.Layers.Remove(r.ID), os.RemoveAll(filepath.Join(e.transient(), r.ID)), e.o.Images.Unpin(ctx, r.ID)}
 	if o.Volumes || r.HostConfig.AutoRemove {
 		for _, name := range r.Anonymous {
 			if err := e.o.Volumes.Remove(ctx, name, true); err != nil && !errdefs.IsConflict(err) {
@@ -84,7 +84,7 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 	}
 	e.names.release(r.ID)
 	e.publish(r, events.ActionDestroy)
-	errs = append(errs, e.o.Keeper.Forget(ctx, r.ID, true))
+	errs = append(errs, e.o.Keeper.Remove(ctx, r.ID, e.folder(r.ID)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("container %s is removed, but something of it is left, which hezid removes at its next start: %w", r.ID, err)
 	}

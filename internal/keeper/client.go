@@ -185,6 +185,12 @@ func (c *Client) Forget(ctx context.Context, id string, removed bool) error {
 	return c.call(ctx, OpForget, Target{ContainerID: id, Removed: removed}, nil)
 }
 
+// Remove is Forget of a container that is removed: the waiters for that are
+// answered, and folder, which has its log, is deleted once no client reads it.
+func (c *Client) Remove(ctx context.Context, id, folder string) error {
+	return c.call(ctx, OpForget, Target{ContainerID: id, Removed: true, Folder: folder}, nil)
+}
+
 // ForgetExec acknowledges an exec's exit.
 func (c *Client) ForgetExec(ctx context.Context, id, execID string) error {
 	return c.call(ctx, OpForgetExec, Target{ContainerID: id, ExecID: execID}, nil)

@@ -56,6 +56,7 @@ type Target struct {
 	Removed       bool
 	Condition     WaitCondition
 	Binary        string
+	Folder        string
 }
 
 // TakeOver is the body of the requests that hand over a connection: exactly

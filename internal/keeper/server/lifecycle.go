@@ -58,6 +58,40 @@ func (p *process) watch(pumps *sync.WaitGroup) {
 	}
 	p.awaitCaughtUp(clients)
 	p.closeAll()
+	close(p.closed)
+}
+
+// discard deletes a removed container's folder once no client reads its log.
+// When the keeper is replaced meanwhile, the engine sweeps it at its next start.
+func (s *Server) discard(p *process, id, folder string) {
+	if p != nil {
+		select {
+		case <-p.closed:
+		case <-s.leaving:
+			return
+		}
+	}
+	for s.isFollowed(id) {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-s.leaving:
+			return
+		}
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		s.logger.Warn("remove a container's folder", "container", id, "error", err)
+	}
+}
+
+func (s *Server) isFollowed(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range s.follows {
+		if f.req.ContainerID == id {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *process) awaitReady() {
@@ -314,6 +348,9 @@ func (s *Server) nextStart(ctx context.Context, id string) (*process, error) {
 	s.mu.Unlock()
 	select {
 	case <-n.started:
+		if n.p == nil {
+			return nil, notFound(id) // removed
+		}
 		return n.p, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -325,7 +362,8 @@ func notFound(id string) error {
 }
 
 // forget drops an exited container.
-func (s *Server) forget(ctx context.Context, id string, removed bool) error {
+func (s *Server) forget(ctx context.Context, t *keeper.Target) error {
+	id, removed := t.ContainerID, t.Removed
 	s.mu.Lock()
 	p := s.containers[id]
 	s.mu.Unlock()
@@ -369,7 +407,18 @@ func (s *Server) forget(ctx context.Context, id string, removed bool) error {
 			close(r.done)
 			delete(s.removals, id)
 		}
+		n := s.pending[id] // who waits for a start that will not come
+		delete(s.pending, id)
 		s.mu.Unlock()
+		if n != nil {
+			for _, a := range n.clients {
+				a.close()
+			}
+			close(n.started)
+		}
+	}
+	if t.Folder != "" {
+		go s.discard(p, id, t.Folder)
 	}
 	return nil
 }

@@ -68,6 +68,7 @@ type process struct {
 
 	ready   chan struct{} // closed when output may be read
 	exited  chan struct{} // closed once rec.Exit is set
+	closed  chan struct{} // closed when nothing reads its log any more
 	drained chan struct{} // closed once output is flushed to log and queues
 }
 
@@ -75,7 +76,7 @@ func newProcess(s *Server, rec record) *process {
 	return &process{
 		srv: s, rec: rec, key: processKey(rec.ContainerID, rec.ExecID),
 		clients: map[*attached]struct{}{}, execs: map[string]*process{},
-		ready: make(chan struct{}), exited: make(chan struct{}), drained: make(chan struct{}),
+		ready: make(chan struct{}), exited: make(chan struct{}), drained: make(chan struct{}), closed: make(chan struct{}),
 	}
 }
 

@@ -228,7 +228,7 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 		go func() { untilClosed(c); cancel() }()
 		return s.waitFor(ctx, t.ContainerID, t.Condition)
 	case keeper.OpForget:
-		return nil, s.forget(ctx, t.ContainerID, t.Removed)
+		return nil, s.forget(ctx, t)
 	case keeper.OpForgetExec:
 		return nil, s.forgetExec(t.ContainerID, t.ExecID)
 	}
