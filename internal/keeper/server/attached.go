@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,9 @@ type attached struct {
 	conn *net.UnixConn
 	srv  *Server
 	keys *detachScanner
+	// file is the generation of the log that a lagging client reads, plus one;
+	// 0: it is live.
+	file atomic.Uint64
 
 	mu     sync.Mutex // guards the rest
 	p      *process   // nil until it has joined
@@ -86,6 +90,7 @@ func (p *process) join(a *attached) error {
 		if a.req.Stream {
 			m := p.markLocked()
 			a.lag = &lag{mark: *m, sent: m.logged}
+			a.file.Store(m.pos.Gen + 1)
 		}
 	}
 	a.mu.Lock()
@@ -148,6 +153,7 @@ func (a *attached) offer(index int, data []byte, m *mark, pos [2]int64) {
 		switch {
 		case m != nil:
 			a.lag = &lag{mark: *m, sent: pos}
+			a.file.Store(m.pos.Gen + 1)
 			poke(a.wake)
 			return
 		case !a.req.Starter:
@@ -295,6 +301,7 @@ func (a *attached) catchUp() error {
 		return err
 	}
 	l.pos = pos
+	a.file.Store(pos.Gen + 1)
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	if l.pos.Less(p.log.End()) {
@@ -314,6 +321,7 @@ func (a *attached) catchUp() error {
 		a.enqueueLocked(i, rest[:n])
 	}
 	a.lag = nil
+	a.file.Store(0)
 	return nil
 }
 

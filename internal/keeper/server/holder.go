@@ -44,6 +44,7 @@ const maxStray = 1024
 
 // holder keeps descriptors and statuses, and nothing that could fail.
 type holder struct {
+	lock     *os.File // held for the holder's life
 	o        HolderOptions
 	listener *os.File
 
@@ -90,6 +91,7 @@ func (h *holder) listen() error {
 	if err != nil {
 		return err
 	}
+	h.lock = lock // the lock ends with the descriptor
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another keeper runs for %s", h.o.Root)
 	}

@@ -358,14 +358,14 @@ func (s *Server) mayStop() error {
 
 // shutdown ends the keeper; the holder is told that this is no accident.
 func (s *Server) shutdown() {
+	if err := s.rt.Close(); err != nil { // before Serve returns and the process ends
+		s.logger.Warn("close the runtime", "error", err)
+	}
 	if err := s.link.stop(); err != nil {
 		s.logger.Warn("stop the holder", "error", err)
 	}
 	close(s.stopped)
 	s.listener.Close()
-	if err := s.rt.Close(); err != nil {
-		s.logger.Warn("close the runtime", "error", err)
-	}
 }
 
 // untilClosed returns once the peer has closed or sent something unasked for.

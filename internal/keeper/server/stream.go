@@ -253,9 +253,11 @@ func (p *process) dispatchLocked(index int, data []byte, m *mark) {
 }
 
 // waitForStarter holds the stream back while the starting client is full and
-// there is no log that it could catch up from.
+// there is no log that it could catch up from, or only one that would soon be
+// rotated away.
 func (p *process) waitForStarter() {
 	if p.log != nil {
+		p.waitForReader()
 		return
 	}
 	p.outMu.Lock()
@@ -268,6 +270,33 @@ func (p *process) waitForStarter() {
 	p.outMu.Unlock()
 	for _, a := range full {
 		a.waitSpace(p.srv.leaving)
+	}
+}
+
+// waitForReader holds the stream back while the starting client reads a log
+// file that one of the next rotations would delete.
+func (p *process) waitForReader() {
+	keep := uint64(max(p.rec.Log.MaxFiles, 1))
+	if p.rec.Log.MaxSize <= 0 {
+		return
+	}
+	for {
+		end, late := p.log.End().Gen, false
+		p.outMu.Lock()
+		for a := range p.clients {
+			if file := a.file.Load(); a.req.Starter && file != 0 && end+1-file+2 >= keep {
+				late = true
+			}
+		}
+		p.outMu.Unlock()
+		if !late {
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-p.srv.leaving:
+			return
+		}
 	}
 }
 

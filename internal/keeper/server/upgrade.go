@@ -119,6 +119,9 @@ func (h *handover) upgrade(body json.RawMessage, c *net.UnixConn) {
 	}
 	respond(c, nil, nil)
 	h.settle()
+	if err := s.rt.Close(); err != nil { // spare inits would be nobody's in the next image
+		s.logger.Warn("close the runtime", "error", err)
+	}
 	h.replaceBy(t.Binary)
 }
 
