@@ -126,7 +126,7 @@ func (e *Engine) restarts(c *entry, r *record, exit box.Exit) bool {
 	switch {
 	case p.IsAlways(), p.IsUnlessStopped():
 	case p.IsOnFailure():
-		if exit.Code == 0 || p.MaximumRetryCount > 0 && r.Restarts >= p.MaximumRetryCount {
+		if exit.Code == 0 || r.retried() {
 			return false
 		}
 	default:
@@ -136,6 +136,12 @@ func (e *Engine) restarts(c *entry, r *record, exit box.Exit) bool {
 		c.backoff = firstBackoff
 	}
 	return true
+}
+
+// retried says whether on-failure:N has had its N restarts.
+func (r *record) retried() bool {
+	p := r.HostConfig.RestartPolicy
+	return p.IsOnFailure() && p.MaximumRetryCount > 0 && r.Restarts >= p.MaximumRetryCount
 }
 
 // restartLater starts the container when its back-off is over.
@@ -159,8 +165,7 @@ func (e *Engine) restartLater(c *entry, r *record) {
 
 // retry keeps a policy's promise when a restart failed: mounts and networks come late.
 func (e *Engine) retry(c *entry, r *record) {
-	p := r.HostConfig.RestartPolicy
-	if p.IsOnFailure() && p.MaximumRetryCount > 0 && c.latest.Load().Restarts >= p.MaximumRetryCount {
+	if c.latest.Load().retried() {
 		return
 	}
 	next, err := e.change(c, func(r *record) { r.State = container.StateRestarting; r.Restarts++ })

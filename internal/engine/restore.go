@@ -110,15 +110,19 @@ func (e *Engine) restoreEnded(c *entry) error {
 func (e *Engine) Begin() {
 	e.work.Go(e.follow)
 	for _, r := range e.all() {
-		p := r.HostConfig.RestartPolicy
-		due := r.State == container.StateRestarting
-		if r.State == container.StateExited && !r.Started.IsZero() {
-			due = p.IsAlways() || !r.Stopped && (p.IsUnlessStopped() || p.IsOnFailure() && r.Exit != 0)
-		}
-		if due {
+		if r.due() {
 			e.work.Go(func() { e.startAgain(r) })
 		}
 	}
+}
+
+// due says whether the engine's start starts the container.
+func (r *record) due() bool {
+	if r.State != container.StateExited || r.Started.IsZero() {
+		return r.State == container.StateRestarting
+	}
+	p := r.HostConfig.RestartPolicy
+	return p.IsAlways() || !r.Stopped && (p.IsUnlessStopped() || p.IsOnFailure() && r.Exit != 0 && !r.retried())
 }
 
 func (e *Engine) startAgain(r *record) {
