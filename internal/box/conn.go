@@ -33,6 +33,33 @@ func (c *child) kill() {
 	}
 }
 
+const endTime = time.Second
+
+// end is kill for an init in a cgroup that may be frozen: there it dies only
+// when the cgroup is thawed, and is then reaped behind the caller.
+func (c *child) end() {
+	c.conn.Close()
+	_ = unix.PidfdSendSignal(rawFD(c.pidfd), unix.SIGKILL, nil, 0)
+	if !ended(rawFD(c.pidfd), endTime) {
+		go c.kill()
+		return
+	}
+	c.reap()
+	c.pidfd.Close()
+}
+
+// ended says whether the process has ended, and waits for that up to most.
+func ended(pidfd int, most time.Duration) bool {
+	until := time.Now().Add(most)
+	for {
+		list := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(list, int(max(0, time.Until(until)).Milliseconds()))
+		if err != unix.EINTR {
+			return err != nil || n > 0
+		}
+	}
+}
+
 // reap waits for the end of a process that is about to end.
 func (c *child) reap() {
 	for {

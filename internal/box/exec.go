@@ -37,10 +37,9 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		key = keyOf(cgroupPaths)
 	}
 	if key != "" {
-		defer r.standby.prepare(r, key, cgroupPaths)
+		defer r.standby.prepare(r, key, cgroupPaths, pidfd)
 		if c := r.standby.take(key); c != nil {
-			proc, err := c.exec(ctx, b, cgroupPaths, true)
-			if !lostInit(err) {
+			if proc, served, err := c.serve(ctx, b, cgroupPaths); served {
 				return proc, err
 			}
 		}
@@ -49,17 +48,36 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 	if err != nil {
 		return nil, err
 	}
-	return c.exec(ctx, b, cgroupPaths, false)
+	return c.exec(ctx, b, cgroupPaths, func() error { return addToPaths(cgroupPaths, c.pid) })
+}
+
+// serve has a standby do its work. served is false when it did not say its
+// first word, dead or standing still: it has made no process then, since it does
+// that only after Go.
+func (c *child) serve(ctx context.Context, b *bundle, cgroupPaths map[string]string) (proc *Proc, served bool, err error) {
+	short, cancel := context.WithCancel(ctx)
+	defer cancel()
+	late := time.AfterFunc(standbyWord, cancel)
+	defer late.Stop()
+	proc, err = c.exec(short, b, cgroupPaths, func() error {
+		if !late.Stop() {
+			return context.DeadlineExceeded
+		}
+		served = true
+		return nil
+	})
+	return proc, served || ctx.Err() != nil, err
 }
 
 func joinBirth() birth { return birth{mode: initproc.ModeJoin, cgroupFD: -1, pidNS: -1} }
 
-// exec has a join init do its work, after which it ends.
-func (c *child) exec(ctx context.Context, b *bundle, cgroupPaths map[string]string, inside bool) (*Proc, error) {
+// exec has a join init do its work, after which it ends. enter puts it into the
+// cgroup, where it was not born there.
+func (c *child) exec(ctx context.Context, b *bundle, cgroupPaths map[string]string, enter func() error) (*Proc, error) {
 	proc := &Proc{CgroupPaths: cgroupPaths}
 	err := c.drive(ctx, b, proc, func(message byte) error {
-		if message == plan.NeedCgroup && b.plan.CgroupDir == plan.NoFD && !inside {
-			return addToPaths(cgroupPaths, c.pid)
+		if message == plan.NeedCgroup && b.plan.CgroupDir == plan.NoFD {
+			return enter()
 		}
 		return nil
 	})
@@ -69,7 +87,7 @@ func (c *child) exec(ctx context.Context, b *bundle, cgroupPaths map[string]stri
 	if err != nil {
 		c.stop(proc)
 		proc.abandon()
-		c.kill()
+		c.end()
 		return nil, err
 	}
 	c.conn.Close()

@@ -245,11 +245,7 @@ func (s *spare) discard() {
 	}
 }
 
-func (c *child) alive() bool {
-	ended := []unix.PollFd{{Fd: int32(rawFD(c.pidfd)), Events: unix.POLLIN}}
-	n, err := unix.Poll(ended, 0)
-	return err == nil && n == 0
-}
+func (c *child) alive() bool { return !ended(rawFD(c.pidfd), 0) }
 
 func (p *pool) close() {
 	close(p.done)

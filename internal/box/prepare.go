@@ -224,10 +224,17 @@ func (b *bundle) null() error {
 	}
 	b.plan.Null = b.give(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+	if err = unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
 		return stepError(StepDevice, "/dev/null", err, "the host's /dev/null is not the null device: mend it with `rm /dev/null; mknod -m 666 /dev/null c 1 3`")
 	}
-	return b.private(fd, "/dev/null")
+	// It is the host's own inode: read-only, its mode and owner cannot be changed
+	// through a mask. Reading and writing the device is as before.
+	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
+		Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE})
+	if err != nil {
+		return stepError(StepDevice, "/dev/null", err, "cannot make the mask of files read-only (Linux 5.12 or newer is needed)")
+	}
+	return nil
 }
 
 // namespaces opens those that are joined, but for the pid namespace, which

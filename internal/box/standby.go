@@ -1,12 +1,13 @@
 package box
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // standbys keep one more init for a container on cgroup v1 that a process was
@@ -25,13 +26,17 @@ type standbys struct {
 
 // standby is one init, or one that is being made.
 type standby struct {
+	since time.Time     // when it was asked for
+	drop  chan struct{} // closed when it is not wanted any more
+	once  sync.Once     // closes drop
 	made  chan struct{}
 	child *child // nil before made is closed, and when it could not be made
 }
 
 const (
-	standbyMost = 64               // of all containers: 2 MB each
-	standbyTime = 10 * time.Second // without an exec, after which one ends
+	standbyMost = 64                     // of all containers, 2 MB each: the oldest goes first
+	standbyTime = 10 * time.Second       // without an exec, after which one ends
+	standbyWord = 250 * time.Millisecond // for its first word; one that stands still says none
 )
 
 func newStandbys() *standbys {
@@ -64,7 +69,7 @@ func (s *standbys) take(key string) *child {
 	if b.child == nil || b.child.alive() {
 		return b.child
 	}
-	b.child.kill()
+	b.child.end()
 	return nil
 }
 
@@ -79,56 +84,101 @@ func (b *standby) isMade() bool {
 
 // prepare makes a standby for the next exec, in a moment: not while the one that
 // has just begun needs the processor, and its end would wait for the grace period.
-func (s *standbys) prepare(r *Runtime, key string, paths map[string]string) {
+// box is the container's first process: leave follows its end, so that a standby
+// that is asked for while it lives is one that leave finds.
+func (s *standbys) prepare(r *Runtime, key string, paths map[string]string, box *os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.by[key] != nil || len(s.by) >= standbyMost {
-		return
-	}
 	select {
 	case <-s.done:
 		return
 	default:
 	}
-	b := &standby{made: make(chan struct{})}
+	if s.by[key] != nil || ended(rawFD(box), 0) {
+		return
+	}
+	if len(s.by) >= standbyMost {
+		s.evict()
+	}
+	b := &standby{since: time.Now(), drop: make(chan struct{}), made: make(chan struct{})}
 	s.by[key] = b
 	go func() {
 		defer close(b.made)
-		select {
-		case <-s.done:
-			return
-		case <-time.After(poolLull):
-		}
-		c, err := r.spawn(joinBirth())
-		if err != nil {
-			return // the exec that needs one says why
-		}
-		if addToPaths(paths, c.pid) != nil { // the container has ended
-			c.kill()
+		if b.child = b.make(r, paths); b.child == nil {
+			s.remove(key, b)
 			return
 		}
-		b.child = c
 		time.AfterFunc(standbyTime, func() { s.expire(key, b) })
 	}()
 }
 
-func (s *standbys) expire(key string, b *standby) {
-	s.mu.Lock()
-	mine := s.by[key] == b
-	if mine {
-		delete(s.by, key)
+// make gives an init that has entered the cgroup, or nil: the exec that needs
+// one says why.
+func (b *standby) make(r *Runtime, paths map[string]string) *child {
+	select {
+	case <-b.drop:
+		return nil
+	case <-time.After(poolLull):
 	}
-	s.mu.Unlock()
-	if mine {
+	c, err := r.spawn(joinBirth())
+	if err != nil {
+		return nil
+	}
+	entered := make(chan struct{})
+	killed := make(chan struct{})
+	go func() { // an init that is dead need not enter what is left
+		defer close(killed)
+		select {
+		case <-b.drop:
+			_ = unix.PidfdSendSignal(rawFD(c.pidfd), unix.SIGKILL, nil, 0)
+		case <-entered:
+		}
+	}()
+	err = addToPaths(paths, c.pid)
+	close(entered)
+	<-killed
+	if err != nil { // the container has ended, or drop is closed
+		c.end()
+		return nil
+	}
+	return c
+}
+
+// evict ends the oldest standby. The caller holds the lock.
+func (s *standbys) evict() {
+	key := ""
+	for k, b := range s.by {
+		if key == "" || b.since.Before(s.by[key].since) {
+			key = k
+		}
+	}
+	go s.by[key].end()
+	delete(s.by, key)
+}
+
+// remove says whether b was still the container's.
+func (s *standbys) remove(key string, b *standby) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[key] != b {
+		return false
+	}
+	delete(s.by, key)
+	return true
+}
+
+func (s *standbys) expire(key string, b *standby) {
+	if s.remove(key, b) {
 		b.end()
 	}
 }
 
-// end waits for a standby that is being made, and ends it.
+// end stops the making of a standby, or ends it.
 func (b *standby) end() {
+	b.once.Do(func() { close(b.drop) })
 	<-b.made
 	if b.child != nil {
-		b.child.kill()
+		b.child.end()
 	}
 }
 
@@ -150,14 +200,9 @@ func (s *standbys) close() {
 	all := s.by
 	s.by = map[string]*standby{}
 	s.mu.Unlock()
+	var ends sync.WaitGroup
 	for _, b := range all {
-		b.end()
+		ends.Go(b.end)
 	}
-}
-
-// lostInit says whether init ended without a word: a standby may have been
-// killed, by the container's memory limit for one.
-func lostInit(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Step == StepNamespace && e.Subject == "init"
+	ends.Wait()
 }

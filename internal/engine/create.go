@@ -43,6 +43,11 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
+	if config.StopSignal != "" {
+		if _, err := parseSignal(config.StopSignal); err != nil {
+			return container.CreateResponse{}, err
+		}
+	}
 	if _, err := spec.Capabilities(host.CapAdd, host.CapDrop, host.Privileged); err != nil {
 		return container.CreateResponse{}, err
 	}

@@ -94,5 +94,8 @@ func dangling(dir int, parts []string, i int) (string, error) {
 	if !strings.HasPrefix(target, "/") {
 		target = strings.Join(parts[:i], "/") + "/" + target
 	}
-	return target + "/" + strings.Join(parts[i+1:], "/"), nil
+	if rest := parts[i+1:]; len(rest) > 0 {
+		target += "/" + strings.Join(rest, "/")
+	}
+	return target, nil
 }

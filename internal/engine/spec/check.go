@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -39,6 +40,9 @@ func Check(c *container.Config, h *container.HostConfig) error {
 		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
 	case h.AutoRemove && !h.RestartPolicy.IsNone():
 		return invalid("can't create 'AutoRemove' container with restart policy: leave out --rm or --restart")
+	}
+	if err := checkSysctls(h); err != nil {
+		return err
 	}
 	if !h.CgroupnsMode.Valid() {
 		return invalid("invalid cgroup namespace mode: %v: write host or private", h.CgroupnsMode)
@@ -107,4 +111,27 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		}
 	}
 	return ""
+}
+
+// ipcSysctls are those of an ipc namespace (ipc_namespaces(7)).
+var ipcSysctls = []string{"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"}
+
+// checkSysctls allows only what belongs to the container's own namespaces:
+// everything else is the whole machine's.
+func checkSysctls(h *container.HostConfig) error {
+	for key := range h.Sysctls {
+		name := strings.ReplaceAll(key, "/", ".")
+		switch {
+		case strings.Contains(name, "..") || strings.Trim(name, ".") != name || strings.ContainsAny(name, "\x00\n "):
+			return invalid("invalid sysctl %q: write a name such as net.core.somaxconn", key)
+		case strings.HasPrefix(name, "net."):
+			if !h.NetworkMode.IsPrivate() {
+				return invalid("sysctl %q is not allowed with --network %s: the setting is not the container's own", key, h.NetworkMode)
+			}
+		case strings.HasPrefix(name, "fs.mqueue."), slices.Contains(ipcSysctls, name):
+		default:
+			return invalid("sysctl %q is not in a separate kernel namespace: it would change the whole machine; set it on the host", key)
+		}
+	}
+	return nil
 }

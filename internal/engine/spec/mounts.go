@@ -163,12 +163,9 @@ func Points(c *container.Config, h *container.HostConfig) ([]Point, error) {
 	seen := map[string]bool{}
 	for i := range points {
 		p := &points[i]
-		if !path.IsAbs(p.Target) {
-			return nil, relative(p.Target)
-		}
-		p.Target = path.Clean(p.Target)
-		if p.Target == "/" {
-			return nil, invalid("invalid mount: destination can't be '/': mount a folder inside instead")
+		var err error
+		if p.Target, err = target(p.Target); err != nil {
+			return nil, err
 		}
 		if seen[p.Target] {
 			return nil, invalid("Duplicate mount point: %s: give each container path once", p.Target)
@@ -182,14 +179,35 @@ func Points(c *container.Config, h *container.HostConfig) ([]Point, error) {
 		}
 	}
 	for v := range c.Volumes {
-		if !path.IsAbs(v) {
-			return nil, relative(v)
+		v, err := target(v)
+		if err != nil {
+			return nil, err
 		}
-		if v = path.Clean(v); !seen[v] {
+		if !seen[v] {
 			points = append(points, Point{Type: mount.TypeVolume, Target: v})
 		}
 	}
 	return points, nil
+}
+
+// procFiles are the files of /proc that tools such as lxcfs stand in for; programs
+// rely on what all others say (runc allows the same).
+var procFiles = []string{"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
+	"/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled"}
+
+// target checks a path that something is mounted on, and cleans it.
+func target(p string) (string, error) {
+	if !path.IsAbs(p) {
+		return "", relative(p)
+	}
+	p = path.Clean(p)
+	switch {
+	case p == "/":
+		return "", invalid("invalid mount: destination can't be '/': mount a folder inside instead")
+	case p == "/proc", strings.HasPrefix(p, "/proc/") && !slices.Contains(procFiles, p):
+		return "", invalid("invalid mount: destination '%s' cannot be mounted because it is inside /proc: choose another path", p)
+	}
+	return p, nil
 }
 
 func relative(p string) error {
