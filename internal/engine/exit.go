@@ -65,23 +65,53 @@ func (e *Engine) handle(ev keeper.Event) {
 
 // exited stores a container's exit, gives back what the run had, and does
 // what comes after: --rm or the restart policy.
+//
+// The keeper acknowledges once the output is through, which a client that reads
+// slowly may hold up: the container is not locked meanwhile.
 func (e *Engine) exited(id string, exit box.Exit) error {
-	c, unlock, err := e.lock(e.ctx, id)
+	c, again, err := e.ended(id, exit)
+	if err != nil || c == nil {
+		return err
+	}
+	// A start that came before has acknowledged it, and the container runs again.
+	if err := e.o.Keeper.Forget(e.ctx, id, false); err != nil && !errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	if !again {
+		return nil
+	}
+	_, unlock, err := e.lockEntry(e.ctx, c, id)
 	if errdefs.IsNotFound(err) {
-		return e.o.Keeper.Forget(e.ctx, id, true) // removed already
+		return nil // removed meanwhile
 	}
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if r := c.latest.Load(); r.State == container.StateRestarting && c.restart == nil {
+		e.restartLater(c, r)
+	}
+	return nil
+}
+
+// ended is what exited does under the lock. A nil entry has nothing to acknowledge.
+func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error) {
+	c, unlock, err := e.lock(e.ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil, false, e.o.Keeper.Forget(e.ctx, id, true) // removed already
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
 	r := c.latest.Load()
 	if !r.running() {
 		if c.removing {
-			return nil
+			return nil, false, nil
 		}
-		return e.o.Keeper.Forget(e.ctx, id, false) // known already
+		return c, r.State == container.StateRestarting, nil // known already
 	}
-	again := e.restarts(c, r, exit)
+	again = e.restarts(c, r, exit)
 	code := exit.Code
 	r, err = e.change(c, func(r *record) {
 		r.State = container.StateExited
@@ -93,7 +123,7 @@ func (e *Engine) exited(id string, exit box.Exit) error {
 		r.PID, r.Cgroups, r.Net = 0, nil, nil
 	})
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	e.publish(r, events.ActionDie, "exitCode", strconv.Itoa(code), "execDuration", strconv.Itoa(int(r.Finished.Sub(r.Started).Seconds())))
 	if c.over != nil {
@@ -103,18 +133,12 @@ func (e *Engine) exited(id string, exit box.Exit) error {
 	e.execsEnded(id)
 	e.o.Networks.Release(id)
 	if c.removing { // who removes acknowledges the exit
-		return nil
+		return nil, false, nil
 	}
 	if r.HostConfig.AutoRemove {
-		return e.remove(c, RemoveOptions{Volumes: true})
+		return nil, false, e.remove(c, RemoveOptions{Volumes: true})
 	}
-	if err := e.o.Keeper.Forget(e.ctx, id, false); err != nil {
-		return err
-	}
-	if again {
-		e.restartLater(c, r)
-	}
-	return nil
+	return c, again, nil
 }
 
 // restarts says whether the policy starts the container again, and how long to wait.

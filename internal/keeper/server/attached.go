@@ -33,7 +33,8 @@ type attached struct {
 	keys *detachScanner
 	// file is the generation of the log that a lagging client reads, plus one;
 	// 0: it is live.
-	file atomic.Uint64
+	file  atomic.Uint64
+	first atomic.Bool // it is being sent what was in the log when it came
 
 	mu     sync.Mutex // guards the rest
 	p      *process   // nil until it has joined
@@ -87,6 +88,7 @@ func (p *process) join(a *attached) error {
 			return err
 		}
 		a.past = past
+		a.first.Store(true)
 		if a.req.Stream {
 			m := p.markLocked()
 			a.lag = &lag{mark: *m, sent: m.logged}
@@ -210,12 +212,14 @@ func (a *attached) waitSpace(leaving <-chan struct{}) {
 func (a *attached) writeLoop() {
 	defer a.close()
 	if past := a.past; past != nil {
+		defer a.first.Store(false)
 		a.past = nil
 		w := bufio.NewWriterSize(a.conn, chunkSize)
 		err := readLog(context.Background(), past, func(e *logs.Entry) error { return a.writeEntry(w, e) })
 		if err != nil || w.Flush() != nil {
 			return
 		}
+		a.first.Store(false)
 	}
 	for {
 		a.mu.Lock()
@@ -237,6 +241,9 @@ func (a *attached) writeLoop() {
 			continue
 		case lagging:
 			if err := a.catchUp(); err != nil {
+				if a.srv.isLeaving() {
+					a.srv.handover.park(a)
+				}
 				return
 			}
 			continue
@@ -273,10 +280,20 @@ func (a *attached) writeEntry(w io.Writer, e *logs.Entry) error {
 	return err
 }
 
-// catchUp sends what the log has beyond the client's place, then goes live.
+// catchUp sends what the log has beyond the client's place, then goes live. On
+// an error the place is behind all that was given to the connection or put back
+// into the queue.
 func (a *attached) catchUp() error {
 	l, p := a.lag, a.p
-	w := bufio.NewWriterSize(a.conn, chunkSize)
+	var out []byte
+	send := func() error {
+		n, err := a.conn.Write(out)
+		if err != nil {
+			a.requeue(out[n:])
+		}
+		out = out[:0]
+		return err
+	}
 	pos, err := p.log.ReadFrom(context.Background(), l.pos, func(e *logs.Entry) error {
 		i := 0
 		if e.Stream == "stderr" {
@@ -289,15 +306,22 @@ func (a *attached) catchUp() error {
 		}
 		e.Line = e.Line[max(l.sent[i]-start, 0):]
 		l.sent[i] = l.logged[i]
-		return a.writeEntry(w, e)
+		if !a.wants(i) {
+			return nil
+		}
+		if out = a.frame(out, i, e.Line); len(out) < chunkSize {
+			return nil
+		}
+		return send()
 	})
+	if err == nil && len(out) > 0 {
+		err = send()
+	}
 	if err != nil {
+		l.pos = pos
 		if errors.Is(err, logs.ErrRotatedAway) {
 			a.srv.logger.Warn("an attached client was disconnected", "container", a.req.ContainerID, "error", err)
 		}
-		return err
-	}
-	if err := w.Flush(); err != nil {
 		return err
 	}
 	l.pos = pos

@@ -17,10 +17,12 @@ type follower struct {
 	req  keeper.LogsRequest
 	conn *net.UnixConn
 
-	follows bool     // what was there has been sent
-	pos     logs.Pos // up to where, once follows
-	rest    []byte   // of a record that is sent in part
-	over    bool     // nothing more is to be sent
+	follows bool      // what was there has been sent
+	pos     logs.Pos  // up to where, once follows
+	rest    []byte    // of a record that is sent in part
+	last    time.Time // of the last record sent before follows
+	same    int       // records sent that have that time
+	over    bool      // nothing more is to be sent
 }
 
 // followState is a follower for the image that replaces this one.
@@ -30,6 +32,11 @@ type followState struct {
 	Behind  uint64 // rotations between its file and the current one
 	Offset  int64  // bytes into its file
 	Rest    []byte
+	// In the first reading, which has no place in the log: the time of the last
+	// record sent, and how many have that time.
+	First bool
+	Last  time.Time
+	Same  int
 }
 
 // follow serves a client until the log or the client ends, or the keeper is replaced.
@@ -73,13 +80,13 @@ func (f *follower) run(s *Server) {
 	q := logs.Query{Stdout: f.req.Stdout, Stderr: f.req.Stderr, Tail: f.req.Tail, Since: f.req.Since, Until: f.req.Until}
 	write := func(e *logs.Entry) error { return f.send(formatEntry(e, &f.req)) }
 	if err == nil && !f.follows {
-		f.pos, err = logs.Read(ctx, logConfig(f.req.Log), w, q, write)
+		f.pos, err = logs.Read(ctx, logConfig(f.req.Log), w, f.resumed(&q), f.firstly(write))
 		f.follows = err == nil
 	}
 	if err == nil && f.req.Follow && w != nil {
 		f.pos, err = w.Follow(ctx, f.pos, q, write)
 	}
-	if err != nil && s.isLeaving() && f.follows {
+	if err != nil && s.isLeaving() {
 		return
 	}
 	f.over = true
@@ -87,6 +94,31 @@ func (f *follower) run(s *Server) {
 		s.logger.Warn("followed logs ended early", "container", f.req.ContainerID, "error", err)
 	}
 	f.conn.CloseWrite()
+}
+
+// resumed is the query of a first reading that the image before began.
+func (f *follower) resumed(q *logs.Query) logs.Query {
+	r := *q
+	if !f.last.IsZero() {
+		r.Since, r.Tail = f.last, -1
+	}
+	return r
+}
+
+// firstly leaves out what the image before has sent, and counts what is sent.
+func (f *follower) firstly(write func(*logs.Entry) error) func(*logs.Entry) error {
+	until, skip := f.last, f.same
+	return func(e *logs.Entry) error {
+		if skip > 0 && e.Time.Equal(until) {
+			skip--
+			return nil
+		}
+		if !e.Time.Equal(f.last) {
+			f.last, f.same = e.Time, 0
+		}
+		f.same++
+		return write(e)
+	}
 }
 
 // send writes b; what a replacement cuts off is kept.
@@ -106,8 +138,12 @@ func (f *follower) send(b []byte) error {
 // hand over. The draft of a state, while all still run, has none.
 func (h *handover) follower(f *follower) (followState, bool) {
 	s := h.s
-	if !s.isLeaving() || f.over || !f.follows {
+	if !s.isLeaving() || f.over {
 		return followState{}, false
+	}
+	if !f.follows {
+		st := followState{Request: f.req, FD: connFD(f.conn), Rest: f.rest, First: true, Last: f.last, Same: f.same}
+		return st, st.FD >= 0
 	}
 	p, err := s.lookup(f.req.ContainerID, "")
 	if err != nil || p.log == nil {
@@ -123,6 +159,10 @@ func (h *handover) resumeFollow(st followState) error {
 	conn, err := keeper.FileConn(st.FD)
 	if err != nil {
 		return err
+	}
+	if st.First {
+		go h.s.follow(&follower{req: st.Request, conn: conn, rest: st.Rest, last: st.Last, same: st.Same})
+		return nil
 	}
 	p, err := h.s.lookup(st.Request.ContainerID, "")
 	if err != nil {

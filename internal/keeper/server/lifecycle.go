@@ -57,6 +57,9 @@ func (p *process) watch(pumps *sync.WaitGroup) {
 		p.srv.logger.Warn("close standard input after the exit", "error", err)
 	}
 	p.awaitCaughtUp(clients)
+	if p.srv.isLeaving() {
+		return
+	}
 	p.closeAll()
 	close(p.closed)
 }
@@ -361,6 +364,40 @@ func notFound(id string) error {
 	return keeper.Classed(errdefs.ErrNotFound, "No such container: "+id)
 }
 
+// drop takes an exited container out, once: whoever comes second waits until a
+// new run can begin.
+func (s *Server) drop(p *process) {
+	p.dropping.Lock()
+	defer p.dropping.Unlock()
+	id := p.rec.ContainerID
+	s.mu.Lock()
+	mine := s.containers[id] == p
+	s.mu.Unlock()
+	if !mine {
+		return
+	}
+	s.rt.Leave(p.rec.CgroupPaths)
+	if g, err := s.openCgroup(p.rec.CgroupPaths); err == nil {
+		if err := g.Remove(); err != nil {
+			s.logger.Warn("remove a container's cgroup", "container", id, "error", err)
+		}
+	}
+	p.mu.Lock()
+	keys := []string{p.key}
+	for _, x := range p.execs {
+		keys = append(keys, x.key)
+	}
+	p.mu.Unlock()
+	for _, k := range keys {
+		if err := s.link.del(k); err != nil {
+			s.logger.Warn("tell the holder to forget", "error", err)
+		}
+	}
+	s.mu.Lock()
+	delete(s.containers, id)
+	s.mu.Unlock()
+}
+
 // forget drops an exited container.
 func (s *Server) forget(ctx context.Context, t *keeper.Target) error {
 	id, removed := t.ContainerID, t.Removed
@@ -374,31 +411,14 @@ func (s *Server) forget(ctx context.Context, t *keeper.Target) error {
 			return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("container %s is running: stop it before it is forgotten", id))
 		}
 		exit = *e
-		select {
-		case <-p.drained:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		s.rt.Leave(p.rec.CgroupPaths)
-		if g, err := s.openCgroup(p.rec.CgroupPaths); err == nil {
-			if err := g.Remove(); err != nil {
-				s.logger.Warn("remove a container's cgroup", "container", id, "error", err)
+		if !removed { // a new run writes to the same log
+			select {
+			case <-p.drained:
+			case <-ctx.Done():
+				return ctx.Err()
 			}
 		}
-		s.mu.Lock()
-		delete(s.containers, id)
-		s.mu.Unlock()
-		p.mu.Lock()
-		keys := []string{p.key}
-		for _, x := range p.execs {
-			keys = append(keys, x.key)
-		}
-		p.mu.Unlock()
-		for _, k := range keys {
-			if err := s.link.del(k); err != nil {
-				s.logger.Warn("tell the holder to forget", "error", err)
-			}
-		}
+		s.drop(p)
 	}
 	if removed {
 		s.mu.Lock()

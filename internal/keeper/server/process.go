@@ -66,10 +66,11 @@ type process struct {
 	execs    map[string]*process
 	released bool // ready is closed
 
-	ready   chan struct{} // closed when output may be read
-	exited  chan struct{} // closed once rec.Exit is set
-	closed  chan struct{} // closed when nothing reads its log any more
-	drained chan struct{} // closed once output is flushed to log and queues
+	ready    chan struct{} // closed when output may be read
+	exited   chan struct{} // closed once rec.Exit is set
+	dropping sync.Mutex    // held while it is taken out
+	closed   chan struct{} // closed when nothing reads its log any more
+	drained  chan struct{} // closed once output is flushed to log and queues
 }
 
 func newProcess(s *Server, rec record) *process {

@@ -454,6 +454,53 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestUpgradeOfSlowClients: those who are behind go on where they were: an
+// attached client, one that follows the log, and one in its first reading.
+func TestUpgradeOfSlowClients(t *testing.T) {
+	b := newBed(t)
+	const n = 600000
+	r := b.request("slow", fmt.Sprintf("seq %d; sleep 4; exit 2", n))
+	conn := b.attach(keeper.AttachRequest{ContainerID: "slow", NextStart: true, Stdout: true, Stream: true}, "")
+	b.start(r)
+	readers := []*net.UnixConn{}
+	for _, follow := range []bool{true, false} {
+		if !follow {
+			time.Sleep(time.Second) // it has written all
+		}
+		ours, theirs, err := keeper.SocketPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		if err := b.c.Logs(b.ctx, keeper.LogsRequest{ContainerID: "slow", Log: r.Log, Stdout: true, Follow: follow, Tail: -1, Terminal: true}, theirs, nil); err != nil {
+			t.Fatal(err)
+		}
+		readers = append(readers, ours)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		time.Sleep(100 * time.Millisecond)
+		if err := b.c.Upgrade(b.ctx, exe); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := numbers(n)
+	if out, _ := demux(t, conn); string(out) != want {
+		t.Errorf("the attached client got %d bytes, want %d", len(out), len(want))
+	}
+	for i, c := range readers {
+		if got, err := io.ReadAll(c); err != nil || string(got) != want {
+			t.Errorf("reader %d of the log got %d bytes, want %d, %v", i, len(got), len(want), err)
+		}
+	}
+	if e := b.wait("slow"); e.Code != 2 {
+		t.Errorf("exit %+v", e)
+	}
+}
+
 func TestMemoryOf200(t *testing.T) {
 	b := newBed(t)
 	for i := range 200 {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/keeper"
+	"hezi/internal/logs"
 )
 
 // stateVersion is raised when an older state would be misread. A newer binary
@@ -52,6 +53,7 @@ type clientState struct {
 	Stdin   []byte // read and not yet given to the process
 	Held    int    // detach keys matched so far
 	Pending bool   // waits for a start
+	Lag     *lagState
 }
 
 type waitState struct {
@@ -150,12 +152,10 @@ func (h *handover) settle() {
 	}
 	for _, a := range clients {
 		_ = a.conn.SetReadDeadline(past)
-		a.mu.Lock()
 		wait := past
-		if a.lag != nil {
+		if a.first.Load() {
 			wait = time.Now().Add(settleTime)
 		}
-		a.mu.Unlock()
 		_ = a.conn.SetWriteDeadline(wait)
 	}
 	done := make(chan struct{})
@@ -269,7 +269,17 @@ func (a *attached) state(pending bool) (clientState, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := clientState{Request: a.req, FD: connFD(a.conn), Queue: a.queue, Stdin: a.stdin, Held: a.keys.held, Pending: pending}
-	return c, c.FD >= 0 && a.lag == nil && !a.gone
+	if l := a.lag; l != nil {
+		c.Lag = &lagState{Behind: a.p.log.End().Gen - l.pos.Gen, Offset: l.pos.Off, Logged: l.logged, Sent: l.sent}
+	}
+	return c, c.FD >= 0 && !a.gone
+}
+
+// lagState is where a client that is behind goes on in the log.
+type lagState struct {
+	Behind       uint64 // rotations between its file and the current one
+	Offset       int64  // bytes into its file
+	Logged, Sent [2]int64
 }
 
 // seal puts the state into a memfd that cannot change any more.
@@ -456,6 +466,11 @@ func (h *handover) resumeClient(c clientState) error {
 	if err != nil {
 		conn.Close()
 		return err
+	}
+	if l := c.Lag; l != nil && p.log != nil {
+		pos := logs.Pos{Gen: p.log.End().Gen - l.Behind, Off: l.Offset}
+		a.lag = &lag{mark: mark{pos: pos, logged: l.Logged}, sent: l.Sent}
+		a.file.Store(pos.Gen + 1)
 	}
 	return p.join(a)
 }
