@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -95,6 +96,7 @@ type System interface {
 	Info(ctx context.Context) (system.Info, error)
 	Version(ctx context.Context) (system.VersionResponse, error)
 	Login(ctx context.Context, auth registry.AuthConfig) (registry.AuthResponse, error)
-	// Events sends what happened since and what happens until to out, until ctx ends.
-	Events(ctx context.Context, since, until string, f Filters, out func(events.Message) error) error
+	// Events sends what happened since and what happens until to out, until ctx
+	// ends; a zero time is no bound.
+	Events(ctx context.Context, since, until time.Time, f Filters, out func(events.Message) error) error
 }

@@ -99,11 +99,14 @@ func setDefaults(o, defaults object) {
 	}
 }
 
-// summariesFor: before 1.48 there were no ImageManifestDescriptor and no
-// GwPriority; the rest is as it was in 1.24.
+// summariesFor: Health came with 1.52, ImageManifestDescriptor with 1.48,
+// annotations with 1.46; the rest is as it was in 1.24.
 func summariesFor(v apiVersion, list []container.Summary) []container.Summary {
 	list = nonNil(list)
 	for i := range list {
+		if v < 52 {
+			list[i].Health = nil
+		}
 		if v < 48 {
 			list[i].ImageManifestDescriptor = nil
 		}

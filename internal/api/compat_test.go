@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -96,9 +98,12 @@ func TestEventAndInfoShapes(t *testing.T) {
 func TestCreateOfOlderVersions(t *testing.T) {
 	raw := []byte(`{"Image":"i","MacAddress":"02:00:00:00:00:01","HostConfig":{"AutoRemove":true,"PidsLimit":-1,"Annotations":{"a":"b"}}}`)
 	for _, v := range []apiVersion{24, 39, 40, 41, 43, 51, 52, 56} {
-		r, err := createRequest(v, raw)
+		r, warnings, err := createRequest(v, raw)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if got := len(warnings) > 0; got != (v >= 52) { // the MAC address
+			t.Errorf("1.%d: %q", v, warnings)
 		}
 		h := r.HostConfig
 		if h.AutoRemove != (v >= 25) || (h.Annotations != nil) != (v >= 43) || h.PidsLimit != nil {
@@ -115,8 +120,38 @@ func TestCreateOfOlderVersions(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{`{}x`, `null`, `{"Image":1}`, `{"Image":"i","MacAddress":"nonsense"}`} {
-		if _, err := createRequest(40, []byte(bad)); statusOf(err) != 400 {
+		if _, _, err := createRequest(40, []byte(bad)); statusOf(err) != 400 {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+}
+
+// What has no effect is said; what clients send for unset fields is not.
+func TestCreateSaysWhatItIgnores(t *testing.T) {
+	r, warnings, err := createRequest(40, []byte(`{"Image":"i","Cmd":"date","entrypoint":["sh","-c"],"Capabilities":null,"Swap":7,
+		"HostConfig":{"KernelMemory":0,"KernelMemoryTCP":5,"DiskQuota":0,"memory":8000000,"PortBindings":{"80/tcp":[],"81/tcp":[{"HostPort":"1"}]}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(r.Config.Cmd, []string{"date"}) || !slices.Equal(r.Config.Entrypoint, []string{"sh", "-c"}) || r.HostConfig.Memory != 8_000_000 {
+		t.Errorf("%+v", r.Config)
+	}
+	if len(r.HostConfig.PortBindings[network.MustParsePort("80/tcp")]) != 1 {
+		t.Errorf("%v", r.HostConfig.PortBindings)
+	}
+	for i, want := range []string{"Swap ", "HostConfig.KernelMemoryTCP ", "80/tcp"} {
+		if len(warnings) != 3 || !strings.Contains(warnings[i], want) {
+			t.Fatalf("%q", warnings)
+		}
+	}
+	if _, _, err := createRequest(40, []byte(`{"Image":"i","Cmd":7}`)); statusOf(err) != 400 {
+		t.Error(err)
+	}
+}
+
+func TestSummaryShapes(t *testing.T) {
+	for _, v := range []apiVersion{24, 51, 52} {
+		list := summariesFor(v, []container.Summary{{Health: &container.HealthSummary{Status: container.NoHealthcheck}}})
+		has(t, v, shape(t, list[0]), "Health", v >= 52)
 	}
 }

@@ -61,7 +61,7 @@ func containerCreate(c *call) error {
 	if err := c.body(&raw); err != nil {
 		return err
 	}
-	req, err := createRequest(c.version, raw)
+	req, warnings, err := createRequest(c.version, raw)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func containerCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	resp.Warnings = nonNil(resp.Warnings)
+	resp.Warnings = append(nonNil(resp.Warnings), warnings...)
 	return c.writeJSON(http.StatusCreated, resp)
 }
 

@@ -3,6 +3,10 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -10,18 +14,40 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"hezi/internal/engine"
+	"hezi/internal/version"
 )
 
+// createBody is a create's body with what older versions had.
+type createBody struct {
+	container.CreateRequest
+	Cmd, Entrypoint words
+	MacAddress      string // until 1.51
+}
+
+// words are a command line: a list, or one string that is one word.
+type words []string
+
+func (w *words) UnmarshalJSON(b []byte) error {
+	var one string
+	if len(b) > 0 && b[0] == '"' {
+		err := json.Unmarshal(b, &one)
+		*w = words{one}
+		return err
+	}
+	return json.Unmarshal(b, (*[]string)(w))
+}
+
 // createRequest decodes a create's body as the asked version means it and
-// gives it the newest shape.
-func createRequest(v apiVersion, raw json.RawMessage) (engine.CreateRequest, error) {
-	var r container.CreateRequest
+// gives it the newest shape. What has no effect is a warning.
+func createRequest(v apiVersion, raw json.RawMessage) (_ engine.CreateRequest, warnings []string, _ error) {
+	var r createBody
 	if err := json.Unmarshal(raw, &r); err != nil {
-		return engine.CreateRequest{}, errBadCreate(err)
+		return engine.CreateRequest{}, nil, errBadCreate(err)
 	}
 	if r.Config == nil {
-		return engine.CreateRequest{}, errdefs.ErrInvalidArgument.WithMessage("config cannot be empty in order to create a container")
+		return engine.CreateRequest{}, nil, errdefs.ErrInvalidArgument.WithMessage("config cannot be empty in order to create a container")
 	}
+	r.Config.Cmd, r.Config.Entrypoint = r.Cmd, r.Entrypoint
 	if r.HostConfig == nil {
 		r.HostConfig = &container.HostConfig{}
 	}
@@ -31,21 +57,89 @@ func createRequest(v apiVersion, raw json.RawMessage) (engine.CreateRequest, err
 	if r.NetworkingConfig.EndpointsConfig == nil {
 		r.NetworkingConfig.EndpointsConfig = map[string]*network.EndpointSettings{}
 	}
-	var old struct{ MacAddress string }
-	if err := json.Unmarshal(raw, &old); err != nil {
-		return engine.CreateRequest{}, errBadCreate(err)
+	warnings, err := unknownFields(v, raw)
+	if err != nil {
+		return engine.CreateRequest{}, nil, errBadCreate(err)
 	}
+	warnings = append(warnings, fillBindings(r.HostConfig)...)
 	olderHostConfig(v, r.HostConfig)
 	olderEndpoints(v, r.NetworkingConfig)
 	if v < 44 && r.Config.Healthcheck != nil {
 		r.Config.Healthcheck.StartInterval = 0
 	}
-	if old.MacAddress != "" && v < 52 {
-		if err := containerMAC(&r, old.MacAddress); err != nil {
-			return engine.CreateRequest{}, err
+	if r.MacAddress != "" && v < 52 {
+		if err := containerMAC(&r.CreateRequest, r.MacAddress); err != nil {
+			return engine.CreateRequest{}, nil, err
 		}
 	}
-	return engine.CreateRequest{Config: r.Config, HostConfig: r.HostConfig, Networking: r.NetworkingConfig}, nil
+	return engine.CreateRequest{Config: r.Config, HostConfig: r.HostConfig, Networking: r.NetworkingConfig}, warnings, nil
+}
+
+// unknownFields warns of settings that the API has not, or has no longer: they
+// are tolerated, as Docker tolerates them, but not in silence.
+func unknownFields(v apiVersion, raw json.RawMessage) ([]string, error) {
+	var top, host map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &top); err != nil {
+		return nil, err
+	}
+	known := fieldNames(reflect.TypeFor[container.CreateRequest]())
+	known["macaddress"] = v < 52
+	warnings := unknownIn("", top, known)
+	for key, value := range top {
+		if !strings.EqualFold(key, "HostConfig") {
+			continue
+		}
+		if err := json.Unmarshal(value, &host); err != nil {
+			return nil, err
+		}
+		warnings = append(warnings, unknownIn("HostConfig.", host, fieldNames(reflect.TypeFor[container.HostConfig]()))...)
+	}
+	return warnings, nil
+}
+
+func unknownIn(prefix string, fields map[string]json.RawMessage, known map[string]bool) (warnings []string) {
+	for _, key := range slices.Sorted(maps.Keys(fields)) {
+		switch string(fields[key]) {
+		case "null", "false", "0", `""`, "[]", "{}": // what clients of older versions send for what is not set
+			continue
+		}
+		if !known[strings.ToLower(key)] {
+			warnings = append(warnings, fmt.Sprintf("%s%s is no setting of API version %s and has no effect", prefix, key, version.API))
+		}
+	}
+	return warnings
+}
+
+// fieldNames are the JSON names of a struct, in small letters.
+func fieldNames(t reflect.Type) map[string]bool {
+	names := map[string]bool{}
+	for f := range t.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch inner := f.Type; {
+		case f.Anonymous && name == "":
+			if inner.Kind() == reflect.Pointer {
+				inner = inner.Elem()
+			}
+			maps.Copy(names, fieldNames(inner))
+		case name != "":
+			names[strings.ToLower(name)] = true
+		default:
+			names[strings.ToLower(f.Name)] = true
+		}
+	}
+	return names
+}
+
+// fillBindings lets an empty list of bindings be any port of the host, as
+// Docker does with a warning since 1.52.
+func fillBindings(h *container.HostConfig) (warnings []string) {
+	for port, list := range h.PortBindings {
+		if len(list) == 0 {
+			h.PortBindings[port] = []network.PortBinding{{}}
+			warnings = append(warnings, fmt.Sprintf("Following container port(s) have an empty list of port-bindings: %s. It is published on any free port; say so with an empty HostPort.", port))
+		}
+	}
+	return warnings
 }
 
 // olderHostConfig ignores what a version did not have yet, and sets what it
@@ -83,8 +177,8 @@ func olderMount(v apiVersion, m *mount.Mount) {
 			b.CreateMountpoint = false
 		}
 		if v < 44 {
-			b.ReadOnlyNonRecursive = m.ReadOnly
-			b.ReadOnlyForceRecursive = false
+			// Read-only was not recursive then; here it always is, which is stricter.
+			b.ReadOnlyNonRecursive, b.ReadOnlyForceRecursive = false, false
 		}
 	}
 	if m.VolumeOptions != nil && v < 45 {

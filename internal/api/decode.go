@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"mime"
 	"net/http"
 	"net/url"
@@ -111,6 +112,17 @@ func (c *call) size() (h, w uint16, err error) {
 	return h, w, nil
 }
 
+// consoleSize is the height and width of a body, which came with 1.42.
+func (c *call) consoleSize(size *[2]uint) (h, w uint, err error) {
+	if size == nil || c.version < 42 {
+		return 0, 0, nil
+	}
+	if size[0] > math.MaxUint16 || size[1] > math.MaxUint16 {
+		return 0, 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid console size %v: a height and a width from 0 to 65535 are needed", *size))
+	}
+	return size[0], size[1], nil
+}
+
 // filters reads the parameter in both of Docker's forms: a map of maps, and
 // the older map of lists.
 func (c *call) filters() (Filters, error) {
@@ -137,9 +149,9 @@ func (c *call) filters() (Filters, error) {
 	return f, nil
 }
 
-// timestamp reads Docker's seconds[.nanoseconds]; "" and "0" are the zero time.
+// timestamp reads Docker's seconds[.nanoseconds]; "" is the zero time.
 func timestamp(s string) (time.Time, error) {
-	if s == "" || s == "0" {
+	if s == "" {
 		return time.Time{}, nil
 	}
 	sec, frac, _ := strings.Cut(s, ".")

@@ -20,6 +20,7 @@ var execRoutes = []route{
 // execCreateRequest is Docker's with what Hezi adds to it.
 type execCreateRequest struct {
 	container.ExecCreateRequest
+	Cmd              words
 	KillOnDisconnect bool
 }
 
@@ -37,8 +38,9 @@ func execCreate(c *call) error {
 		Stdin: r.AttachStdin, Stdout: r.AttachStdout, Stderr: r.AttachStderr,
 		DetachKeys: r.DetachKeys, KillOnDisconnect: r.KillOnDisconnect,
 	}
-	if r.ConsoleSize != nil && c.version >= 42 {
-		conf.ConsoleHeight, conf.ConsoleWidth = r.ConsoleSize[0], r.ConsoleSize[1]
+	var err error
+	if conf.ConsoleHeight, conf.ConsoleWidth, err = c.consoleSize(r.ConsoleSize); err != nil {
+		return err
 	}
 	id, err := c.backend.Execs.ExecCreate(c.lasting(), c.arg, conf)
 	if err != nil {
@@ -52,21 +54,20 @@ func execStart(c *call) error {
 	if err := c.optionalBody(&r); err != nil {
 		return err
 	}
-	ex, err := c.backend.Execs.ExecInspect(c.ctx(), c.arg)
-	if err != nil {
+	if _, err := c.backend.Execs.ExecInspect(c.ctx(), c.arg); err != nil {
 		return err
 	}
 	o := engine.ExecStartOptions{Detach: r.Detach, Tty: r.Tty}
-	if r.ConsoleSize != nil && c.version >= 42 {
-		o.ConsoleHeight, o.ConsoleWidth = r.ConsoleSize[0], r.ConsoleSize[1]
+	var err error
+	if o.ConsoleHeight, o.ConsoleWidth, err = c.consoleSize(r.ConsoleSize); err != nil {
+		return err
 	}
 	if r.Detach {
 		return c.ok(c.backend.Execs.ExecStart(c.lasting(), c.arg, o, nil))
 	}
-	terminal := ex.ProcessConfig != nil && ex.ProcessConfig.Tty
-	kind := c.streamType(terminal)
+	kind := c.streamType(r.Tty)
 	if err := c.backend.Execs.ExecStart(c.lasting(), c.arg, o, c.hijackStream(kind)); err != nil {
-		return c.streamError(terminal, kind, err)
+		return c.streamError(r.Tty, kind, err)
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ var swarmRoutes = []route{
 
 // noPlugins refuses Docker's managed plugins.
 func noPlugins(*call) error {
-	return errdefs.ErrNotImplemented.WithMessage("this engine has no managed plugins: what Docker's plugins add is built in or done by programs beside the engine")
+	return errdefs.ErrNotImplemented.WithMessage("managed plugins are not supported by this engine: what Docker's plugins add is built in or done by programs beside the engine")
 }
 
 var pluginRoutes = []route{

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types"
@@ -51,13 +52,21 @@ func (c *call) logsOptions() (o engine.LogsOptions, err error) {
 	if n, err := c.number("tail"); err == nil && n != nil && *n >= 0 {
 		o.Tail = *n
 	}
-	if o.Since, err = timestamp(c.get("since")); err != nil {
+	if o.Since, err = logTime(c.get("since")); err != nil {
 		return o, invalid("invalid value for \"since\"", err)
 	}
-	if o.Until, err = timestamp(c.get("until")); err != nil {
+	if o.Until, err = logTime(c.get("until")); err != nil {
 		return o, invalid("invalid value for \"until\"", err)
 	}
 	return o, nil
+}
+
+// logTime is timestamp where Docker takes "0" for none.
+func logTime(s string) (time.Time, error) {
+	if s == "0" {
+		return time.Time{}, nil
+	}
+	return timestamp(s)
 }
 
 // containerWait answers with headers at once: clients create, wait and then

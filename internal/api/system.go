@@ -3,12 +3,15 @@ package api
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/http/pprof"
 	"strings"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/registry"
@@ -77,21 +80,50 @@ func systemEvents(c *call) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"since", "until"} {
-		if _, err := timestamp(c.get(name)); err != nil {
-			return invalid(name, err)
-		}
+	since, until, err := c.eventTimes()
+	if err != nil {
+		return err
+	}
+	if err := checkEventFilters(f); err != nil {
+		return err
 	}
 	prefix := c.beginEvents()
 	ctx, cancel := c.streaming()
 	defer cancel()
-	err = c.backend.System.Events(ctx, c.get("since"), c.get("until"), f, func(m events.Message) error {
+	err = c.backend.System.Events(ctx, since, until, f, func(m events.Message) error {
 		return c.sendEvent(prefix, m)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil
 	}
 	return err
+}
+
+// eventTimes are the bounds of GET /events.
+func (c *call) eventTimes() (since, until time.Time, err error) {
+	if since, err = timestamp(c.get("since")); err != nil {
+		return since, until, invalid("since", err)
+	}
+	if until, err = timestamp(c.get("until")); err != nil {
+		return since, until, invalid("until", err)
+	}
+	if !until.IsZero() && until.Before(since) {
+		err = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("`since` time (%s) cannot be after `until` time (%s)", c.get("since"), c.get("until")))
+	}
+	return since, until, err
+}
+
+// checkEventFilters refuses a key that nothing matches: the client would wait
+// for ever.
+func checkEventFilters(f Filters) error {
+	for key := range f {
+		switch key {
+		case "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret", "service", "type", "volume":
+		default:
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid filter '%s'", key))
+		}
+	}
+	return nil
 }
 
 // beginEvents sends the headers, for which following clients wait.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/moby/moby/api/types/events"
 
@@ -42,12 +43,12 @@ func (r *rooms) close() error {
 // eventSource is what /events and /info need of the events room.
 type eventSource interface {
 	// Follow sends what happened since and what happens until to out, until ctx ends.
-	Follow(ctx context.Context, since, until string, f api.Filters, out func(events.Message) error) error
+	Follow(ctx context.Context, since, until time.Time, f api.Filters, out func(events.Message) error) error
 	// Listeners counts those who follow now.
 	Listeners() int
 }
 
 // Events answers GET /events.
-func (s *systemRoom) Events(ctx context.Context, since, until string, f api.Filters, out func(events.Message) error) error {
+func (s *systemRoom) Events(ctx context.Context, since, until time.Time, f api.Filters, out func(events.Message) error) error {
 	return s.events.Follow(ctx, since, until, f, out)
 }

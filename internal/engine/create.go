@@ -6,7 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -17,6 +21,8 @@ import (
 	"github.com/moby/moby/api/types/volume"
 
 	"hezi/internal/engine/spec"
+	hostnet "hezi/internal/network"
+	"hezi/internal/network/hostfiles"
 )
 
 // Create makes a container's record, its volumes and the hold on its image.
@@ -35,7 +41,13 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
+	if err := e.checkHost(host); err != nil {
+		return container.CreateResponse{}, err
+	}
 	img, err := e.o.Images.Resolve(ctx, q.Config.Image, q.Platform)
+	if name, _, ok := strings.Cut(q.Config.Image, "="); ok && name != "" && errdefs.IsInvalidArgument(err) {
+		err = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%v: for an environment variable write -e %s before the image", err, q.Config.Image))
+	}
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
@@ -142,6 +154,81 @@ func (e *Engine) complete(h *container.HostConfig) {
 	}
 }
 
+// checkHost refuses what this host cannot give, before anything is made.
+func (e *Engine) checkHost(h *container.HostConfig) error {
+	for p, list := range h.PortBindings {
+		for _, b := range list {
+			if _, _, _, err := hostnet.CheckBinding(p, b); err != nil {
+				return err
+			}
+		}
+	}
+	gateway := e.o.Defaults.HostGateway
+	if !gateway.IsValid() {
+		gateway = e.o.Networks.Gateway()
+	}
+	if _, err := hostfiles.Hosts(netip.Addr{}, "", "", nil, h.ExtraHosts, gateway); err != nil {
+		return err
+	}
+	for _, set := range []struct{ asked, file, what string }{
+		{h.CpusetCpus, "/sys/devices/system/cpu/online", "CPUs"},
+		{h.CpusetMems, "/sys/devices/system/node/online", "memory nodes"},
+	} {
+		if err := checkSet(set.asked, set.file, set.what); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSet compares a list such as 0-3,5 with the one that a file of the kernel has.
+func checkSet(asked, file, what string) error {
+	if asked == "" {
+		return nil
+	}
+	want, err := parseSet(asked)
+	if err != nil {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Invalid value %s for the set of %s: write a list such as 0-1 or 0,2", asked, what))
+	}
+	b, err := os.ReadFile(file)
+	if err != nil { // the kernel says so when it does not have them
+		return nil
+	}
+	text := strings.TrimSpace(string(b))
+	have, err := parseSet(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	for _, n := range want {
+		if !slices.Contains(have, n) {
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Requested %s are not available - requested %s, available: %s", what, asked, text))
+		}
+	}
+	return nil
+}
+
+// parseSet reads the kernel's lists of numbers (cpuset(7)).
+func parseSet(s string) (list []int, err error) {
+	for part := range strings.SplitSeq(s, ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		if !isRange {
+			to = from
+		}
+		first, err := strconv.ParseUint(from, 10, 13)
+		if err != nil {
+			return nil, err
+		}
+		last, err := strconv.ParseUint(to, 10, 13)
+		if err != nil {
+			return nil, err
+		}
+		for n := first; n <= last; n++ {
+			list = append(list, int(n))
+		}
+	}
+	return list, nil
+}
+
 // hostname is the first part of the id, the host's in the host's network, and
 // the other container's in another's.
 func (e *Engine) hostname(r *record) error {
@@ -152,7 +239,7 @@ func (e *Engine) hostname(r *record) error {
 			return errdefs.ErrInvalidArgument.WithMessage("conflicting options: hostname and the network mode: a container that joins another's network has its name")
 		}
 		ref := mode.ConnectedContainer()
-		o, err := e.find(ref)
+		o, err := e.entry(ref)
 		if err != nil { // not the class of a missing image, which clients would pull
 			return errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}

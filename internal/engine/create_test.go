@@ -2,11 +2,16 @@ package engine
 
 import (
 	"context"
+	"net/netip"
 	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/events"
@@ -20,6 +25,9 @@ import (
 type fakeImages struct{ pins map[string]bool }
 
 func (f *fakeImages) Resolve(_ context.Context, ref string, _ *ocispec.Platform) (*image.Image, error) {
+	if strings.Contains(ref, "=") {
+		return nil, errdefs.ErrInvalidArgument.WithMessage("invalid reference format")
+	}
 	if ref != "busybox" {
 		return nil, errdefs.ErrNotFound.WithMessage("No such image: " + ref)
 	}
@@ -60,7 +68,7 @@ func TestCreateSurvivesAndUndoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	img := &fakeImages{pins: map[string]bool{}}
-	o := Options{DataRoot: data, ExecRoot: run, Store: db, Images: img, Volumes: vols, Events: events.New(), Layers: fakeLayers{}}
+	o := Options{DataRoot: data, ExecRoot: run, Store: db, Images: img, Volumes: vols, Events: events.New(), Layers: fakeLayers{}, Networks: namedNetworks{}}
 	e, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -75,9 +83,25 @@ func TestCreateSurvivesAndUndoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	bad := &container.HostConfig{Binds: []string{"/fine", "-:/x"}}
-	if _, err := e.Create(ctx, CreateRequest{Name: "bad", Config: config, HostConfig: bad}); !errdefs.IsInvalidArgument(err) {
-		t.Fatal(err)
+	bind := func(port string, b network.PortBinding) network.PortMap {
+		return network.PortMap{network.MustParsePort(port): {b}}
+	}
+	for want, bad := range map[string]*container.HostConfig{
+		"volume name":                                       {Binds: []string{"/fine", "-:/x"}},
+		"invalid host port \"99999\" for 80/tcp":            {PortBindings: bind("80/tcp", network.PortBinding{HostPort: "99999"})},
+		"only tcp and udp can be published":                 {PortBindings: bind("80/sctp", network.PortBinding{})},
+		"IPv6 address":                                      {PortBindings: bind("80/tcp", network.PortBinding{HostIP: netip.IPv6Loopback()})},
+		"bad format for add-host":                           {ExtraHosts: []string{"x"}},
+		"Requested CPUs are not available - requested 4000": {Resources: container.Resources{CpusetCpus: "4000"}},
+		"write a list such as 0-1":                          {Resources: container.Resources{CpusetCpus: "all"}},
+	} {
+		_, err := e.Create(ctx, CreateRequest{Name: "bad", Config: config, HostConfig: bad})
+		if !errdefs.IsInvalidArgument(err) && !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	if _, err := e.Create(ctx, CreateRequest{Config: &container.Config{Image: "A=b"}}); err == nil || !strings.Contains(err.Error(), "write -e A=b") {
+		t.Error(err)
 	}
 	if list, _ := vols.List(ctx, nil); len(list) != 1 || len(img.pins) != 2 {
 		t.Fatalf("%d volumes and %d pins are left", len(list), len(img.pins))
@@ -95,5 +119,27 @@ func TestCreateSurvivesAndUndoes(t *testing.T) {
 	}
 	if _, err := e.names.resolve("bad"); err == nil {
 		t.Error("a failed create left its name")
+	}
+}
+
+// Every setting of an endpoint is honoured or refused, but what only tells
+// about one that exists: clients send back what inspect gave them.
+func TestNoEndpointSettingIsIgnored(t *testing.T) {
+	told := []string{"NetworkID", "EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "DNSNames"}
+	refused := network.EndpointSettings{
+		IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: netip.IPv4Unspecified()}, Links: []string{"a"}, Aliases: []string{"a"},
+		DriverOpts: map[string]string{"a": "b"}, GwPriority: 1, MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 1},
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[network.EndpointSettings]()) {
+		s := &network.EndpointSettings{}
+		reflect.ValueOf(s).Elem().FieldByIndex(f.Index).Set(reflect.ValueOf(refused).FieldByIndex(f.Index))
+		zero := reflect.ValueOf(s).Elem().IsZero()
+		mac, err := checkNetworking(&network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{"bridge": s}}, &container.HostConfig{})
+		switch {
+		case zero && !slices.Contains(told, f.Name):
+			t.Errorf("nothing says what %s does", f.Name)
+		case !zero && err == nil && mac == "":
+			t.Errorf("%s is ignored", f.Name)
+		}
 	}
 }

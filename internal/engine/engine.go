@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -147,6 +149,7 @@ type entry struct {
 	restart  *time.Timer   // the restart that is due
 	backoff  time.Duration // before the next restart
 	removing bool          // a removal acknowledges the exit to the keeper
+	again    int           // restarts under way: --rm does not remove the container
 }
 
 // records is what the engine's parts share: the rooms, and all containers.
@@ -185,8 +188,39 @@ func newEngine(o Options) *Engine {
 	return &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, launcher: launcher{r}}
 }
 
-// find gives a container's entry.
+// find gives the entry of a container for a client: settled.
 func (e *records) find(ref string) (*entry, error) {
+	c, err := e.entry(ref)
+	if err != nil {
+		return nil, err
+	}
+	e.settle(c)
+	if c.latest.Load().State == container.StateRemoving {
+		return nil, notFound(ref)
+	}
+	return c, nil
+}
+
+// settleWait bounds how long a client waits for an exit to be stored.
+const settleWait = time.Second
+
+// settle waits for exits that the keeper has answered and that are not stored
+// yet: whoever has seen a container end finds it ended.
+func (e *records) settle(list ...*entry) {
+	deadline := time.Now().Add(settleWait)
+	for _, c := range list {
+		r := c.latest.Load()
+		for next := r; next.running() && next.PID == r.PID && r.PID != 0 && exited(r.PID); next = c.latest.Load() {
+			if e.ctx.Err() != nil || time.Now().After(deadline) {
+				break
+			}
+			time.Sleep(200 * time.Microsecond)
+		}
+	}
+}
+
+// entry finds a container as it is known now.
+func (e *records) entry(ref string) (*entry, error) {
 	id, err := e.names.resolve(ref)
 	if err != nil {
 		return nil, err
@@ -201,15 +235,27 @@ func (e *records) find(ref string) (*entry, error) {
 
 func notFound(ref string) error { return errdefs.ErrNotFound.WithMessage("No such container: " + ref) }
 
-// all are the latest records of all containers, in no order.
-func (e *records) all() []*record {
+// entries are all containers, in no order.
+func (e *records) entries() []*entry {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	list := make([]*record, 0, len(e.boxes))
-	for _, c := range e.boxes {
-		list = append(list, c.latest.Load())
+	return slices.Collect(maps.Values(e.boxes))
+}
+
+// all are the latest records of all containers, in no order.
+func (e *records) all() []*record {
+	list := e.entries()
+	records := make([]*record, len(list))
+	for i, c := range list {
+		records[i] = c.latest.Load()
 	}
-	return list
+	return records
+}
+
+// settled is all for a client.
+func (e *records) settled() []*record {
+	e.settle(e.entries()...)
+	return slices.DeleteFunc(e.all(), func(r *record) bool { return r.State == container.StateRemoving })
 }
 
 // lock finds a container and waits for its turn to be changed.
@@ -219,6 +265,15 @@ func (e *records) lock(ctx context.Context, ref string) (*entry, func(), error) 
 		return nil, nil, err
 	}
 	return e.lockEntry(ctx, c, ref)
+}
+
+// lockKnown is lock for the engine itself.
+func (e *records) lockKnown(ctx context.Context, id string) (*entry, func(), error) {
+	c, err := e.entry(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return e.lockEntry(ctx, c, id)
 }
 
 func (e *records) lockEntry(ctx context.Context, c *entry, ref string) (*entry, func(), error) {
@@ -251,10 +306,9 @@ func (e *records) change(c *entry, f func(*record)) (*record, error) {
 }
 
 func (e *records) publish(r *record, action events.Action, pairs ...string) {
-	attr := map[string]string{"image": r.Config.Image, "name": r.Name}
-	for k, v := range r.Config.Labels {
-		attr[k] = v
-	}
+	attr := map[string]string{}
+	maps.Copy(attr, r.Config.Labels)
+	attr["image"], attr["name"] = r.Config.Image, r.Name // whatever the labels are called
 	for i := 0; i+1 < len(pairs); i += 2 {
 		attr[pairs[i]] = pairs[i+1]
 	}

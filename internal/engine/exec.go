@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/sys/signal"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
 	"hezi/internal/engine/spec"
@@ -264,8 +266,8 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 		return nil
 	}
 	a := keeper.AttachRequest{ContainerID: r.ID, ExecID: id, Stdin: v.Config.Stdin, Stdout: v.Config.Stdout, Stderr: v.Config.Stderr,
-		Stream: true, DetachKeys: keys, Starter: true, Terminal: v.Config.Tty}
-	return e.handOver(hijack, func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
+		Stream: true, DetachKeys: keys, Starter: true, Terminal: o.Tty}
+	return e.handOver(readFirst(hijack), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
 }
 
 // execBegan notes the process, unless its end came first.
@@ -336,7 +338,7 @@ func (e *Execs) execExited(containerID, id string, exit box.Exit) {
 			e.o.Log.Warn("store an exec's end", "error", err)
 			return
 		}
-		if c, err := e.find(containerID); err == nil {
+		if c, err := e.entry(containerID); err == nil {
 			e.publishExec(c.latest.Load(), v, events.ActionExecDie, "exitCode", strconv.Itoa(exit.Code))
 		}
 	}
@@ -363,9 +365,9 @@ func (e *Execs) execsEnded(containerID string) {
 	}
 }
 
-// settled is an exec as the keeper knows it: a client asks for the exit code as
+// seen is an exec as the keeper knows it: a client asks for the exit code as
 // soon as its stream has ended, which may be before the keeper's event is here.
-func (e *Execs) settled(ctx context.Context, id string) (*execution, error) {
+func (e *Execs) seen(ctx context.Context, id string) (*execution, error) {
 	const patience = 10 // times 300 µs
 	for range patience {
 		v, err := e.index.get(id)
@@ -395,7 +397,7 @@ func (e *Execs) settled(ctx context.Context, id string) (*execution, error) {
 func exited(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return true
+		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 	}
 	_, after, ok := bytes.Cut(b, []byte(") "))
 	return ok && len(after) > 0 && (after[0] == 'Z' || after[0] == 'X')
@@ -403,7 +405,7 @@ func exited(pid int) bool {
 
 // ExecInspect tells about an exec.
 func (e *Execs) ExecInspect(ctx context.Context, id string) (container.ExecInspectResponse, error) {
-	v, err := e.settled(ctx, id)
+	v, err := e.seen(ctx, id)
 	if err != nil {
 		return container.ExecInspectResponse{}, err
 	}

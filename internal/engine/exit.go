@@ -53,11 +53,11 @@ func (e *Engine) handle(ev keeper.Event) {
 			}
 		}
 	case keeper.EventOOM:
-		if c, err := e.find(ev.ContainerID); err == nil {
+		if c, err := e.entry(ev.ContainerID); err == nil {
 			e.publish(c.latest.Load(), events.ActionOOM)
 		}
 	case keeper.EventDetach:
-		if c, err := e.find(ev.ContainerID); err == nil {
+		if c, err := e.entry(ev.ContainerID); err == nil {
 			e.publish(c.latest.Load(), events.ActionDetach)
 		}
 	}
@@ -96,7 +96,7 @@ func (e *Engine) exited(id string, exit box.Exit) error {
 
 // ended is what exited does under the lock. A nil entry has nothing to acknowledge.
 func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error) {
-	c, unlock, err := e.lock(e.ctx, id)
+	c, unlock, err := e.lockKnown(e.ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil, false, e.o.Keeper.Forget(e.ctx, id, true) // removed already
 	}
@@ -135,7 +135,7 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 	if c.removing { // who removes acknowledges the exit
 		return nil, false, nil
 	}
-	if r.HostConfig.AutoRemove {
+	if r.HostConfig.AutoRemove && c.again == 0 {
 		return nil, false, e.remove(c, RemoveOptions{Volumes: true})
 	}
 	return c, again, nil

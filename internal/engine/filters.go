@@ -218,7 +218,7 @@ func mapKeys(m map[string]bool) []string {
 func (q query) orderCondition(key string, values map[string]bool) (condition, error) {
 	var marks []*record
 	for v := range values {
-		c, err := q.e.find(v)
+		c, err := q.e.entry(v)
 		if err != nil {
 			return nil, err
 		}

@@ -63,7 +63,7 @@ func (q query) filesOwner(r *record) *record {
 	if !r.HostConfig.NetworkMode.IsContainer() {
 		return r
 	}
-	c, err := q.e.find(r.HostConfig.NetworkMode.ConnectedContainer())
+	c, err := q.e.entry(r.HostConfig.NetworkMode.ConnectedContainer())
 	if err != nil {
 		return nil
 	}

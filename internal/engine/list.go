@@ -32,7 +32,7 @@ func (e *Engine) List(ctx context.Context, o ListOptions) ([]container.Summary, 
 		return nil, err
 	}
 	all := o.All || o.Limit > 0 || len(o.Filters["status"]) > 0
-	records := slices.DeleteFunc(e.all(), func(r *record) bool {
+	records := slices.DeleteFunc(e.settled(), func(r *record) bool {
 		return !all && !r.alive() || slices.ContainsFunc(conditions, func(ok condition) bool { return !ok(r) })
 	})
 	slices.SortFunc(records, newestFirst)

@@ -20,7 +20,7 @@ func (e *Engine) PruneContainers(ctx context.Context, f map[string]map[string]bo
 	if err != nil {
 		return report, err
 	}
-	records := e.all()
+	records := e.settled()
 	slices.SortFunc(records, newestFirst)
 	for _, r := range records {
 		if ctx.Err() != nil {
@@ -37,7 +37,7 @@ func (e *Engine) PruneContainers(ctx context.Context, f map[string]map[string]bo
 			continue // somebody else removed it
 		} else if err != nil {
 			e.o.Log.Warn("a container was not pruned, or something of it is left", "container", r.ID, "error", err)
-			if _, err := e.find(r.ID); err == nil {
+			if _, err := e.entry(r.ID); err == nil {
 				continue
 			}
 		}

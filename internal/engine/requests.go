@@ -71,6 +71,6 @@ type ExecConfig struct {
 // ExecStartOptions of POST /exec/{id}/start.
 type ExecStartOptions struct {
 	Detach                      bool
-	Tty                         bool
+	Tty                         bool // the client reads a raw stream, not frames
 	ConsoleHeight, ConsoleWidth uint
 }

@@ -29,13 +29,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 	for _, s := range list {
 		known[s.ID] = s
 	}
-	e.mu.RLock()
-	entries := make([]*entry, 0, len(e.boxes))
-	for _, c := range e.boxes {
-		entries = append(entries, c)
-	}
-	e.mu.RUnlock()
-	for _, c := range entries {
+	for _, c := range e.entries() {
 		s, ok := known[c.latest.Load().ID]
 		delete(known, s.ID)
 		if err := e.restore(ctx, c, s, ok); err != nil {
@@ -126,7 +120,7 @@ func (r *record) due() bool {
 }
 
 func (e *Engine) startAgain(r *record) {
-	c, unlock, err := e.lock(e.ctx, r.ID)
+	c, unlock, err := e.lockKnown(e.ctx, r.ID)
 	if err != nil {
 		return
 	}
@@ -241,10 +235,12 @@ func (e *Engine) Close() error {
 
 // ImageUsers are the ids of the containers that were made from an image.
 func (e *records) ImageUsers(id string) (running, stopped []string) {
-	for _, r := range e.all() {
-		if r.ImageID != id {
+	for _, c := range e.entries() {
+		if c.latest.Load().ImageID != id {
 			continue
 		}
+		e.settle(c)
+		r := c.latest.Load()
 		if r.running() || r.State == container.StateRestarting {
 			running = append(running, r.ID)
 		} else {

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -89,7 +90,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 	return failed
 }
 
-// failure gives a failed start its exit code and the hints for what is often meant.
+// failure gives a failed start its exit code and its class.
 func failure(r *record, err error) *StartError {
 	s := &StartError{Container: r.ID, Exit: 125, Err: err}
 	var b *box.Error
@@ -101,18 +102,11 @@ func failure(r *record, err error) *StartError {
 		s.Exit = 125
 	}
 	msg := "failed to create task for container: " + b.Message
-	program := ""
-	if args := append(r.Config.Entrypoint[:len(r.Config.Entrypoint):len(r.Config.Entrypoint)], r.Config.Cmd...); len(args) > 0 {
-		program = args[0]
-	}
-	if s.Exit == 127 && strings.HasPrefix(program, "-") {
-		msg += fmt.Sprintf(": %q stands after the image's name, so it was taken for the program: options go before the image", program)
-	}
 	class := errdefs.ErrInternal.WithMessage(msg)
 	if s.Exit == 126 || s.Exit == 127 || b.Step == box.StepUser || b.Step == box.StepCwd || b.Step == box.StepSysctl {
 		class = errdefs.ErrInvalidArgument.WithMessage(msg)
 	}
-	s.Err = errors.Join(class)
+	s.Err = class
 	return s
 }
 
@@ -154,6 +148,14 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		return none, err
 	}
 	w := e.o.Layers.Get(r.ID)
+	if r.HostConfig.AutoRemove && !r.Started.IsZero() {
+		// The kernel marks a layer that was mounted volatile, since a crash may have
+		// spoiled it, and refuses it then; the machine has not crashed since, or this
+		// container would be gone (filesystems/overlayfs, "Volatile mount").
+		if err := os.RemoveAll(filepath.Join(w.Work, "work", "incompat", "volatile")); err != nil {
+			return none, fmt.Errorf("the container's writable layer: %w", err)
+		}
+	}
 	in := spec.Input{
 		ID: r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: append(files, mounts...), Net: ns, CgroupParent: e.o.CgroupParent,
 		Root: box.Root{Overlay: &box.Overlay{Lower: append(slices.Clip(root.Lower), e.o.Layers.Base()), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
@@ -213,7 +215,7 @@ func (e launcher) join(ctx context.Context, r *record) (box.Namespace, *network.
 // joined is the container whose network a container uses.
 func (e launcher) joined(r *record) (*record, error) {
 	ref := r.HostConfig.NetworkMode.ConnectedContainer()
-	c, err := e.find(ref)
+	c, err := e.entry(ref)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -267,20 +268,45 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	return err
 }
 
-// Restart stops a container that runs and starts it.
+// Restart stops a container that runs and starts it. A container of --rm
+// stays in between.
 func (e *Engine) Restart(ctx context.Context, ref string, o StopOptions) error {
-	c, err := e.find(ref)
+	c, unlock, err := e.lock(ctx, ref)
 	if err != nil {
 		return err
 	}
 	id := c.latest.Load().ID
-	if err := e.Stop(ctx, id, o); err != nil && !errdefs.IsNotModified(err) {
-		return err
+	c.again++
+	unlock()
+	err = e.Stop(ctx, id, o)
+	if err == nil || errdefs.IsNotModified(err) {
+		err = e.Start(ctx, id)
 	}
-	if err := e.Start(ctx, id); err != nil && !errdefs.IsNotModified(err) {
+	if errdefs.IsNotModified(err) {
+		err = nil
+	}
+	if err := errors.Join(err, e.restarted(c, id)); err != nil {
 		return err
 	}
 	e.publish(c.latest.Load(), events.ActionRestart)
+	return nil
+}
+
+// restarted ends what Restart began: a container of --rm that it stopped and
+// could not start again goes.
+func (e *Engine) restarted(c *entry, id string) error {
+	_, unlock, err := e.lockEntry(e.ctx, c, id)
+	if errdefs.IsNotFound(err) {
+		return nil // the start that failed removed it, or somebody else
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c.again--
+	if r := c.latest.Load(); c.again == 0 && r.HostConfig.AutoRemove && r.State == container.StateExited {
+		return e.remove(c, RemoveOptions{Volumes: true})
+	}
 	return nil
 }
 

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/term"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/keeper"
 )
@@ -41,6 +43,36 @@ func detachKeys(s string, terminal bool) ([]byte, error) {
 		return nil, nil
 	}
 	return keys, nil
+}
+
+// readFirst is a hijack after which the client has read the headers: some
+// (Python's) lose what arrives together with them.
+func readFirst(hijack Hijack) Hijack {
+	return func() (net.Conn, []byte, error) {
+		conn, buffered, err := hijack()
+		if err == nil {
+			awaitRead(conn)
+		}
+		return conn, buffered, err
+	}
+}
+
+// awaitRead waits, not for long, until a local client has read all that it was sent.
+func awaitRead(conn net.Conn) {
+	local, ok := conn.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	raw, err := local.SyscallConn()
+	if err != nil {
+		return // closed: who uses it next says so
+	}
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
+		unread := 0
+		if cerr := raw.Control(func(fd uintptr) { unread, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); cerr != nil || err != nil || unread == 0 {
+			return
+		}
+	}
 }
 
 // handOver takes the client's connection out of HTTP and gives it away; what
@@ -74,11 +106,14 @@ func (e *Streams) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s is paused, unpause the container before attach", r.ID))
 	}
 	if !o.Stream {
-		return e.Logs(ctx, r.ID, LogsOptions{Stdout: o.Stdout && o.Logs, Stderr: o.Stderr && o.Logs, Tail: -1}, func(bool) Hijack { return hijack })
+		return e.Logs(ctx, r.ID, LogsOptions{Stdout: o.Stdout && o.Logs, Stderr: o.Stderr && o.Logs, Tail: -1}, func(bool) Hijack { return readFirst(hijack) })
 	}
 	q := keeper.AttachRequest{
 		ContainerID: r.ID, Stdin: o.Stdin && r.Config.OpenStdin, Stdout: o.Stdout, Stderr: o.Stderr, Stream: true, Logs: o.Logs,
 		DetachKeys: keys, NextStart: !r.running(), Starter: !r.running(), Terminal: r.Config.Tty,
+	}
+	if r.running() || o.Logs { // the others have nothing to read before they have asked for the start
+		hijack = readFirst(hijack)
 	}
 	err = e.handOver(hijack, func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, q, conn, buffered) })
 	if err == nil {

@@ -73,6 +73,8 @@ func (namedNetworks) NetworkID(name string) string { return "id-of-" + name }
 
 func (namedNetworks) Release(string) {}
 
+func (namedNetworks) Gateway() netip.Addr { return netip.MustParseAddr("172.20.0.1") }
+
 func id(n int) string { return strings.Repeat(fmt.Sprintf("%02x", n), 32) }
 
 const imageID = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
@@ -288,7 +290,7 @@ func TestInspectGolden(t *testing.T) {
 	at := time.Date(2026, 11, 23, 12, 30, 0, 123456789, time.UTC)
 	pids := int64(100)
 	records := map[string]*record{
-		"running": {Name: "web", State: container.StateRunning, PID: 4242, Started: at, ImageID: imageID, Anonymous: []string{"anon"},
+		"running": {Name: "web", State: container.StateRunning, PID: 1, Started: at, ImageID: imageID, Anonymous: []string{"anon"},
 			Manifest: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: "sha256:5555555555555555555555555555555555555555555555555555555555555555", Size: 610, Platform: &ocispec.Platform{OS: "linux", Architecture: "amd64"}},
 			Net:      sandbox(apinet.PortMap{apinet.MustParsePort("80/tcp"): {{HostIP: netip.IPv4Unspecified(), HostPort: "8080"}}}),
 			Config: &container.Config{Image: "nginx:1", Hostname: "010101010101", Entrypoint: []string{"/entry"}, Cmd: []string{"nginx", "-g", "daemon off;"}, Env: []string{"A=1"},
@@ -305,7 +307,7 @@ func TestInspectGolden(t *testing.T) {
 		"host-exited": {Name: "done", State: container.StateExited, Exit: 137, OOM: true, Restarts: 2, Started: at, Finished: at.Add(time.Second),
 			Config:     &container.Config{Cmd: []string{"sh"}},
 			HostConfig: &container.HostConfig{NetworkMode: "host", LogConfig: container.LogConfig{Type: "local"}}},
-		"host-running": {Name: "busy", State: container.StatePaused, PID: 7, Started: at, Config: &container.Config{Cmd: []string{"sh"}},
+		"host-running": {Name: "busy", State: container.StatePaused, PID: 2, Started: at, Config: &container.Config{Cmd: []string{"sh"}},
 			HostConfig: &container.HostConfig{NetworkMode: "host"}},
 	}
 	for name, r := range records {

@@ -6,12 +6,10 @@ package events
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 )
 
@@ -53,17 +51,10 @@ func (b *Broker) Listeners() int {
 	return b.listeners
 }
 
-// Follow sends what happened since and what happens until to out, until ctx
-// or that time ends. Times are Unix seconds with a fraction, as clients send them.
-func (b *Broker) Follow(ctx context.Context, since, until string, f map[string]map[string]bool, out func(events.Message) error) error {
-	from, err := parseTime(since)
-	if err != nil {
-		return err
-	}
-	to, err := parseTime(until)
-	if err != nil {
-		return err
-	}
+// Follow sends what happened since and what happens until to out, until ctx or
+// that time ends. A zero since is now, unless until is given: then everything
+// that is remembered; a zero until has no end.
+func (b *Broker) Follow(ctx context.Context, from, to time.Time, f map[string]map[string]bool, out func(events.Message) error) error {
 	if !to.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, to)
@@ -127,24 +118,6 @@ func lostMessage(n uint64) events.Message {
 	now := time.Now()
 	return events.Message{Type: events.DaemonEventType, Action: "lost", Scope: "local", Time: now.Unix(), TimeNano: now.UnixNano(),
 		Actor: events.Actor{Attributes: map[string]string{"count": fmt.Sprint(n)}}}
-}
-
-func parseTime(s string) (time.Time, error) {
-	if s == "" || s == "0" {
-		return time.Time{}, nil
-	}
-	sec, frac, _ := strings.Cut(s, ".")
-	n, err := strconv.ParseInt(sec, 10, 64)
-	if err != nil {
-		return time.Time{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid time %q: write Unix seconds", s))
-	}
-	var nanos int64
-	if frac != "" {
-		if nanos, err = strconv.ParseInt((frac + "000000000")[:9], 10, 64); err != nil {
-			return time.Time{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid time %q: write Unix seconds", s))
-		}
-	}
-	return time.Unix(n, nanos), nil
 }
 
 // matches holds m against Docker's filters: values of one key are

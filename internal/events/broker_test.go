@@ -17,14 +17,14 @@ func TestReplayAndFilters(t *testing.T) {
 	}
 	b.Publish(events.Message{Type: events.VolumeEventType, Action: "create"})
 	n := 0
-	until := strconv.FormatInt(time.Now().Unix()+1, 10)
-	err := b.Follow(context.Background(), "1", until, map[string]map[string]bool{"type": {"container": true}, "label": {"a=b": true}, "container": {"n": true}},
+	start := time.Unix(1, 0)
+	err := b.Follow(context.Background(), start, time.Now(), map[string]map[string]bool{"type": {"container": true}, "label": {"a=b": true}, "container": {"n": true}},
 		func(events.Message) error { n++; return nil })
 	if err != nil || n != ringSize-1 {
 		t.Fatalf("%d events, %v", n, err)
 	}
 	stop := errors.New("stop")
-	if err := b.Follow(context.Background(), "1", "", nil, func(events.Message) error { return stop }); !errors.Is(err, stop) {
+	if err := b.Follow(context.Background(), start, time.Time{}, nil, func(events.Message) error { return stop }); !errors.Is(err, stop) {
 		t.Fatal(err)
 	}
 	if b.Listeners() != 0 {

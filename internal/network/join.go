@@ -182,30 +182,12 @@ func (c *Controller) hold(ctx context.Context, m *member, p network.Port, b netw
 	if c.table == nil {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published: the engine was started with --iptables=false")
 	}
-	proto := uint8(unix.IPPROTO_TCP)
-	switch p.Proto() {
-	case network.TCP:
-	case network.UDP:
-		proto = unix.IPPROTO_UDP
-	default:
-		return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("port %s: only tcp and udp can be published", p))
+	if !b.HostIP.IsValid() {
+		b.HostIP = c.o.DefaultBind
 	}
-	addr := b.HostIP
-	if !addr.IsValid() {
-		addr = c.o.DefaultBind
-	}
-	if !addr.IsValid() {
-		addr = netip.IPv4Unspecified()
-	}
-	if addr = addr.Unmap(); !addr.Is4() {
-		return nil, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("port %s: publishing on the IPv6 address %s is not possible yet: publish on an IPv4 address", p, addr))
-	}
-	var r network.PortRange
-	if b.HostPort != "" && b.HostPort != "0" {
-		var err error
-		if r, err = network.ParsePortRange(b.HostPort); err != nil {
-			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid host port %q for %s: %v", b.HostPort, p, err))
-		}
+	addr, proto, r, err := CheckBinding(p, b)
+	if err != nil {
+		return nil, err
 	}
 	owner := ports.Owner{ID: m.req.ContainerID, Name: m.req.ContainerName}
 	for {
@@ -214,6 +196,31 @@ func (c *Controller) hold(ctx context.Context, m *member, p network.Port, b netw
 			return h, err
 		}
 	}
+}
+
+// CheckBinding reads what is asked of the host for a container's port, and
+// refuses what cannot be. A range of 0 is any port.
+func CheckBinding(p network.Port, b network.PortBinding) (addr netip.Addr, proto uint8, r network.PortRange, err error) {
+	switch p.Proto() {
+	case network.TCP:
+		proto = unix.IPPROTO_TCP
+	case network.UDP:
+		proto = unix.IPPROTO_UDP
+	default:
+		return addr, 0, r, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("port %s: only tcp and udp can be published", p))
+	}
+	if addr = b.HostIP.Unmap(); !addr.IsValid() {
+		addr = netip.IPv4Unspecified()
+	}
+	if !addr.Is4() {
+		return addr, 0, r, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("port %s: publishing on the IPv6 address %s is not possible yet: publish on an IPv4 address", p, addr))
+	}
+	if b.HostPort != "" && b.HostPort != "0" {
+		if r, err = network.ParsePortRange(b.HostPort); err != nil {
+			return addr, 0, r, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid host port %q for %s: %v", b.HostPort, p, err))
+		}
+	}
+	return addr, proto, r, nil
 }
 
 // waitReleases waits until the containers on their way out have given their

@@ -4,6 +4,7 @@ package compat
 
 import (
 	"os"
+	"os/exec"
 	"testing"
 
 	"hezi/test/harness"
@@ -14,6 +15,19 @@ var engine *harness.Engine
 func TestMain(m *testing.M) { os.Exit(harness.Main(m, &engine)) }
 
 func TestScripts(t *testing.T) { engine.Scripts(t) }
+
+// TestOldClient: Debian's python3-docker speaks the API as it was years ago.
+func TestOldClient(t *testing.T) {
+	for _, version := range []string{"1.24", "1.30", "1.40", "1.43", "1.44"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command("/usr/bin/python3", "testdata/old_client.py", engine.Host, version)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
 
 // TestTerminal: Docker's client on a terminal: a shell, resize, detach keys,
 // attach again, leave by exit.

@@ -2,12 +2,16 @@ package spec
 
 import (
 	"fmt"
+	"iter"
+	"maps"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 )
 
 const minMemory = 6 << 20
@@ -22,24 +26,24 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	if flag := unimplemented(c, h); flag != "" {
 		return unavailable(flag)
 	}
-	cpus := runtime.NumCPU()
+	if err := checkLimits(h); err != nil {
+		return err
+	}
 	switch {
-	case h.Memory < 0 || h.MemoryReservation < 0 || h.ShmSize < 0 || h.CPUShares < 0 || h.CPUPeriod < 0:
-		return invalid("limits of memory and processors must not be negative")
-	case h.Memory != 0 && h.Memory < minMemory:
-		return invalid("Minimum memory limit allowed is 6MB")
-	case h.MemorySwap > 0 && h.Memory == 0:
-		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
-	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
-		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
-	case h.NanoCPUs < 0 || h.NanoCPUs > int64(cpus)*1e9:
-		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus)
-	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
-		return invalid("Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set: use --cpus alone")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
 		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
 	case h.AutoRemove && !h.RestartPolicy.IsNone():
 		return invalid("can't create 'AutoRemove' container with restart policy: leave out --rm or --restart")
+	case h.ConsoleSize[0] > math.MaxUint16 || h.ConsoleSize[1] > math.MaxUint16:
+		return invalid("invalid console size %v: a height and a width from 0 to 65535 are needed", h.ConsoleSize)
+	}
+	for _, v := range c.Env {
+		if variable(v) == "" {
+			return invalid("invalid environment variable: %q: write NAME=value", v)
+		}
+	}
+	if err := checkPorts(c, h); err != nil {
+		return err
 	}
 	if err := checkSysctls(h); err != nil {
 		return err
@@ -66,6 +70,57 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	}
 	if mode != "host" && h.NetworkMode.IsContainer() && (len(h.DNS) > 0 || len(h.ExtraHosts) > 0 || len(h.PortBindings) > 0 || h.PublishAllPorts) {
 		return invalid("conflicting options: -p, --dns and --add-host cannot be used with --network %s: give them to the container whose network is joined", mode)
+	}
+	return nil
+}
+
+// checkLimits holds the limits against what the kernel takes, in Docker's words.
+func checkLimits(h *container.HostConfig) error {
+	cpus := runtime.NumCPU()
+	switch {
+	case h.Memory < 0 || h.MemoryReservation < 0 || h.ShmSize < 0 || h.CPUShares < 0 || h.CPUPeriod < 0:
+		return invalid("limits of memory and processors must not be negative")
+	case h.Memory != 0 && h.Memory < minMemory:
+		return invalid("Minimum memory limit allowed is 6MB")
+	case h.MemorySwap > 0 && h.Memory == 0:
+		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
+	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
+		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case h.MemoryReservation != 0 && h.MemoryReservation < minMemory:
+		return invalid("Minimum memory reservation allowed is 6MB")
+	case h.Memory > 0 && h.Memory < h.MemoryReservation:
+		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
+	case h.NanoCPUs < 0 || h.NanoCPUs > int64(cpus)*1e9:
+		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus)
+	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
+		return invalid("Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set: use --cpus alone")
+	case h.CPUPeriod != 0 && (h.CPUPeriod < 1000 || h.CPUPeriod > 1_000_000):
+		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+	case h.CPUQuota > 0 && h.CPUQuota < 1000:
+		return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+	}
+	for _, u := range h.Ulimits {
+		if _, err := u.GetRlimit(); err != nil {
+			return invalid("%v: see getrlimit(2) for the names", err)
+		}
+		if u.Hard != -1 && (u.Soft == -1 || u.Soft > u.Hard) {
+			return invalid("ulimit soft limit must be less than or equal to hard limit: soft: %d, hard: %d", u.Soft, u.Hard)
+		}
+	}
+	return nil
+}
+
+// checkPorts refuses protocols that do not exist; which of the others can be
+// published is the network room's to say.
+func checkPorts(c *container.Config, h *container.HostConfig) error {
+	for _, ports := range []iter.Seq[network.Port]{maps.Keys(c.ExposedPorts), maps.Keys(h.PortBindings)} {
+		for p := range ports {
+			switch p.Proto() {
+			case network.TCP, network.UDP, network.SCTP:
+			default:
+				return invalid("invalid proto: %s: write %d/tcp, %d/udp or %d/sctp", p.Proto(), p.Num(), p.Num(), p.Num())
+			}
+		}
 	}
 	return nil
 }

@@ -250,8 +250,30 @@ func parseBind(s string) (Point, error) {
 	return p, nil
 }
 
+// checkOptions refuses options of another type of mount: they would do nothing.
+func checkOptions(m mount.Mount) error {
+	for _, o := range []struct {
+		of  mount.Type
+		set bool
+	}{
+		{mount.TypeBind, m.BindOptions != nil}, {mount.TypeVolume, m.VolumeOptions != nil}, {mount.TypeImage, m.ImageOptions != nil},
+		{mount.TypeTmpfs, m.TmpfsOptions != nil}, {mount.TypeCluster, m.ClusterOptions != nil},
+	} {
+		if o.set && o.of != m.Type {
+			return invalid("invalid mount config for type %q: field %sOptions must not be specified", m.Type, strings.ToUpper(string(o.of[:1]))+string(o.of[1:]))
+		}
+	}
+	if m.Type == mount.TypeTmpfs && m.Source != "" {
+		return invalid("invalid mount config for type \"tmpfs\": field Source must not be specified")
+	}
+	return nil
+}
+
 func parseMount(m mount.Mount) (Point, error) {
 	p := Point{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
+	if err := checkOptions(m); err != nil {
+		return p, err
+	}
 	switch m.Type {
 	case mount.TypeBind:
 		if !path.IsAbs(m.Source) {

@@ -5,8 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/docker/go-units"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 )
 
 func TestMergeFollowsDocker(t *testing.T) {
@@ -38,6 +40,13 @@ func TestBadInput(t *testing.T) {
 		{container.HostConfig{Sysctls: map[string]string{"net.core.somaxconn": "1"}, NetworkMode: "host"}, "not allowed with --network host"},
 		{container.HostConfig{Binds: []string{"v:/proc/foo"}}, "inside /proc"},
 		{container.HostConfig{Tmpfs: map[string]string{"/proc": ""}}, "inside /proc"},
+		{container.HostConfig{Resources: container.Resources{CPUPeriod: 10}}, "CPU cfs period can not be less than 1ms"},
+		{container.HostConfig{Resources: container.Resources{CPUQuota: 10}}, "CPU cfs quota can not be less than 1ms"},
+		{container.HostConfig{Resources: container.Resources{Memory: 8 << 20, MemoryReservation: 9 << 20}}, "less than memory reservation limit"},
+		{container.HostConfig{Resources: container.Resources{Ulimits: []*units.Ulimit{{Name: "nofoo"}}}}, "invalid ulimit name nofoo"},
+		{container.HostConfig{Resources: container.Resources{Ulimits: []*units.Ulimit{{Name: "nofile", Soft: 2, Hard: 1}}}}, "soft limit must be less"},
+		{container.HostConfig{PortBindings: network.PortMap{network.MustParsePort("80/foo"): nil}}, "invalid proto: foo"},
+		{container.HostConfig{ConsoleSize: [2]uint{70000, 1}}, "invalid console size"},
 	} {
 		err := Check(&container.Config{}, &c.h)
 		if err == nil {
@@ -46,6 +55,9 @@ func TestBadInput(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, want %q", err, c.want)
 		}
+	}
+	if err := Check(&container.Config{Env: []string{"=x"}}, &container.HostConfig{}); err == nil || !strings.Contains(err.Error(), "invalid environment variable") {
+		t.Error(err)
 	}
 	if _, err := Capabilities([]string{"bogus"}, nil, false); err == nil || !strings.Contains(err.Error(), "invalid capability") {
 		t.Error(err)
