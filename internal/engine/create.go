@@ -155,7 +155,7 @@ func (e *Engine) complete(h *container.HostConfig) {
 }
 
 // checkHost refuses what this host cannot give, before anything is made.
-func (e *Engine) checkHost(h *container.HostConfig) error {
+func (e *records) checkHost(h *container.HostConfig) error {
 	for p, list := range h.PortBindings {
 		for _, b := range list {
 			if _, _, _, err := hostnet.CheckBinding(p, b); err != nil {
