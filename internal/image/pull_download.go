@@ -86,7 +86,7 @@ func (f *fetch) download(ctx context.Context, d ocispec.Descriptor, t tap, w wat
 	err = x.run(ctx)
 	x.endTap(err)
 	if err != nil {
-		if errdefs.IsDataLoss(err) {
+		if errdefs.IsDataLoss(err) || isFull(err) {
 			x.out.Close()
 			if aerr := f.s.blobs.Abort(f.plain, ingest); aerr != nil && !errdefs.IsNotFound(aerr) {
 				f.s.log.Warn("drop a broken download", "blob", d.Digest, "error", aerr)
@@ -198,7 +198,7 @@ func (x *transfer) copy(ctx context.Context, b *registry.Blob) error {
 		}
 		if n > 0 {
 			if _, werr := x.out.Write(buf[:n]); werr != nil {
-				return fmt.Errorf("store blob %s: %w", x.blob.Digest, werr)
+				return fmt.Errorf("store blob %s: %w", x.blob.Digest, x.f.s.diskError(werr))
 			}
 			x.at += int64(n)
 			if x.pipe != nil {

@@ -39,6 +39,13 @@ func errorJSON(w http.ResponseWriter, status int, code, message string) bool {
 	return true
 }
 
+func answer(body string) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, _ *http.Request) bool {
+		fmt.Fprint(w, body)
+		return true
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name, ref string
@@ -85,10 +92,22 @@ func TestRefusals(t *testing.T) {
 			}
 			return true
 		}, errdefs.IsNotImplemented, []string{"schema 1", "pushed again"}},
-		{"not an image", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
+		{"a web page", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
 			fmt.Fprint(w, `<html>`)
 			return true
-		}, errdefs.IsInvalidArgument, []string{"not JSON"}},
+		}, errdefs.IsInvalidArgument, []string{"is a web page, not JSON: this is no registry, or a proxy"}},
+		{"not JSON", "x:1", answer(`{"schemaVersion":2`), errdefs.IsInvalidArgument, []string{"is not JSON: unexpected end of JSON input: push the image again"}},
+		{"null", "x:1", answer(`null`), errdefs.IsInvalidArgument, []string{"lists neither layers nor manifests"}},
+		{"other JSON", "x:1", answer(`[1]`), errdefs.IsInvalidArgument, []string{"is not what it should be: it is of JSON type array"}},
+		{"other JSON within", "x:1", answer(`{"schemaVersion":2,"layers":[{"size":"1"}]}`), errdefs.IsInvalidArgument, []string{"layers.size is of JSON type string"}},
+		{"a manifest without end", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
+			for range 64 {
+				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+					break
+				}
+			}
+			return true
+		}, errdefs.IsInvalidArgument, []string{"sent more than 4 MiB where a manifest was asked for"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reg := newFake(t)

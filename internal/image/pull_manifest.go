@@ -44,7 +44,7 @@ func (f *fetch) manifest(ctx context.Context, ref reference.Named, target *ocisp
 	if !images.IsIndexType(target.MediaType) {
 		var m ocispec.Manifest
 		if err := json.Unmarshal(body, &m); err != nil {
-			return ocispec.Descriptor{}, ocispec.Manifest{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s of %s is not what it should be: %v", target.Digest, reference.FamiliarString(ref), err))
+			return ocispec.Descriptor{}, ocispec.Manifest{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s of %s %s", target.Digest, reference.FamiliarString(ref), notJSON(body, err)))
 		}
 		if err := checkDescriptors(append([]ocispec.Descriptor{m.Config}, m.Layers...)); err != nil {
 			return ocispec.Descriptor{}, ocispec.Manifest{}, fmt.Errorf("manifest %s: %w", target.Digest, err)
@@ -57,7 +57,7 @@ func (f *fetch) manifest(ctx context.Context, ref reference.Named, target *ocisp
 	}
 	var index ocispec.Index
 	if err := json.Unmarshal(body, &index); err != nil {
-		return ocispec.Descriptor{}, ocispec.Manifest{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s of %s is not what it should be: %v", target.Digest, reference.FamiliarString(ref), err))
+		return ocispec.Descriptor{}, ocispec.Manifest{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("index %s of %s %s", target.Digest, reference.FamiliarString(ref), notJSON(body, err)))
 	}
 	i, err := f.choose(ref, index)
 	if err != nil {
@@ -120,7 +120,7 @@ func settleType(d *ocispec.Descriptor, body []byte) error {
 		FSLayers      json.RawMessage `json:"fsLayers"`
 	}
 	if err := json.Unmarshal(body, &self); err != nil {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s is not JSON: %v", d.Digest, err))
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s %s", d.Digest, notJSON(body, err)))
 	}
 	if self.SchemaVersion == 1 || self.FSLayers != nil {
 		return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("manifest %s is of schema 1, which is not supported: push the image again by a present-day client", d.Digest))
@@ -132,6 +132,8 @@ func settleType(d *ocispec.Descriptor, body []byte) error {
 		d.MediaType = self.MediaType
 	}
 	switch {
+	case self.Manifests == nil && self.Layers == nil && !images.IsIndexType(d.MediaType):
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s lists neither layers nor manifests: it is no image; push it again", d.Digest))
 	case self.Manifests != nil && !images.IsIndexType(d.MediaType):
 		d.MediaType = ocispec.MediaTypeImageIndex
 	case self.Manifests == nil && !images.IsManifestType(d.MediaType):
@@ -209,7 +211,7 @@ func (f *fetch) config(ctx context.Context, ref reference.Named, d ocispec.Descr
 	}
 	var c ocispec.Image
 	if err := json.Unmarshal(body, &c); err != nil {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("config %s of %s is not what it should be: %v", d.Digest, reference.FamiliarString(ref), err))
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("config %s of %s %s", d.Digest, reference.FamiliarString(ref), notJSON(body, err)))
 	}
 	if f.platform != nil && c.OS != "" && c.Architecture != "" && !platforms.Only(*f.platform).Match(c.Platform) {
 		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("image with reference %s was found but does not match the specified platform: wanted %s, actual: %s",

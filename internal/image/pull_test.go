@@ -110,8 +110,8 @@ func TestPullFromARealRegistry(t *testing.T) {
 		wantLines(t, &again, images[arch], "Already exists", "Image is up to date for "+addr+"/some/thing:v1")
 	}
 	for ref, want := range map[string]string{
-		"/some/thing:no": "manifest for " + addr + "/some/thing:no not found: manifest unknown: manifest unknown",
-		"/no/thing:v1":   "manifest for " + addr + "/no/thing:v1 not found: manifest unknown: manifest unknown",
+		"/some/thing:no": "manifest for " + addr + "/some/thing:no not found: manifest unknown: manifest unknown: check the name and the tag",
+		"/no/thing:v1":   "manifest for " + addr + "/no/thing:v1 not found: manifest unknown: manifest unknown: check the name and the tag",
 	} {
 		if err := s.Pull(context.Background(), PullRequest{Reference: addr + ref}, nil); !errdefs.IsNotFound(err) || err.Error() != want {
 			t.Errorf("got  %v\nwant %s", err, want)

@@ -169,7 +169,7 @@ func (b *builder) make(ctx context.Context, w watch) error {
 	w(step{status: statusExtracting, current: 0, total: b.layer.blob.Size})
 	if st == nil {
 		if st, err = b.fromStore(ctx, tapErr, w); err != nil {
-			return fmt.Errorf("unpack layer %s: %w", b.layer.blob.Digest, err)
+			return layerError(b.layer, err)
 		}
 	}
 	if err := b.wait(ctx); err != nil {
@@ -178,7 +178,7 @@ func (b *builder) make(ctx context.Context, w watch) error {
 	}
 	w(step{status: statusExtracting, current: b.layer.blob.Size, total: b.layer.blob.Size})
 	if err := st.commit(ctx); err != nil {
-		return fmt.Errorf("unpack layer %s: %w", b.layer.blob.Digest, err)
+		return layerError(b.layer, err)
 	}
 	w(step{status: statusComplete})
 	return nil

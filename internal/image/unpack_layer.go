@@ -104,8 +104,9 @@ func (s *depot) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged,
 			st.path = dir
 		}
 	}
+	h := hider{made: make(map[string]struct{})}
 	err = over(mounts[0], func(root string) error {
-		return s.apply(ctx, l, root, r, archive.WithFilter(clean))
+		return s.apply(ctx, l, root, r, archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout))
 	})
 	if err != nil {
 		return nil, err
@@ -158,10 +159,10 @@ func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, op
 	sum := l.diffID.Algorithm().Digester()
 	t := io.TeeReader(plain, sum.Hash())
 	if _, err := archive.Apply(ctx, root, t, opts...); err != nil {
-		return err
+		return s.unpackError(root, err)
 	}
 	if _, err := io.Copy(io.Discard, t); err != nil { // what follows the archive's end
-		return err
+		return s.unpackError(root, err)
 	}
 	if got := sum.Digest(); got != l.diffID {
 		return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(
@@ -257,6 +258,8 @@ func (u *upper) filter(h *tar.Header) (bool, error) {
 		return false, errNeedsParents
 	}
 	switch {
+	case base == whiteoutOpaque && dir == "/": // the root of an overlay is always merged
+		return false, errNeedsParents
 	case base == whiteoutOpaque:
 	case strings.HasPrefix(base, whiteoutPrefix):
 		u.hidden[path.Join(dir, base[len(whiteoutPrefix):])] = struct{}{}
@@ -266,7 +269,9 @@ func (u *upper) filter(h *tar.Header) (bool, error) {
 		}
 		u.dirs[name] = struct{}{}
 	default:
-		delete(u.dirs, name)
+		if _, ok := u.dirs[name]; ok { // what follows may go through what it became
+			return false, errNeedsParents
+		}
 	}
 	return true, nil
 }
@@ -287,6 +292,59 @@ func (u *upper) whiteout(h *tar.Header, p string) (bool, error) {
 	default:
 		return false, nil
 	}
+}
+
+// hider obeys whiteouts over the mounted layers below. They speak of those
+// only, wherever in the layer they stand (image-spec, layer.md, whiteouts).
+type hider struct{ made map[string]struct{} } // paths that the layer itself has
+
+func (h *hider) whiteout(_ *tar.Header, p string) (bool, error) {
+	dir, base := filepath.Split(p)
+	switch {
+	case base == whiteoutOpaque:
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			return false, err
+		}
+		for _, e := range list {
+			if err := h.hide(filepath.Join(dir, e.Name())); err != nil {
+				return false, err
+			}
+		}
+		return false, nil
+	case strings.HasPrefix(base, whiteoutPrefix):
+		return false, h.hide(filepath.Join(dir, base[len(whiteoutPrefix):]))
+	}
+	for _, known := h.made[p]; !known; _, known = h.made[p] { // with its folders, up to /
+		h.made[p] = struct{}{}
+		p = filepath.Dir(p)
+	}
+	return true, nil
+}
+
+// hide removes p, or all in p that is not the layer's own. It follows no
+// symbolic link.
+func (h *hider) hide(p string) error {
+	if _, own := h.made[p]; !own {
+		return os.RemoveAll(p)
+	}
+	info, err := os.Lstat(p)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	list, err := os.ReadDir(p)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if err := h.hide(filepath.Join(p, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // decompress recognises gzip and zstd by their first bytes; what is neither is

@@ -221,6 +221,12 @@ func TestLayersBuildOnEachOther(t *testing.T) {
 		{"opaque", [][]entry{base, {dir("d"), file("d/.wh..wh..opq", ""), file("d/c", "2")}}, "d/\nd/c=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
 		{"opaque after its files", [][]entry{base, {dir("d"), file("d/c", "2"), file("d/.wh..wh..opq", "")}}, "d/\nd/c=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
 		{"hidden and made anew", [][]entry{base, {file(".wh.d", ""), dir("d"), file("d/c", "2")}}, "d/\nd/c=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"hidden after it was made anew", [][]entry{base, {dir("d"), file("d/c", "2"), file(".wh.d", "")}}, "d/\nd/c=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"a file in a folder of the layers below, which is then hidden", [][]entry{base, {file("d/c", "2"), file(".wh.d", "")}}, "d/\nd/c=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"folder becomes a link within a layer", [][]entry{base, {dir("e"), dir("e/f"), {name: "e", kind: tar.TypeSymlink, link: "d"}, file("e/f", "2")}}, "d/\nd/a=1\nd/b=1\nd/f=2\ne->d\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"opaque root", [][]entry{base, {file(".wh..wh..opq", ""), file("c", "2")}}, "c=2\n"},
+		{"opaque root after its files", [][]entry{base, {dir("d"), file("d/c", "2"), file("./.wh..wh..opq", "")}}, "d/\nd/c=2\n"},
+		{"opaque folder that only the layers below have", [][]entry{base, {file("usr/lib/.wh..wh..opq", ""), file("usr/lib/y", "2")}}, "d/\nd/a=1\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/y=2\n"},
 		{"whiteout after the file", [][]entry{base, {dir("d"), file("d/a", "2"), file("d/.wh.a", "")}}, "d/\nd/a=2\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
 		{"link to a lower file", [][]entry{base, {dir("d"), {name: "d/c", kind: tar.TypeLink, link: "d/a"}}}, "d/\nd/a=1\nd/b=1\nd/c=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
 		{"link two layers down", [][]entry{base, {file("z", "2")}, {{name: "c", kind: tar.TypeLink, link: "usr/lib/x"}}}, "c=1\nd/\nd/a=1\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\nz=2\n"},
@@ -338,6 +344,64 @@ func TestWrongDiffID(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	nothingLeft(t, s)
+}
+
+func TestBrokenLayers(t *testing.T) {
+	whole := archiveOf(t, file("a", strings.Repeat("x", 5000)))
+	for name, c := range map[string]struct {
+		plain, stored []byte
+		want          string
+	}{
+		"cut gzip":       {whole, gzipped(t, whole)[:40], "it is no whole tar archive: unexpected EOF"},
+		"cut tar":        {whole[:3000], gzipped(t, whole[:3000]), "it is no whole tar archive: unexpected EOF"},
+		"cut zstd":       {whole, zstded(t, whole)[:30], "it is no whole tar archive: unexpected EOF"},
+		"not tar":        {[]byte(strings.Repeat("hello", 300)), gzipped(t, []byte(strings.Repeat("hello", 300))), "it is no whole tar archive: archive/tar: invalid tar header"},
+		"link to naught": {archiveOf(t, entry{name: "a", kind: tar.TypeLink, link: "/b"}), gzipped(t, archiveOf(t, entry{name: "a", kind: tar.TypeLink, link: "/b"})), "cannot be unpacked: link /b /a: no such file or directory: the image is broken"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := newFake(t)
+			reg.push("x:1", imageFrom(t, layerFrom(t, c.plain, c.stored, types.OCILayer)))
+			s := open(t, registry.Config{})
+			_, err := reg.try(s, "x:1")
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), s.root) {
+				t.Errorf("got %v", err)
+			}
+			nothingLeft(t, s)
+		})
+	}
+}
+
+// A full disk is said, and what was half downloaded does not keep it full.
+func TestAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=12m"); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil { // a probe of containerd's leaves a descriptor to the collector
+			t.Error(err)
+		}
+	})
+	for name, size := range map[string]int{"download": 20 << 20, "unpack": 7 << 20} {
+		t.Run(name, func(t *testing.T) {
+			reg := newFake(t)
+			reg.push("x:1", imageOf(t, []entry{file("a", noise(size))}))
+			reg.push("y:1", imageOf(t, []entry{file("b", "2")}))
+			s, err := Open(context.Background(), Options{Root: filepath.Join(dir, name)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if _, err := reg.try(s, "x:1"); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "no space left on device: the disk of "+s.root+" is full") {
+				t.Errorf("got %v", err)
+			}
+			nothingLeft(t, s)
+			if left := ingests(t, s); len(left) > 0 {
+				t.Errorf("half downloaded: %v", left)
+			}
+			reg.pull(s, "y:1") // the store is whole
+		})
+	}
 }
 
 func TestUnpackLocalContent(t *testing.T) {

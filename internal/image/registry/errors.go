@@ -57,6 +57,14 @@ func (f *Failure) Unwrap() []error {
 	return list
 }
 
+// short is the failure in a few words, while it may yet pass.
+func (f *Failure) short() string {
+	if f.Status == 0 {
+		return f.Error()
+	}
+	return fmt.Sprintf("%s answered %d %s", f.Host, f.Status, http.StatusText(f.Status))
+}
+
 // words are the registry's, as Docker prints them: "manifest unknown: …".
 func (f *Failure) words() string {
 	code := strings.ToLower(strings.ReplaceAll(f.Code, "_", " "))

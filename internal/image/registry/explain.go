@@ -48,7 +48,7 @@ func (r *Repository) explain(ref reference.Named, err error) error {
 		if f.Code == "" {
 			words = "manifest unknown: manifest unknown"
 		}
-		return &explained{class: errdefs.ErrNotFound, cause: f, text: fmt.Sprintf("manifest for %s not found: %s", reference.FamiliarString(ref), words)}
+		return &explained{class: errdefs.ErrNotFound, cause: f, text: fmt.Sprintf("manifest for %s not found: %s: check the name and the tag", reference.FamiliarString(ref), words)}
 	}
 	return r.explainStatus(reference.FamiliarString(ref), f)
 }

@@ -26,8 +26,6 @@ const (
 	schema1     = "application/vnd.docker.distribution.manifest.v1"
 )
 
-var errTooBig = errors.New("the answer is larger than any manifest may be")
-
 // accept lists the manifests that can be understood.
 func accept() http.Header {
 	return http.Header{"Accept": {strings.Join([]string{
@@ -103,7 +101,8 @@ func (r *Repository) get(ctx context.Context, ep *endpoint, object string, want 
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
 	if err == nil && len(body) > maxManifest {
-		return nil, "", &Failure{Host: ep.base(), Cause: errTooBig, class: errdefs.ErrInvalidArgument, lied: true}
+		return nil, "", &Failure{Host: ep.base(), class: errdefs.ErrInvalidArgument, lied: true,
+			text: fmt.Sprintf("registry %s sent more than %d MiB where a manifest was asked for: this is no manifest; push the image again", ep.base(), maxManifest>>20)}
 	}
 	if err != nil {
 		return nil, "", r.c.unreachable(ep, r.gen.settings, err)
@@ -344,6 +343,9 @@ func (r *Repository) persist(ctx context.Context, do func() error) error {
 			return err
 		}
 		r.c.log.Info("registry asked again", "repository", r.name.Name(), "after", wait.Round(time.Millisecond), "error", err)
+		if f != nil && wait >= time.Second {
+			r.tell(fmt.Sprintf("%s: asked again in %s", f.short(), wait.Round(time.Second)))
+		}
 		if err := pause(ctx, wait); err != nil {
 			return err
 		}

@@ -1,0 +1,104 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/bzip2"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+)
+
+// told is an error in words for a person; what it was stays to be asked for.
+type told struct {
+	text   string
+	causes []error
+}
+
+func (t *told) Error() string { return t.text }
+
+func (t *told) Unwrap() []error { return t.causes }
+
+// isFull says whether the disk, or its owner's share of it, is full.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// diskError tells what to do about a full disk; other errors stay as they are.
+func (s *depot) diskError(err error) error {
+	if !isFull(err) {
+		return err
+	}
+	return &told{causes: []error{errdefs.ErrResourceExhausted, err}, text: fmt.Sprintf(
+		"no space left on device: the disk of %s is full: remove images and containers that you no longer need, or give it more space", s.root)}
+}
+
+// unpackError names what is wrong with a layer by the layer's own paths, not
+// by those of our store.
+func (s *depot) unpackError(root string, err error) error {
+	if isFull(err) {
+		return s.diskError(err)
+	}
+	var sys syscall.Errno
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &sys) && !needsParents(err) {
+		return err // not the layer's fault
+	}
+	text := strings.ReplaceAll(err.Error(), root+"/", "/")
+	if isBroken(err) {
+		text = "it is no whole tar archive: " + text
+	}
+	return &told{text: text, causes: []error{err}}
+}
+
+// isBroken says whether an error is of the bytes of a compressed archive.
+func isBroken(err error) bool {
+	var corrupt flate.CorruptInputError
+	var bz bzip2.StructuralError
+	if errors.As(err, &corrupt) || errors.As(err, &bz) {
+		return true
+	}
+	for _, is := range []error{
+		io.ErrUnexpectedEOF, tar.ErrHeader, tar.ErrFieldTooLong, gzip.ErrHeader, gzip.ErrChecksum,
+		zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrUnexpectedBlockSize, zstd.ErrWindowSizeExceeded,
+	} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// layerError names the layer. One that could be stored as its digest says and
+// still cannot be unpacked was made so.
+func layerError(l layer, err error) error {
+	var t *told
+	if errors.As(err, &t) && !isFull(err) {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer %s cannot be unpacked: %v: the image is broken where it was built; build it again", l.blob.Digest, err))
+	}
+	return fmt.Errorf("unpack layer %s: %w", l.blob.Digest, err)
+}
+
+// notJSON says why body, for which JSON was asked, cannot be used.
+func notJSON(body []byte, err error) string {
+	if strings.HasPrefix(http.DetectContentType(body), "text/html") || bytes.HasPrefix(bytes.TrimSpace(body), []byte("<")) {
+		return "is a web page, not JSON: this is no registry, or a proxy or a login page of the network answers in its place; check the name, and HTTPS_PROXY"
+	}
+	var shape *json.UnmarshalTypeError
+	if errors.As(err, &shape) {
+		where := "it"
+		if shape.Field != "" {
+			where = shape.Field
+		}
+		return fmt.Sprintf("is not what it should be: %s is of JSON type %s: push the image again", where, shape.Value)
+	}
+	return fmt.Sprintf("is not JSON: %v: push the image again", err)
+}
