@@ -40,9 +40,10 @@ func applyChange(c *dockerspec.DockerOCIImageConfig, word, rest string) error {
 	case "USER":
 		c.User = rest
 	case "WORKDIR":
-		if c.WorkingDir = path.Clean(rest); !path.IsAbs(c.WorkingDir) {
-			return fmt.Errorf("the path must be absolute: write /%s", rest)
+		if !path.IsAbs(rest) { // goes on from where it is
+			rest = path.Join("/", c.WorkingDir, rest)
 		}
+		c.WorkingDir = path.Clean(rest)
 	case "STOPSIGNAL":
 		if _, err := signal.ParseSignal(rest); err != nil {
 			return err
@@ -67,14 +68,16 @@ func applyChange(c *dockerspec.DockerOCIImageConfig, word, rest string) error {
 		}
 	case "EXPOSE":
 		for _, p := range strings.Fields(rest) {
-			port, err := network.ParsePort(p)
+			ports, err := network.ParsePortRange(p)
 			if err != nil {
 				return err
 			}
 			if c.ExposedPorts == nil {
 				c.ExposedPorts = map[string]struct{}{}
 			}
-			c.ExposedPorts[port.String()] = struct{}{}
+			for port := range ports.All() {
+				c.ExposedPorts[port.String()] = struct{}{}
+			}
 		}
 	case "VOLUME":
 		list := strings.Fields(rest)

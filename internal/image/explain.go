@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/therootcompany/xz"
 	"golang.org/x/sys/unix"
 )
 
@@ -69,6 +70,7 @@ func isBroken(err error) bool {
 	for _, is := range []error{
 		io.ErrUnexpectedEOF, tar.ErrHeader, tar.ErrFieldTooLong, gzip.ErrHeader, gzip.ErrChecksum,
 		zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrUnexpectedBlockSize, zstd.ErrWindowSizeExceeded,
+		xz.ErrBuf, xz.ErrData, xz.ErrFormat, xz.ErrMemlimit, xz.ErrOptions,
 	} {
 		if errors.Is(err, is) {
 			return true

@@ -175,5 +175,5 @@ func notATar(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errors.New("it ends too early")
 	}
-	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the archive cannot be imported: %v; it must be a tar archive, plain or compressed by gzip, bzip2 or zstd", err))
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the archive cannot be imported: %v; it must be a tar archive, plain or compressed by gzip, bzip2, xz or zstd", err))
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/storage"
 	"github.com/opencontainers/go-digest"
@@ -23,6 +24,10 @@ func (s *Service) Inspect(ctx context.Context, ref string, platform *ocispec.Pla
 		return out, err
 	}
 	same := c.byDigest[target.Digest]
+	if platform != nil { // as Docker has it, it is then about the platform's manifest
+		target = v.desc
+		target.Platform = nil
+	}
 	config := v.config.Config
 	out = imagetypes.InspectResponse{
 		ID: target.Digest.String(), Author: v.config.Author, Config: &config, Architecture: v.config.Architecture, Variant: v.config.Variant,
@@ -61,6 +66,11 @@ func texts(list []digest.Digest) []string {
 // lookup finds an image and one of its platforms.
 func (s *Service) lookup(ctx context.Context, ref string, platform *ocispec.Platform) (*catalog, ocispec.Descriptor, *variant, error) {
 	img, err := s.Resolve(ctx, ref, platform)
+	if errdefs.IsNotFound(err) && platform == nil {
+		if c, target, v := s.foreign(ctx, ref); v != nil {
+			return c, target, v, nil
+		}
+	}
 	if err != nil {
 		return nil, ocispec.Descriptor{}, nil, err
 	}
@@ -81,6 +91,29 @@ func (s *Service) lookup(ctx context.Context, ref string, platform *ocispec.Plat
 		return nil, ocispec.Descriptor{}, nil, noSuchImage(ref)
 	}
 	return c, same[0].Target, in.variants[i], nil
+}
+
+// foreign finds an image of which only other machines' platforms are here, and
+// the first of these; v is nil if there is none.
+func (s *Service) foreign(ctx context.Context, ref string) (_ *catalog, _ ocispec.Descriptor, v *variant) {
+	c, err := s.catalog(ctx)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, nil
+	}
+	target, _, err := s.find(ctx, c, ref)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, nil
+	}
+	in, err := s.read(ctx, c, target)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, nil
+	}
+	for _, v := range in.variants {
+		if v.here {
+			return c, target, v
+		}
+	}
+	return nil, ocispec.Descriptor{}, nil
 }
 
 // History tells how an image was made, the latest step first.

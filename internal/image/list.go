@@ -68,6 +68,12 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]imagetypes.Summary
 		if err := s.measure(ctx, sum, o, shared); err != nil {
 			return nil, err
 		}
+		running, stopped := s.inUse(ctx, sum.target.Digest)
+		users := append(running, stopped...)
+		sum.Containers = int64(len(users))
+		if here := slices.DeleteFunc(slices.Clone(sum.Manifests), func(m imagetypes.ManifestSummary) bool { return !m.Available }); len(here) == 1 {
+			here[0].ImageData.Containers = users // with several platforms here nobody knows whose they are
+		}
 		out = append(out, sum.Summary)
 	}
 	return out, nil

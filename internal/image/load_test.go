@@ -105,8 +105,60 @@ func TestLoadOCILayout(t *testing.T) {
 		t.Fatalf("%v %v", list, err)
 	}
 	remove(t, s, list[0].ID, false)
+	removePlatforms(t, s, "example.org/multi:2")
 	remove(t, s, "example.org/multi:2", false)
 	empty0(t, s)
+}
+
+// removePlatforms takes arm64 from an image of amd64 and arm64.
+func removePlatforms(t *testing.T, s *Service, ref string) {
+	t.Helper()
+	ctx := t.Context()
+	arm, amd := ocispec.Platform{OS: "linux", Architecture: "arm64"}, ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	try := func(p ...ocispec.Platform) error {
+		_, err := s.Remove(ctx, ref, RemoveOptions{Platforms: p})
+		return err
+	}
+	if err := try(ocispec.Platform{OS: "linux", Architecture: "s390x"}); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "has no platform linux/s390x here") {
+		t.Error(err)
+	}
+	if err := try(arm, amd); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "the only platform") {
+		t.Error(err)
+	}
+	img, err := s.Resolve(ctx, ref, &arm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Pin(ctx, img, "c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := try(arm); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "is being used by a container") {
+		t.Error(err)
+	}
+	if err := s.Unpin(ctx, "c"); err != nil {
+		t.Fatal(err)
+	}
+	blobs, layers := left(t, s)
+	list, err := s.Remove(ctx, ref, RemoveOptions{Platforms: []ocispec.Platform{arm}})
+	if err != nil || len(list) != 1 || list[0].Deleted != img.Manifest.Digest.String() {
+		t.Fatal(list, err)
+	}
+	if b, l := left(t, s); b != blobs-3 || l != layers-1 { // manifest, config and layer
+		t.Errorf("%d blobs and %d layers became %d and %d", blobs, layers, b, l)
+	}
+	if err := s.Pin(ctx, img, "c"); !errdefs.IsNotFound(err) { // resolved before, pinned after
+		t.Error(err)
+	}
+	if _, err := s.Resolve(ctx, ref, &arm); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+	in, err := s.Inspect(ctx, ref, nil, false)
+	if err != nil || in.Architecture != "amd64" {
+		t.Error(in, err)
+	}
+	if in, err = s.Inspect(ctx, ref, &amd, false); err != nil || in.ID == "" || in.ID != in.Descriptor.Digest.String() || in.ID == img.ID.String() {
+		t.Error(in, err)
+	}
 }
 
 func TestLoadOldArchive(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -117,12 +118,14 @@ func TestLoadUseRemove(t *testing.T) {
 		t.Errorf("load said %q", out)
 	}
 	ctx := t.Context()
+	s.inUse = func(context.Context, digest.Digest) (running, stopped []string) { return []string{"one"}, []string{"two"} }
 	list, err := s.List(ctx, ListOptions{SharedSize: true, Manifests: true})
+	s.inUse = func(context.Context, digest.Digest) (running, stopped []string) { return nil, nil }
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%v, %d images", err, len(list))
 	}
 	i := list[0]
-	if !slices.Equal(i.RepoTags, []string{"busybox:latest", "example.org/tools/box:1"}) || len(i.RepoDigests) != 2 || i.Size < 1<<20 || i.Containers != -1 || len(i.Manifests) != 1 {
+	if !slices.Equal(i.RepoTags, []string{"busybox:latest", "example.org/tools/box:1"}) || len(i.RepoDigests) != 2 || i.Size < 1<<20 || i.Containers != 2 || len(i.Manifests) != 1 || len(i.Manifests[0].ImageData.Containers) != 2 {
 		t.Errorf("%+v", i)
 	}
 	hex := strings.TrimPrefix(i.ID, "sha256:")
@@ -218,7 +221,27 @@ func TestImport(t *testing.T) {
 	if _, ok := c.ExposedPorts["53/udp"]; !ok || len(c.ExposedPorts) != 2 || len(c.Volumes) != 1 || c.Labels["a.b"] != "c" {
 		t.Errorf("%+v", c)
 	}
-	for _, bad := range []string{"RUN x", "CMD", "WORKDIR x", "EXPOSE x", "STOPSIGNAL NONE", `ENV "a`, "HEALTHCHECK --what=1 NONE"} {
+	for name, pack := range map[string]string{"xz": "xz", "bzip2": "bzip2"} {
+		cmd := exec.Command(pack, "-c")
+		cmd.Stdin = bytes.NewReader(archiveOf(t, file("packed", name)))
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", pack, err)
+		}
+		o := ImportRequest{Source: "-", Body: bytes.NewReader(out), Reference: name, Changes: []string{"EXPOSE 8000-8002", "WORKDIR a", "WORKDIR b"}}
+		if err := s.Import(t.Context(), o, nil); err != nil {
+			t.Fatal(err)
+		}
+		if in, err := s.Inspect(t.Context(), name, nil, false); err != nil || len(in.Config.ExposedPorts) != 3 || in.Config.WorkingDir != "/a/b" {
+			t.Errorf("%+v %v", in.Config, err)
+		}
+		o.Body = bytes.NewReader(out[:len(out)-20])
+		if err := s.Import(t.Context(), o, nil); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s cut off: %v", name, err)
+		}
+		remove(t, s, name, false)
+	}
+	for _, bad := range []string{"RUN x", "CMD", "EXPOSE x", "STOPSIGNAL NONE", `ENV "a`, "HEALTHCHECK --what=1 NONE"} {
 		err := s.Import(t.Context(), ImportRequest{Source: "-", Body: bytes.NewReader(body), Changes: []string{bad}}, nil)
 		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "invalid change") {
 			t.Errorf("%s: %v", bad, err)

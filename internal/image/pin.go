@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ type pins struct {
 	mu        sync.Mutex
 	container map[string]digest.Digest
 	count     map[digest.Digest]int
+	going     map[digest.Digest]struct{} // manifests of platforms that are being removed
 }
 
 func (p *pins) add(container string, id digest.Digest) {
@@ -49,6 +51,32 @@ func (p *pins) drop(container string) digest.Digest {
 	return id
 }
 
+// leave says that manifests are being removed, until the returned function is called.
+func (p *pins) leave(manifests []digest.Digest) (done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.going == nil {
+		p.going = map[digest.Digest]struct{}{}
+	}
+	for _, d := range manifests {
+		p.going[d] = struct{}{}
+	}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, d := range manifests {
+			delete(p.going, d)
+		}
+	}
+}
+
+func (p *pins) leaving(manifest digest.Digest) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.going[manifest]
+	return ok
+}
+
 func (p *pins) holds(id digest.Digest) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -62,13 +90,25 @@ func (p *pins) holds(id digest.Digest) bool {
 func (s *Service) Pin(ctx context.Context, img *Image, containerID string) error {
 	s.pins.add(containerID, img.ID)
 	c, err := s.catalog(ctx)
-	if err == nil && len(c.byDigest[img.ID]) == 0 {
+	if err == nil && (len(c.byDigest[img.ID]) == 0 || !s.has(ctx, c, img)) {
 		err = noSuchImage(img.ID.String())
 	}
 	if err != nil {
 		s.pins.remove(containerID)
 	}
 	return err
+}
+
+// has says whether the platform of img is still there; one that is not said is.
+func (s *Service) has(ctx context.Context, c *catalog, img *Image) bool {
+	if img.Manifest.Digest == "" {
+		return true
+	}
+	if s.pins.leaving(img.Manifest.Digest) {
+		return false
+	}
+	in, err := s.read(ctx, c, c.byDigest[img.ID][0].Target)
+	return err == nil && slices.ContainsFunc(in.variants, func(v *variant) bool { return v.here && v.desc.Digest == img.Manifest.Digest })
 }
 
 // Unpin ends a container's hold. An image that was removed meanwhile is

@@ -44,7 +44,7 @@ func (s *Service) Tag(ctx context.Context, source, target string) error {
 // uses stays for it, whatever is removed by force.
 func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) ([]imagetypes.DeleteResponse, error) {
 	if len(o.Platforms) > 0 {
-		return nil, errdefs.ErrNotImplemented.WithMessage("removing single platforms (--platform) is not available in this version of hezi: remove the image and pull the platform that you want")
+		return s.removePlatforms(ctx, ref, o.Platforms)
 	}
 	s.change.Lock()
 	defer s.change.Unlock()

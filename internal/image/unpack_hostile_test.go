@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-
 	"hezi/internal/image/registry"
 )
 

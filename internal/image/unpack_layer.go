@@ -24,6 +24,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/therootcompany/xz"
 	"golang.org/x/sys/unix"
 )
 
@@ -347,8 +348,11 @@ func (h *hider) hide(p string) error {
 	return nil
 }
 
-// decompress recognises gzip and zstd by their first bytes; what is neither is
-// a plain archive. No program is called.
+// maxXZ is the most memory that xz may want: what its strongest preset does.
+const maxXZ = 64 << 20
+
+// decompress recognises gzip, zstd, xz and bzip2 by their first bytes; what is
+// none of them is a plain archive. No program is called.
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	magic, err := b.Peek(4)
@@ -368,6 +372,12 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 			return nil, fmt.Errorf("decompress with zstd: %w", err)
 		}
 		return z.IOReadCloser(), nil
+	case bytes.Equal(magic, []byte("\xfd7zX")):
+		z, err := xz.NewReader(b, maxXZ)
+		if err != nil {
+			return nil, fmt.Errorf("decompress with xz: %w", err)
+		}
+		return io.NopCloser(z), nil
 	case bytes.HasPrefix(magic, []byte("BZh")):
 		return io.NopCloser(bzip2.NewReader(b)), nil
 	}
