@@ -118,7 +118,9 @@ func TestLoadUseRemove(t *testing.T) {
 		t.Errorf("load said %q", out)
 	}
 	ctx := t.Context()
-	s.inUse = func(context.Context, digest.Digest) (running, stopped []string) { return []string{"one"}, []string{"two"} }
+	s.inUse = func(context.Context, digest.Digest) (running, stopped []string) {
+		return []string{"one"}, []string{"two"}
+	}
 	list, err := s.List(ctx, ListOptions{SharedSize: true, Manifests: true})
 	s.inUse = func(context.Context, digest.Digest) (running, stopped []string) { return nil, nil }
 	if err != nil || len(list) != 1 {
