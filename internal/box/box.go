@@ -20,7 +20,7 @@ type Options struct {
 // Runtime starts boxes. The keeper has one. Its methods may be called from
 // any goroutine.
 type Runtime struct {
-	init    *os.File // sealed memfd of hezi-init
+	init    *os.File // hezi-init, read-only in memory
 	cgroups cgroups
 	pool    *pool
 	standby *standbys
@@ -30,7 +30,7 @@ type Runtime struct {
 	tinyErr  error
 }
 
-// NewRuntime seals init into a memfd, grows the descriptor table once and
+// NewRuntime puts init into memory, grows the descriptor table once and
 // prepares the pool.
 func NewRuntime(o Options) (*Runtime, error) {
 	groups, err := newCgroups(o.Identity)

@@ -23,7 +23,7 @@ func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, er
 	}
 	defer b.close()
 	var prepared *spare
-	if b.flags == spareFlags && b.pidNS < 0 && spec.Cgroup.plain() {
+	if b.flags == spareFlags && b.pidNS < 0 && spec.Cgroup.plain() && spec.Namespaces.Cgroup.Mode == NamespaceNew {
 		prepared = r.pool.take(spec.Cgroup.Parent, spec.ID)
 	}
 	group, err := r.cgroups.create(ctx, &spec.Cgroup, spec.ID)

@@ -1,6 +1,9 @@
 // Package initbin holds the two programs that start containers, embedded:
-// hezi-init and hezi-tiny. They run from sealed memfds, so that nothing inside
-// a container can overwrite them through /proc/self/exe (CVE-2019-5736).
+// hezi-init and hezi-tiny. All containers run the same copy of each, and a
+// process inside reaches it as /proc/PID/exe. So they lie on a file system in
+// memory that nobody can reach, behind a mount that is read-only: nothing inside
+// can overwrite them (CVE-2019-5736), nor take their mode, owner or access list
+// from the next container, against which a sealed memfd has no seal.
 package initbin
 
 import (
@@ -14,25 +17,77 @@ import (
 //go:embed all:bin
 var programs embed.FS
 
-// Init gives hezi-init as a sealed memfd.
-func Init() (*os.File, error) { return sealed("hezi-init") }
+// Init gives hezi-init, open for reading.
+func Init() (*os.File, error) { return program("hezi-init") }
 
-// Tiny gives hezi-tiny, which --init puts before the program.
-func Tiny() (*os.File, error) { return sealed("hezi-tiny") }
+// Tiny gives hezi-tiny, which --init puts before the program. Every user may
+// execute it.
+func Tiny() (*os.File, error) { return program("hezi-tiny") }
 
-func sealed(name string) (*os.File, error) {
+func program(name string) (*os.File, error) {
 	text, err := programs.ReadFile("bin/" + name)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not embedded in this program: build it with `make build`, not with go build alone", name)
 	}
-	return Memfd(name, text)
+	file, err := readOnly(name, text)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a file in memory for %s: %w", name, err)
+	}
+	return file, nil
 }
 
-// Memfd is a sealed, executable file in memory. Its descriptor is a high one,
-// so that no child's set of standard descriptors falls on it.
+// readOnly is a file on a tmpfs of its own that is never attached: once the
+// mount is read-only and its descriptor closed, only the file itself is left.
+func readOnly(name string, text []byte) (*os.File, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, err
+	}
+	dir, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	if err := write(dir, name, text); err != nil {
+		return nil, err
+	}
+	err = unix.MountSetattr(dir, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if err != nil {
+		return nil, fmt.Errorf("%w (Linux 5.12 or newer is needed)", err)
+	}
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	return raise(fd, name)
+}
+
+func write(dir int, name string, text []byte) error {
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o555)
+	if err != nil {
+		return err
+	}
+	file := os.NewFile(uintptr(fd), name)
+	if _, err := file.Write(text); err != nil {
+		file.Close()
+		return err
+	}
+	if err := file.Chmod(0o555); err != nil { // whatever the umask is
+		file.Close()
+		return err
+	}
+	return file.Close()
+}
+
+// Memfd is a sealed file in memory.
 func Memfd(name string, text []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
-	if err == unix.EINVAL { // MFD_EXEC is from Linux 6.3
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // MFD_NOEXEC_SEAL is from Linux 6.3
 		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
@@ -43,13 +98,16 @@ func Memfd(name string, text []byte) (*os.File, error) {
 	if _, err := low.Write(text); err != nil {
 		return nil, fmt.Errorf("cannot write %s into memory: %w", name, err)
 	}
-	if err := unix.Fchmod(fd, 0o500); err != nil {
-		return nil, fmt.Errorf("cannot make %s executable: %w", name, err)
-	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
 		return nil, fmt.Errorf("cannot seal %s: %w", name, err)
 	}
+	return raise(fd, name)
+}
+
+// raise keeps fd open under a high number, so that no child's set of standard
+// descriptors falls on it.
+func raise(fd int, name string) (*os.File, error) {
 	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep %s open: %w", name, err)

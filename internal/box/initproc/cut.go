@@ -31,6 +31,7 @@ func (s *session) cut(who *identity, stdio [3]int, file string, env []string) {
 			t.add("terminal", "", "cannot set up the standard streams", unix.SYS_DUP3, uintptr(fd), uintptr(i), 0)
 		}
 	}
+	s.forget()
 	if p.Terminal {
 		t.add("terminal", "", "cannot make the terminal the controlling one", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
@@ -41,13 +42,32 @@ func (s *session) cut(who *identity, stdio [3]int, file string, env []string) {
 		umask = p.Umask
 	}
 	t.add("umask", "", "cannot set the umask", unix.SYS_UMASK, uintptr(umask))
-	t.add("descriptors", "", "cannot close the descriptors of init", unix.SYS_CLOSE_RANGE, 3, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
+	t.add(stepDescriptors, "", closing, unix.SYS_CLOSE_RANGE, 3, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
 	t.seccomp(p)
 	if len(p.Seccomp) > 0 && !p.NoNewPrivileges {
 		t.capset(permitted(p.Caps.Permitted), permitted(p.Caps.Effective), p.Caps.Inheritable)
 	}
 	s.execve(file, env)
 }
+
+// forget closes what belongs to the host as the first act, but for the socket
+// and for what is executed: a process that was there before can look at this
+// one, if it has CAP_SYS_PTRACE.
+func (s *session) forget() {
+	from := uintptr(socket + 1)
+	if tiny := s.fd(s.plan.Tiny); tiny >= 0 {
+		if uintptr(tiny) > from {
+			s.tape.add(stepDescriptors, "", closing, unix.SYS_CLOSE_RANGE, from, uintptr(tiny)-1, 0)
+		}
+		from = uintptr(tiny) + 1
+	}
+	s.tape.add(stepDescriptors, "", closing, unix.SYS_CLOSE_RANGE, from, uintptr(^uint32(0)), 0)
+}
+
+const (
+	stepDescriptors = "descriptors"
+	closing         = "cannot close the descriptors of init"
+)
 
 func (t *tape) limits(limits []plan.Rlimit) {
 	for _, l := range limits {

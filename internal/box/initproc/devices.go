@@ -38,6 +38,9 @@ func (s *session) makeDevices() error {
 	}
 	for i := range s.plan.Devices {
 		d := &s.plan.Devices[i]
+		if s.covered(d.Path) {
+			continue
+		}
 		parent, err := ensure(s.root, path.Dir(d.Path), false)
 		if err == nil {
 			err = makeNode(parent, path.Base(d.Path), d)
@@ -71,6 +74,9 @@ func (s *session) defaultDevices() error {
 			break
 		}
 		d := &defaultDevices[i]
+		if s.covered("/dev/" + d.Path) {
+			continue
+		}
 		if err := makeNode(dir, d.Path, d); err != nil {
 			return fail("device", "/dev/"+d.Path, err, "cannot make the device /dev/"+d.Path+" in the container")
 		}
@@ -96,6 +102,17 @@ func (s *session) defaultDevices() error {
 		return fail("terminal", "/dev/console", err, "cannot make /dev/console in the container")
 	}
 	return nil
+}
+
+// covered says whether a mount of the user stands for the device at p, as with
+// -v /dev/urandom:/dev/random.
+func (s *session) covered(p string) bool {
+	for i := range s.plan.Mounts {
+		if path.Clean(s.plan.Mounts[i].Target) == path.Clean(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // makeNode makes d as name in dir. Something there already is kept only when

@@ -22,6 +22,8 @@ func (s *session) join() error {
 	if err := s.processAttributes(); err != nil { // while the host's procfs is the one in sight
 		return err
 	}
+	unix.Close(proc) // a process inside could take it from the child, and the whole host with it
+	s.proc = -1
 	if err := s.enter(); err != nil {
 		return err
 	}
