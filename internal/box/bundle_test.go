@@ -4,16 +4,18 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
+
+type object = map[string]any
 
 // bundleOf writes an OCI bundle that asks runc or crun for the same box; the
 // root is a directory instead of an overlay.
 func bundleOf(t testing.TB, spec *Spec, root string, hostNet bool) string {
 	t.Helper()
-	type m = map[string]any
-	var mounts []m
+	var mounts []object
 	for _, x := range spec.Mounts {
 		options := []string{}
 		for _, o := range []struct {
@@ -27,29 +29,82 @@ func bundleOf(t testing.TB, spec *Spec, root string, hostNet bool) string {
 		if x.Data != "" {
 			options = append(options, strings.Split(x.Data, ",")...)
 		}
-		mounts = append(mounts, m{"destination": x.Target, "type": x.Type, "source": x.Type, "options": options})
+		mounts = append(mounts, object{"destination": x.Target, "type": x.Type, "source": x.Type, "options": options})
 	}
-	namespaces := []m{{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}}
+	namespaces := []object{{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}}
 	if !hostNet {
-		namespaces = append(namespaces, m{"type": "network"})
+		namespaces = append(namespaces, object{"type": "network"})
 	}
-	c := spec.Process.Capabilities
-	config := m{
-		"ociVersion": "1.0.2",
-		"process": m{"args": spec.Process.Args, "env": append([]string{"HOME=/root"}, spec.Process.Env...), "cwd": "/", "user": m{"uid": 0, "gid": 0, "additionalGids": []int{10}},
-			"capabilities": m{"bounding": c.Bounding, "effective": c.Effective, "permitted": c.Permitted}},
-		"root":     m{"path": root},
-		"hostname": spec.Hostname, "mounts": mounts,
-		"linux": m{"namespaces": namespaces, "maskedPaths": spec.MaskedPaths, "readonlyPaths": spec.ReadonlyPaths,
-			"cgroupsPath": spec.Cgroup.Parent + "/" + spec.ID},
+	linux := object{"namespaces": namespaces, "maskedPaths": spec.MaskedPaths, "readonlyPaths": spec.ReadonlyPaths,
+		"cgroupsPath": spec.Cgroup.Parent + "/" + spec.ID, "resources": resourcesOf(&spec.Cgroup)}
+	if len(spec.Process.Seccomp) > 0 { // the same number of filters: what they say is another test's
+		linux["seccomp"] = object{"defaultAction": "SCMP_ACT_ALLOW",
+			"syscalls": []object{{"names": []string{"kexec_load"}, "action": "SCMP_ACT_ERRNO"}}}
 	}
-	text, err := json.Marshal(config)
+	var devices []object
+	for _, d := range spec.Devices {
+		devices = append(devices, object{"path": d.Path, "type": d.Type, "major": d.Major, "minor": d.Minor, "fileMode": d.Mode, "uid": d.UID, "gid": d.GID})
+	}
+	linux["devices"] = devices
+	dir := t.TempDir()
+	writeJSON(t, filepath.Join(dir, "config.json"), object{
+		"ociVersion": "1.0.2", "process": processOf(&spec.Process), "hostname": spec.Hostname, "mounts": mounts,
+		"root": object{"path": root, "readonly": spec.Root.ReadOnly}, "linux": linux,
+	})
+	return dir
+}
+
+func resourcesOf(c *Cgroup) object {
+	out := object{"devices": []object{{"allow": c.AllDevices, "access": "rwm"}}}
+	r := &c.Resources
+	if r.Memory > 0 {
+		out["memory"] = object{"limit": r.Memory}
+	}
+	if r.PidsLimit > 0 {
+		out["pids"] = object{"limit": r.PidsLimit}
+	}
+	if r.CPUQuota > 0 {
+		out["cpu"] = object{"quota": r.CPUQuota, "period": r.CPUPeriod}
+	}
+	return out
+}
+
+// processOf has the names of the image's users resolved, as Docker does it.
+func processOf(p *Process) object {
+	user, home := object{"uid": 0, "gid": 0, "additionalGids": []int{10}}, "/root"
+	if p.User == "ann" {
+		user, home = object{"uid": 1000, "gid": 1000, "additionalGids": []int{10}}, "/home/ann"
+	}
+	c := p.Capabilities
+	caps := object{"bounding": c.Bounding, "effective": c.Effective, "permitted": c.Permitted}
+	out := object{"args": p.Args, "env": slices.Concat([]string{"HOME=" + home}, p.Env), "cwd": p.Cwd, "user": user,
+		"capabilities": caps, "terminal": p.Terminal, "noNewPrivileges": p.NoNewPrivileges}
+	if p.OOMScoreAdj != nil {
+		out["oomScoreAdj"] = *p.OOMScoreAdj
+	}
+	var limits []object
+	for _, l := range p.Rlimits {
+		limits = append(limits, object{"type": l.Type, "soft": l.Soft, "hard": l.Hard})
+	}
+	out["rlimits"] = limits
+	return out
+}
+
+// processFile is what runc exec takes.
+func processFile(t testing.TB, p *Process) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "process.json")
+	writeJSON(t, file, processOf(p))
+	return file
+}
+
+func writeJSON(t testing.TB, path string, v any) {
+	t.Helper()
+	text, err := json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), text, 0o644); err != nil {
+	if err := os.WriteFile(path, text, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return dir
 }

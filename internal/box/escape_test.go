@@ -369,9 +369,13 @@ func TestHostCgroupNamespace(t *testing.T) {
 	root := image(t)
 	for range 4 {
 		run(t, boxSpec(t, root, "true"))
-		time.Sleep(2 * poolLull) // a spare builds what this box had
+		for range 100 { // a spare builds what this box had
+			if time.Sleep(2 * poolLull); len(testRuntime.pool.ready) > 0 {
+				break
+			}
+		}
 		spec := boxSpec(t, root, "readlink", "/proc/self/ns/cgroup")
-		spec.Namespaces.Cgroup.Mode = NamespaceHost
+		spec.Namespaces.Cgroup.Mode, spec.Namespaces.Net.Mode = NamespaceHost, NamespaceHost
 		if out, _ := run(t, spec); out != host+"\n" {
 			t.Errorf("%q, want the host's %s", out, host)
 		}

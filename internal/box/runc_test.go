@@ -1,63 +1,226 @@
 package box
 
 import (
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
-// What a box shows of itself.
+// What a process of a box shows of itself and of what is around it.
 const postureScript = `sed -e 's/^[0-9]* [0-9]* [^ ]* //' /proc/self/mountinfo
-grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups|Sig(Blk|Ign)|Umask|PPid)' /proc/1/status
-ls /proc/1/fd
+grep -E '^(Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups|Sig(Blk|Ign)|Umask|PPid|Speculation|THP)' /proc/$$/status
+ls /proc/$$/fd
 for f in /dev/*; do echo $f $(stat -c '%a %u:%g %t:%T %N' $f); done
-cat /proc/1/limits /proc/1/oom_score_adj
-pwd; hostname; env | sort`
+for n in cgroup ipc mnt net pid time user uts; do readlink /proc/$$/ns/$n; done
+sed -e 's/^[0-9]*//' /proc/self/cgroup
+cat /proc/$$/limits /proc/$$/oom_score_adj /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us
+mknod /tmp/sda b 8 0; cat /tmp/sda; rm -f /tmp/sda
+for f in /sys/class/net/lo/ifalias /proc/sys/net/ipv4/ip_forward /etc/new; do (echo 1 > $f) 2>/dev/null && echo "wrote $f"; done
+pwd; hostname; tty; env | sort`
 
 // explained are the differences from runc, each with its reason.
 var explained = []string{
-	" / rw,relatime - ",   // the root: an overlay here, a bind of the directory under runc
-	"/sys/fs/cgroup",      // runc shows all hierarchies of the host, we those of the engine
-	"/null /proc/",        // masked files: the host's verified /dev/null here, the box's own under runc
-	"tmpfs tmpfs",         // masked directories: also nosuid,nodev,noexec here
-	"/ /sys ro",           // runc makes the superblock read-only too; it may be shared, so only the mount is here
-	"/proc/sysrq-trigger", // absent on kernels without it
-	"SigIgn:",             // runc hands on what its parent ignores, a box has the defaults
+	" / rw,relatime - ", " / ro,relatime - ", // the root: an overlay here, a bind of the directory under runc
+	"/sys/fs/cgroup",              // runc shows all hierarchies of the host, we those of the engine
+	"/null /proc/",                // masked files: the host's verified /dev/null here, the box's own under runc
+	"tmpfs tmpfs",                 // masked directories: also nosuid,nodev,noexec here
+	"/ /sys ro",                   // runc makes the superblock read-only too; it may be shared, so only the mount is here
+	"/proc/sysrq-trigger",         // absent on kernels without it
+	"SigIgn:",                     // runc hands on what its parent ignores, a box has the defaults
+	":cpu,cpuacct:", "0::", "::/", // the hybrid hierarchy, which is not ours
 }
 
-// TestPosture compares a box with the same one made by runc.
+// posture is one way to start a process, here and by runc.
+type posture struct {
+	name     string
+	change   func(*Spec)
+	exec     func(*Process) // not nil: an exec in that box is compared
+	terminal bool
+}
+
+// TestPosture compares processes of boxes with those that runc makes of the
+// same description.
 func TestPosture(t *testing.T) {
 	runc, err := exec.LookPath("runc")
 	if err != nil {
 		t.Fatal("install runc: it is the reference of this test")
 	}
 	root := image(t)
-	if err := exec.Command("ln", "-s", "busybox", root+"/bin/sed").Run(); err != nil {
+	for _, name := range []string{"sed", "sort", "rm"} {
+		if err := os.Symlink("busybox", root+"/bin/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(root+"/tmp", 0o1777); err != nil {
 		t.Fatal(err)
 	}
-	if err := exec.Command("ln", "-s", "busybox", root+"/bin/sort").Run(); err != nil {
-		t.Fatal(err)
+	for _, c := range postures() {
+		t.Run(c.name, func(t *testing.T) {
+			spec := func() *Spec {
+				s := boxSpec(t, root, "sh", "-c", postureScript)
+				s.Process.Seccomp = []byte{0x06, 0, 0, 0, 0, 0, 0xff, 0x7f} // allow everything
+				c.change(s)
+				if c.exec != nil {
+					s.Process.Args = []string{"sleep", "100"}
+				}
+				return s
+			}
+			reference, ours := lines(byRunc(t, runc, root, spec(), c)), lines(byUs(t, spec(), c))
+			if len(ours) < 60 {
+				t.Fatalf("only %q", ours)
+			}
+			report(t, "only under runc", reference, ours)
+			report(t, "only here", ours, reference)
+		})
 	}
-	spec := boxSpec(t, root, "sh", "-c", postureScript)
-	dir := bundleOf(t, spec, root, false)
-	reference, err := exec.Command(runc, "run", "-b", dir, spec.ID[:32]).CombinedOutput()
-	if err != nil {
-		t.Fatalf("runc: %v: %s", err, reference)
-	}
-	ours, _ := run(t, boxSpec(t, root, "sh", "-c", postureScript))
-	report(t, "only under runc", lines(string(reference)), lines(ours))
-	report(t, "only here", lines(ours), lines(string(reference)))
 }
 
-func lines(text string) []string { return strings.Split(strings.TrimSpace(text), "\n") }
+func postures() []posture {
+	privileged := func(s *Spec) {
+		s.MaskedPaths, s.ReadonlyPaths, s.Cgroup.AllDevices = nil, nil, true
+		all(&s.Process)
+		s.Process.Seccomp = nil
+		for i := range s.Mounts {
+			s.Mounts[i].ReadOnly = false
+		}
+		s.Devices = []Device{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, Mode: 0o640, UID: 5, GID: 6}}
+	}
+	user := func(s *Spec) { s.Process.User = "ann" }
+	plain := func(*Spec) {}
+	return []posture{
+		{name: "default", change: plain},
+		{name: "privileged", change: privileged},
+		{name: "read-only", change: func(s *Spec) {
+			s.Root.ReadOnly = true
+			s.Mounts = append(s.Mounts, Mount{Type: MountTmpfs, Target: "/tmp", NoSuid: true, NoDev: true, NoExec: true, Data: "size=64k"})
+		}},
+		{name: "user", change: user},
+		{name: "no new privileges", change: func(s *Spec) { s.Process.NoNewPrivileges = true }},
+		{name: "limits", change: func(s *Spec) {
+			adj := 100
+			s.Process.Rlimits = []Rlimit{{"RLIMIT_NOFILE", 100, 200}, {"RLIMIT_CORE", 0, 0}}
+			s.Process.OOMScoreAdj = &adj
+			s.Cgroup.Resources = Resources{Memory: 64 << 20, PidsLimit: 50, CPUQuota: 50_000, CPUPeriod: 100_000}
+		}},
+		{name: "terminal", change: func(s *Spec) { s.Process.Terminal = true }, terminal: true},
+		{name: "exec", change: plain, exec: func(*Process) {}},
+		{name: "exec as a user", change: plain, exec: func(p *Process) { p.User, p.Cwd = "ann", "/tmp" }},
+		{name: "exec privileged", change: plain, exec: all},
+		{name: "exec with a terminal", change: plain, exec: func(p *Process) { p.Terminal = true }, terminal: true},
+		{name: "exec in a user's box", change: user, exec: func(*Process) {}},
+	}
+}
+
+// all is what --privileged gives to a process.
+func all(p *Process) {
+	var names []string
+	for name := range capabilities {
+		if n := capabilities[name]; hostHas(n) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	p.Capabilities = Capabilities{Bounding: names, Effective: names, Permitted: names}
+}
+
+func hostHas(n uint) bool {
+	has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0)
+	return err == nil && has == 1
+}
+
+func byUs(t *testing.T, spec *Spec, c posture) string {
+	if c.exec == nil && !c.terminal {
+		out, _ := run(t, spec)
+		return out
+	}
+	if c.exec == nil {
+		p, err := testRuntime.Start(t.Context(), spec, Stdio{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := readConsole(t, p)
+		await(t, p)
+		removeGroup(t, p)
+		return out
+	}
+	box := start(t, spec)
+	p := spec.Process
+	p.Args = []string{"sh", "-c", postureScript}
+	c.exec(&p)
+	if !c.terminal {
+		out, _ := execIn(t, box, &p)
+		return out
+	}
+	e, err := testRuntime.Exec(t.Context(), box.PID, box.PidFD, box.CgroupPaths, &p, Stdio{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := readConsole(t, e)
+	await(t, e)
+	return out
+}
+
+// byRunc does the same by runc; script(1) lends it a terminal.
+func byRunc(t *testing.T, runc, root string, spec *Spec, c posture) string {
+	dir, id := bundleOf(t, spec, root, false), spec.ID[:32]
+	command := []string{runc, "run", "-b", dir, id}
+	if c.exec != nil {
+		if err := exec.Command(runc, "run", "-d", "-b", dir, id).Run(); err != nil { // no pipe: the box would hold it
+			t.Fatalf("runc: %v", err)
+		}
+		t.Cleanup(func() {
+			if out, err := exec.Command(runc, "delete", "-f", id).CombinedOutput(); err != nil {
+				t.Errorf("runc delete: %v: %s", err, out)
+			}
+		})
+		p := spec.Process
+		p.Args = []string{"sh", "-c", postureScript}
+		c.exec(&p)
+		command = []string{runc, "exec", "-p", processFile(t, &p), id}
+	}
+	if c.terminal {
+		command = []string{"script", "-qec", strings.Join(command, " "), "/dev/null"}
+	}
+	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("runc: %v: %s", err, out)
+	}
+	return string(out)
+}
+
+func lines(text string) []string {
+	return strings.Split(strings.TrimSpace(strings.ReplaceAll(text, "\r", "")), "\n")
+}
 
 func report(t *testing.T, what string, have, reference []string) {
 	t.Helper()
 	for _, line := range have {
-		if slices.Contains(reference, line) || slices.ContainsFunc(explained, func(e string) bool { return strings.Contains(line, e) }) {
+		if slices.Contains(reference, kindOf(line)) || slices.ContainsFunc(explained, func(e string) bool { return strings.Contains(line, e) }) {
+			continue
+		}
+		if k := kindOf(line); k != line && slices.ContainsFunc(reference, func(r string) bool { return kindOf(r) == k }) {
 			continue
 		}
 		t.Errorf("%s: %s", what, line)
 	}
+}
+
+// kindOf says of a namespace whether it is the host's.
+func kindOf(line string) string {
+	name, _, ok := strings.Cut(line, ":[")
+	if !ok {
+		return line
+	}
+	host, err := os.Readlink("/proc/self/ns/" + name)
+	switch {
+	case err != nil:
+		return line
+	case host == line:
+		return name + ": the host's"
+	}
+	return name + ": its own"
 }

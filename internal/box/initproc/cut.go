@@ -31,7 +31,7 @@ func (s *session) cut(who *identity, stdio [3]int, file string, env []string) {
 			t.add("terminal", "", "cannot set up the standard streams", unix.SYS_DUP3, uintptr(fd), uintptr(i), 0)
 		}
 	}
-	s.forget()
+	t.forget(s.fd(s.plan.Tiny))
 	if p.Terminal {
 		t.add("terminal", "", "cannot make the terminal the controlling one", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
@@ -53,15 +53,15 @@ func (s *session) cut(who *identity, stdio [3]int, file string, env []string) {
 // forget closes what belongs to the host as the first act, but for the socket
 // and for what is executed: a process that was there before can look at this
 // one, if it has CAP_SYS_PTRACE.
-func (s *session) forget() {
+func (t *tape) forget(tiny int) {
 	from := uintptr(socket + 1)
-	if tiny := s.fd(s.plan.Tiny); tiny >= 0 {
+	if tiny >= 0 {
 		if uintptr(tiny) > from {
-			s.tape.add(stepDescriptors, "", closing, unix.SYS_CLOSE_RANGE, from, uintptr(tiny)-1, 0)
+			t.add(stepDescriptors, "", closing, unix.SYS_CLOSE_RANGE, from, uintptr(tiny)-1, 0)
 		}
 		from = uintptr(tiny) + 1
 	}
-	s.tape.add(stepDescriptors, "", closing, unix.SYS_CLOSE_RANGE, from, uintptr(^uint32(0)), 0)
+	t.add(stepDescriptors, "", closing, unix.SYS_CLOSE_RANGE, from, uintptr(^uint32(0)), 0)
 }
 
 const (

@@ -38,7 +38,7 @@ func (s *session) makeDevices() error {
 	}
 	for i := range s.plan.Devices {
 		d := &s.plan.Devices[i]
-		if s.covered(d.Path) {
+		if covered(&s.plan, d.Path) {
 			continue
 		}
 		parent, err := ensure(s.root, path.Dir(d.Path), false)
@@ -74,7 +74,7 @@ func (s *session) defaultDevices() error {
 			break
 		}
 		d := &defaultDevices[i]
-		if s.covered("/dev/" + d.Path) {
+		if covered(&s.plan, "/dev/"+d.Path) {
 			continue
 		}
 		if err := makeNode(dir, d.Path, d); err != nil {
@@ -104,11 +104,11 @@ func (s *session) defaultDevices() error {
 	return nil
 }
 
-// covered says whether a mount of the user stands for the device at p, as with
+// covered says whether a mount of the user stands for the device at a path, as with
 // -v /dev/urandom:/dev/random.
-func (s *session) covered(p string) bool {
-	for i := range s.plan.Mounts {
-		if path.Clean(s.plan.Mounts[i].Target) == path.Clean(p) {
+func covered(p *plan.Plan, at string) bool {
+	for i := range p.Mounts {
+		if path.Clean(p.Mounts[i].Target) == path.Clean(at) {
 			return true
 		}
 	}
