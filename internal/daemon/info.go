@@ -75,7 +75,6 @@ func limits(info *system.Info) {
 		{!info.CPUShares, "No cpu shares support: enable the cpu cgroup controller"},
 		{!info.CPUSet, "No cpuset support: enable the cpuset cgroup controller"},
 		{!info.PidsLimit, "No pids limit support: enable the pids cgroup controller"},
-		{!info.IPv4Forwarding, "IPv4 forwarding is disabled: containers cannot reach the outside; sysctl -w net.ipv4.ip_forward=1, or start hezid with ip-forward"},
 	} {
 		if w.missing {
 			info.Warnings = append(info.Warnings, "WARNING: "+w.text)

@@ -29,7 +29,7 @@ type Options struct {
 	DataRoot, ExecRoot string
 	BIP                netip.Prefix // the bridge's address and subnet; zero: chosen once
 	FixedCIDR          netip.Prefix // containers get addresses of this range; zero: of the subnet
-	MTU                int          // bytes; 0: 1500
+	MTU                int          // bytes; 0: the default route's
 	DefaultBind        netip.Addr   // where ports are published without an address; zero: 0.0.0.0
 	IPForward          bool         // switch the kernel's forwarding on
 	IPMasq             bool         // masquerade what leaves the bridge
@@ -65,6 +65,7 @@ type Controller struct {
 	joining   map[string]bool
 	releasing map[*member]bool
 	dying     map[netip.Addr]bool
+	fresh     []nft.Forward   // published; flows of before are still to be forgotten
 	unclaimed map[string]bool // handles of a former engine, by path
 }
 
@@ -82,13 +83,14 @@ type member struct {
 	holds    []*ports.Hold
 	forwards []nft.Forward
 	box      *Sandbox
+	adopted  bool          // it ran while the engine was away
 	done     chan struct{} // closed when ports and handle are given back
 }
 
 // New opens the networks: it finds or makes the bridge and the nft table.
 func New(o Options) (*Controller, error) {
 	if o.MTU == 0 {
-		o.MTU = 1500
+		o.MTU = netns.DefaultMTU()
 	}
 	if o.Pool == 0 {
 		o.Pool = 4
@@ -110,7 +112,7 @@ func New(o Options) (*Controller, error) {
 		return nil, err
 	}
 	if o.IPForward {
-		if err := sysctl("ip_forward", "1"); err != nil {
+		if err := forward(); err != nil {
 			return nil, err
 		}
 	}
@@ -118,17 +120,21 @@ func New(o Options) (*Controller, error) {
 		return nil, err
 	}
 	if o.IPTables {
-		if err := sysctl("conf/"+c.bridge+"/route_localnet", "1"); err != nil {
-			return nil, err
-		}
 		var err error
 		cfg := nft.Config{Table: name, Bridge: c.bridge, Subnet: c.st.Subnet, Masquerade: o.IPMasq}
 		if c.table, err = nft.Open(cfg); err != nil {
 			return nil, err
 		}
+		// After the rules that keep 127/8 from the bridge.
+		if err := netns.Sysctl("net/ipv4/conf/"+c.bridge+"/route_localnet", "1"); err != nil {
+			return nil, err
+		}
 		if c.watch, err = c.table.Watch(); err != nil {
 			return nil, err
 		}
+	}
+	for _, w := range c.Warnings() {
+		slog.Warn(w)
 	}
 	c.wg.Add(2)
 	go c.release()
@@ -255,15 +261,16 @@ func hardware(a netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
 }
 
-// sysctl writes /proc/sys/net/ipv4/key unless it has the value.
-func sysctl(key, value string) error {
-	path := "/proc/sys/net/ipv4/" + key
-	if have, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(have)) == value {
+// forward switches the kernel's forwarding on, and says so.
+func forward() error {
+	const key = "net/ipv4/ip_forward"
+	if have, err := os.ReadFile("/proc/sys/" + key); err == nil && strings.TrimSpace(string(have)) == "1" {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
-		return fmt.Errorf("set the sysctl net.ipv4.%s to %s: %w", strings.ReplaceAll(key, "/", "."), value, err)
+	if err := netns.Sysctl(key, "1"); err != nil {
+		return err
 	}
+	slog.Warn("net.ipv4.ip_forward was off and is now on, as containers need it: if this machine must not forward between its own networks, say so in its firewall")
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -89,16 +90,12 @@ func (c *Controller) Adopt(ctx context.Context, req EndpointRequest, s *Sandbox)
 	if !known {
 		return nil, errdefs.ErrConflict.WithMessage("the network namespace " + s.Path + " is not one that waits to be adopted")
 	}
-	m := &member{req: req, slot: sl, done: make(chan struct{})}
+	m := &member{req: req, slot: sl, done: make(chan struct{}), adopted: true}
 	box, err := c.publish(ctx, m, name)
-	if err != nil {
-		// The container runs: its place stays; only Sweep may take it.
+	if err != nil { // the container runs: its place stays
 		for _, h := range m.holds {
 			err = errors.Join(err, h.Close())
 		}
-		c.mu.Lock()
-		c.unclaimed[s.Path] = true
-		c.mu.Unlock()
 		return nil, err
 	}
 	return box, nil
@@ -144,6 +141,11 @@ func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sand
 		chosen[p] = nil
 		for _, b := range m.req.Ports[p] {
 			h, err := c.hold(ctx, m, p, b)
+			if err != nil && m.adopted {
+				// Another program took the port meanwhile, or the address is gone.
+				slog.Warn("a published port is not held while its container runs: what arrives there still goes to the container", "container", m.req.ContainerID, "port", p, "error", err)
+				h, err = c.claim(m, p, b)
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -156,7 +158,7 @@ func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sand
 			chosen[p] = append(chosen[p], network.PortBinding{HostIP: h.Addr, HostPort: strconv.Itoa(int(h.Port))})
 		}
 	}
-	if c.table != nil {
+	if c.table != nil && len(m.forwards) > 0 {
 		if err := c.table.Add(m.forwards); err != nil {
 			return nil, err
 		}
@@ -174,7 +176,26 @@ func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sand
 		return nil, errdefs.ErrUnavailable.WithMessage("the networks are closed")
 	}
 	c.members[m.req.ContainerID] = m
+	for _, f := range m.forwards {
+		if f.Proto == unix.IPPROTO_UDP && !m.adopted {
+			c.fresh = append(c.fresh, f)
+			defer wake(c.kick)
+		}
+	}
 	return m.box, nil
+}
+
+// claim registers a port that a running container has, without a socket.
+func (c *Controller) claim(m *member, p network.Port, b network.PortBinding) (*ports.Hold, error) {
+	n, err := strconv.ParseUint(b.HostPort, 10, 16)
+	if err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid host port %q for %s", b.HostPort, p))
+	}
+	proto := uint8(unix.IPPROTO_TCP)
+	if p.Proto() == network.UDP {
+		proto = unix.IPPROTO_UDP
+	}
+	return c.ports.Claim(b.HostIP, proto, uint16(n), ports.Owner{ID: m.req.ContainerID, Name: m.req.ContainerName}), nil
 }
 
 // hold takes one host port. A port that a container on its way out still has is waited for.

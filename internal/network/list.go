@@ -2,13 +2,13 @@ package network
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/nftables"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 )
@@ -144,16 +144,17 @@ func (c *Controller) announce(action events.Action, name, container string) {
 func (c *Controller) Warnings() []string {
 	var w []string
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) == "0" {
-		w = append(w, "WARNING: IPv4 forwarding is disabled: containers cannot reach other hosts")
+		w = append(w, "IPv4 forwarding is disabled: containers cannot reach other machines, nor these published ports; sysctl -w net.ipv4.ip_forward=1, or start hezid with ip-forward")
 	}
-	chains, err := (&nftables.Conn{}).ListChains()
+	if c.table == nil {
+		return w
+	}
+	blockers, err := c.table.Blockers()
 	if err != nil {
-		return append(w, "WARNING: the firewall's rules cannot be read: "+err.Error())
+		return append(w, err.Error())
 	}
-	for _, ch := range chains {
-		if ch.Hooknum != nil && *ch.Hooknum == *nftables.ChainHookForward && ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
-			w = append(w, "WARNING: the firewall chain "+ch.Table.Name+" "+ch.Name+" drops forwarded packets by default (Docker, ufw or firewalld): unless it accepts those of "+c.bridge+", containers have no network")
-		}
+	for _, b := range blockers {
+		w = append(w, fmt.Sprintf("the firewall's chain %s %s drops what is forwarded and has no rule for %s: containers do not reach other machines, nor these published ports; to let them: %s", b.Table, b.Chain, c.bridge, b.Remedy))
 	}
 	return w
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
@@ -90,7 +89,8 @@ func (c *Controller) release() {
 // giveBack frees the ports and handles of all that leave.
 func (c *Controller) giveBack() {
 	c.mu.Lock()
-	leaving := slices.Collect(maps.Keys(c.releasing))
+	leaving, fresh := slices.Collect(maps.Keys(c.releasing)), c.fresh
+	c.fresh = nil
 	c.mu.Unlock()
 	var forwards []nft.Forward
 	for _, m := range leaving {
@@ -112,26 +112,7 @@ func (c *Controller) giveBack() {
 		c.mu.Unlock()
 		close(m.done)
 	}
-	forgetFlows(forwards)
-}
-
-// forgetFlows drops the connection tracking of published UDP ports: a flow that
-// goes on would be sent to the old container for as long as it goes on.
-func forgetFlows(forwards []nft.Forward) {
-	for _, f := range forwards {
-		if f.Proto != unix.IPPROTO_UDP {
-			continue
-		}
-		filter := &netlink.ConntrackFilter{}
-		err := filter.AddProtocol(unix.IPPROTO_UDP)
-		if err == nil {
-			err = filter.AddPort(netlink.ConntrackOrigDstPort, f.Port)
-		}
-		if err == nil {
-			_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, filter)
-		}
-		logFailure("forget the flows of a published port", err)
-	}
+	forgetFlows(forwards, fresh)
 }
 
 // bury frees the addresses whose veths are gone.

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -123,6 +124,11 @@ func build(path string, ep *Endpoint) (err error) {
 	if ep == nil {
 		return nil
 	}
+	// The bridge has no IPv6: without this eth0 would have a link-local address,
+	// a second way to other containers that no rule looks at.
+	if err := Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
+		return err
+	}
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return fmt.Errorf("open a new network namespace: %w", err)
@@ -224,6 +230,18 @@ func Bridge(name string, gateway netip.Prefix, mac net.HardwareAddr, mtu int) (i
 	if link.Type() != "bridge" {
 		return 0, fmt.Errorf("%s is a %s, not a bridge: rename or remove it", name, link.Type())
 	}
+	// A container can send router advertisements: the host must not take its
+	// addresses and routes from them (CVE-2020-13401).
+	for _, s := range []struct{ key, value string }{{"accept_ra", "0"}, {"disable_ipv6", "1"}} {
+		if err := Sysctl("net/ipv6/conf/"+name+"/"+s.key, s.value); err != nil {
+			return 0, err
+		}
+	}
+	if link.Attrs().MTU != mtu {
+		if err := netlink.LinkSetMTU(link, mtu); err != nil {
+			return 0, fmt.Errorf("set the MTU of %s to %d: %w", name, mtu, err)
+		}
+	}
 	have, err := Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return 0, fmt.Errorf("read the addresses of %s: %w", name, err)
@@ -249,6 +267,20 @@ func Bridge(name string, gateway netip.Prefix, mac net.HardwareAddr, mtu int) (i
 	return link.Attrs().Index, nil
 }
 
+// Sysctl writes /proc/sys/key in the thread's network namespace, unless it has
+// the value. A key of IPv6 that a kernel without IPv6 lacks is none to set.
+func Sysctl(key, value string) error {
+	path := "/proc/sys/" + key
+	have, err := os.ReadFile(path)
+	if err == nil && strings.TrimSpace(string(have)) == value || errors.Is(err, os.ErrNotExist) && strings.HasPrefix(key, "net/ipv6/") {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		return fmt.Errorf("set the sysctl %s to %s: %w", strings.ReplaceAll(key, "/", "."), value, err)
+	}
+	return nil
+}
+
 // RemoveBridge deletes a bridge; one that is absent is no error.
 func RemoveBridge(name string) error {
 	link, err := netlink.LinkByName(name)
@@ -263,6 +295,25 @@ func RemoveBridge(name string) error {
 		return fmt.Errorf("remove the bridge %s: %w", name, err)
 	}
 	return nil
+}
+
+// DefaultMTU is that of the device which the host's default route leaves by; 1500
+// without one.
+func DefaultMTU() int {
+	routes, err := Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return 1500
+	}
+	mtu, metric := 1500, -1
+	for _, r := range routes {
+		if r.Dst != nil && r.Dst.String() != "0.0.0.0/0" || metric >= 0 && r.Priority >= metric {
+			continue
+		}
+		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+			mtu, metric = link.Attrs().MTU, r.Priority
+		}
+	}
+	return mtu
 }
 
 // Ports are the names of the devices on the bridge.

@@ -10,7 +10,7 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 1
+const rulesVersion = 2
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h
@@ -56,7 +56,9 @@ func decode(e nftables.SetElement, at bool) (f Forward, ok bool) {
 	return f, true
 }
 
-func addRules(c *nftables.Conn, t *Table) {
+// addRules writes every chain and returns how many rules each has.
+func addRules(c *nftables.Conn, t *Table) map[string]int {
+	count := map[string]int{}
 	chain := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) func(...[]expr.Any) {
 		ch := c.AddChain(&nftables.Chain{Name: name, Table: t.table, Type: typ, Hooknum: hook, Priority: prio})
 		return func(parts ...[]expr.Any) {
@@ -64,6 +66,7 @@ func addRules(c *nftables.Conn, t *Table) {
 			for _, p := range parts {
 				all = append(all, p...)
 			}
+			count[name]++
 			c.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: all})
 		}
 	}
@@ -73,6 +76,7 @@ func addRules(c *nftables.Conn, t *Table) {
 
 	raw := chain("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	raw(iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), within(daddrOff, loopback), verdict(expr.VerdictDrop))
+	raw(iface(expr.MetaKeyIIFNAME, expr.CmpOpEq, bridge), within(saddrOff, loopback), verdict(expr.VerdictDrop))
 
 	for _, n := range []struct {
 		name string
@@ -96,6 +100,7 @@ func addRules(c *nftables.Conn, t *Table) {
 	fwd(iface(expr.MetaKeyIIFNAME, expr.CmpOpEq, bridge), verdict(expr.VerdictAccept))
 	fwd(out, ct(expr.CtKeySTATUS, ipsDstNAT), verdict(expr.VerdictAccept))
 	fwd(out, verdict(expr.VerdictDrop))
+	return count
 }
 
 func iface(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {

@@ -4,7 +4,7 @@
 //	  map published    { proto . port : address . port }            bound to every host address
 //	  map published_at { hostaddress . proto . port : address . port }  bound to one
 //	  set rules-HASH   { the version of the rules below }
-//	  chain raw         prerouting: drop 127/8 that arrives from outside
+//	  chain raw         prerouting: drop what is for 127/8, or of it, and does not come from lo
 //	  chain prerouting  nat: packets for the host's addresses by the maps
 //	  chain output      the same for the host's own programs
 //	  chain postrouting nat: masquerade out of the bridge; hairpin; the host's loopback
@@ -62,8 +62,9 @@ type Table struct {
 	any   *nftables.Set // published
 	at    *nftables.Set // published_at
 
-	mu   sync.Mutex // also held over a transaction: they are ordered
-	want map[key]netip.AddrPort
+	mu    sync.Mutex // also held over a transaction: they are ordered
+	want  map[key]netip.AddrPort
+	rules map[string]int // how many each chain has
 }
 
 // Open finds or makes the table. What a former engine left in the maps stays
@@ -71,8 +72,9 @@ type Table struct {
 func Open(cfg Config) (*Table, error) {
 	t := &Table{cfg: cfg, table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyIPv4}, want: map[key]netip.AddrPort{}}
 	t.any, t.at = sets(t.table)
+	t.rules = addRules(&nftables.Conn{}, t) // never sent
 	c := &nftables.Conn{}
-	if _, err := c.GetSetByName(t.table, t.marker()); err == nil {
+	if t.intactLocked(c) {
 		return t, t.load(c)
 	}
 	if _, err := c.ListTableOfFamily(cfg.Table, nftables.TableFamilyIPv4); err == nil {
@@ -240,11 +242,14 @@ func (t *Table) restoreLocked() error {
 	return nil
 }
 
-// Destroy removes the table.
+// Destroy removes the table, and what PassDocker added.
 func (t *Table) Destroy() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := &nftables.Conn{}
+	if err := t.leaveDocker(c); err != nil {
+		return fmt.Errorf("take the rules of %s out of Docker's chain: %w", t.cfg.Bridge, err)
+	}
 	c.DelTable(t.table)
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the nft table %s: %w", t.cfg.Table, err)
@@ -252,9 +257,22 @@ func (t *Table) Destroy() error {
 	return nil
 }
 
-// Present says whether the kernel has the table with our rules.
-func (t *Table) Present() bool {
-	c := &nftables.Conn{}
-	_, err := c.GetSetByName(t.table, t.marker())
-	return err == nil
+// Intact says whether the kernel has the table with all our rules.
+func (t *Table) Intact() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.intactLocked(&nftables.Conn{})
+}
+
+func (t *Table) intactLocked(c *nftables.Conn) bool {
+	if _, err := c.GetSetByName(t.table, t.marker()); err != nil {
+		return false
+	}
+	for name, n := range t.rules {
+		rules, err := c.GetRules(t.table, &nftables.Chain{Name: name, Table: t.table})
+		if err != nil || len(rules) != n {
+			return false
+		}
+	}
+	return true
 }

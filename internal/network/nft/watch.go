@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Watch restores the table when somebody else removes it.
+// Watch restores the table when somebody else removes it or its rules, and sees
+// Docker come.
 type Watch struct {
 	f  *os.File
 	wg sync.WaitGroup
@@ -22,7 +25,7 @@ const (
 	subsystem     = 10 // NFNL_SUBSYS_NFTABLES
 )
 
-// Watch begins to listen for deletions of tables. End it with Close.
+// Watch looks at once, and then begins to listen for changes. End it with Close.
 func (t *Table) Watch() (*Watch, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -37,36 +40,75 @@ func (t *Table) Watch() (*Watch, error) {
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
 	w := &Watch{f: os.NewFile(uintptr(fd), "nftables")}
+	if err := t.meetDocker(); err != nil {
+		slog.Warn("Docker's firewall may keep containers from the network", "error", err)
+	}
 	w.wg.Go(func() { w.run(t) })
 	return w, nil
 }
 
 func (w *Watch) run(t *Table) {
 	buf := make([]byte, 64<<10)
-	for {
+	for waiting := false; ; {
 		n, err := w.f.Read(buf)
-		if errors.Is(err, os.ErrClosed) {
+		switch {
+		case errors.Is(err, os.ErrClosed):
 			return
-		}
-		// A lost message (ENOBUFS) may have been the one: look.
-		if err == nil && !deletesTable(buf[:n]) || t.Present() {
-			continue
-		}
-		slog.Warn("the nft table was removed by another program, restoring it", "table", t.cfg.Table)
-		if err := t.Restore(); err != nil {
-			slog.Error("restore the nft table", "error", err)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			waiting = false
+			w.deadline(time.Time{})
+			w.look(t)
+		case err == nil && has(buf[:n], unix.NFT_MSG_DELTABLE):
+			w.look(t)
+		case waiting:
+		case err != nil || has(buf[:n], unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_NEWCHAIN):
+			// A lost message (ENOBUFS) may have been one of these.
+			waiting = true
+			w.deadline(time.Now().Add(settle))
 		}
 	}
 }
 
-// deletesTable says whether one of the messages tells of a deleted table.
-func deletesTable(b []byte) bool {
+// settle is how long others' changes are waited for before they are looked at:
+// programs that make many rules make them one by one.
+const settle = 300 * time.Millisecond
+
+func (w *Watch) deadline(at time.Time) {
+	if err := w.f.SetReadDeadline(at); err != nil && !errors.Is(err, os.ErrClosed) {
+		slog.Warn("watch nftables", "error", err)
+	}
+}
+
+// look restores what others removed, and looks whether Docker came.
+func (w *Watch) look(t *Table) {
+	if !t.Intact() {
+		slog.Warn("the nft table was changed by another program, restoring it", "table", t.cfg.Table)
+		if err := t.Restore(); err != nil {
+			slog.Error("restore the nft table", "error", err)
+		}
+	}
+	if err := t.meetDocker(); err != nil {
+		slog.Warn("Docker's firewall may keep containers from the network", "error", err)
+	}
+}
+
+// meetDocker is PassDocker, said.
+func (t *Table) meetDocker() error {
+	added, err := t.PassDocker()
+	if added {
+		slog.Info("Docker drops what is forwarded: its chain DOCKER-USER now accepts our bridge; what comes in is still limited to published ports", "bridge", t.cfg.Bridge)
+	}
+	return err
+}
+
+// has says whether one of the messages is of one of the kinds.
+func has(b []byte, kinds ...uint16) bool {
 	for len(b) >= unix.SizeofNlMsghdr {
 		size := int(binary.NativeEndian.Uint32(b))
 		if size < unix.SizeofNlMsghdr || size > len(b) {
 			return false
 		}
-		if binary.NativeEndian.Uint16(b[4:]) == subsystem<<8|unix.NFT_MSG_DELTABLE {
+		if kind := binary.NativeEndian.Uint16(b[4:]); kind>>8 == subsystem && slices.Contains(kinds, kind&0xff) {
 			return true
 		}
 		b = b[min((size+3)&^3, len(b)):]

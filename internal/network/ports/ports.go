@@ -26,7 +26,7 @@ type Hold struct {
 	Owner Owner
 
 	table *Table
-	fd    int
+	fd    int // -1: without a socket
 }
 
 type slot struct {
@@ -85,6 +85,16 @@ func (t *Table) takeLocked(addr netip.Addr, proto uint8, port uint16, owner Owne
 	return h, nil
 }
 
+// Claim registers a port that a container has already, without a socket that
+// keeps other programs from it.
+func (t *Table) Claim(addr netip.Addr, proto uint8, port uint16, owner Owner) *Hold {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := &Hold{Addr: addr, Proto: proto, Port: port, Owner: owner, table: t, fd: -1}
+	t.held[slot{proto, port}] = append(t.held[slot{proto, port}], h)
+	return h
+}
+
 // TakeOneOf holds the first free port from first to last. With a first of 0
 // the kernel's range of local ports is searched, each time from where the last search ended.
 func (t *Table) TakeOneOf(addr netip.Addr, proto uint8, first, last uint16, owner Owner) (*Hold, error) {
@@ -131,6 +141,9 @@ func (h *Hold) Close() error {
 				delete(h.table.held, s)
 			} else {
 				h.table.held[s] = list
+			}
+			if h.fd < 0 {
+				return nil
 			}
 			return unix.Close(h.fd)
 		}

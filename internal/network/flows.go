@@ -1,0 +1,59 @@
+package network
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/network/nft"
+)
+
+// staleFlows are UDP flows that the kernel must forget: a flow that goes on is
+// sent where its first packet was, for as long as it goes on.
+type staleFlows struct {
+	gone  []nft.Forward // to containers that left
+	fresh []nft.Forward // to the host, from before the port was published
+}
+
+// forgetFlows drops the connection tracking of published UDP ports, and of
+// nothing else.
+func forgetFlows(gone, fresh []nft.Forward) {
+	tcp := func(f nft.Forward) bool { return f.Proto != unix.IPPROTO_UDP }
+	s := &staleFlows{slices.DeleteFunc(slices.Clone(gone), tcp), slices.DeleteFunc(slices.Clone(fresh), tcp)}
+	if len(s.gone)+len(s.fresh) == 0 {
+		return
+	}
+	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, s)
+	logFailure("forget the flows of a published port", err)
+}
+
+var _ netlink.CustomConntrackFilter = (*staleFlows)(nil)
+
+// MatchConntrackFlow says whether a flow is stale. The kernel keeps two tuples:
+// what was sent, and what an answer looks like; address translation is the
+// difference.
+func (s *staleFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	if f.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	to, answers := addrPort(f.Forward.DstIP, f.Forward.DstPort), addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)
+	return slices.ContainsFunc(s.gone, func(g nft.Forward) bool { return g.Port == to.Port() && g.To == answers }) ||
+		to == answers && slices.ContainsFunc(s.fresh, func(g nft.Forward) bool {
+			return g.Port == to.Port() && (!g.Host.IsValid() && isLocal(to.Addr()) || g.Host == to.Addr())
+		})
+}
+
+func addrPort(ip net.IP, port uint16) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(ip) // none is no one's
+	return netip.AddrPortFrom(a.Unmap(), port)
+}
+
+// isLocal says whether an address is one of the host's, broadcasts and
+// multicasts included.
+func isLocal(a netip.Addr) bool {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+}

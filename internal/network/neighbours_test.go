@@ -1,0 +1,270 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"hezi/internal/network/netns"
+)
+
+// eventually asks until f has no error.
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	var err error
+	for range 40 {
+		if err = f(); err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("%s: %v", what, err)
+}
+
+// dockersFirewall is what Docker writes, by iptables-nft, where no container of
+// its own runs.
+func dockersFirewall(t *testing.T) {
+	t.Helper()
+	sh(t, `nft -f - <<!
+	table ip filter {
+		chain DOCKER-USER { counter return
+		}
+		chain FORWARD {
+			type filter hook forward priority filter; policy drop
+			counter jump DOCKER-USER
+		}
+	}
+!`)
+	t.Cleanup(func() { exec.Command("nft", "delete", "table", "ip", "filter").Run() })
+}
+
+// TestBesideDocker: Docker drops what is forwarded. Containers have their network
+// all the same, whoever starts first, and nothing more comes in than without Docker.
+func TestBesideDocker(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		t.Run(fmt.Sprint("docker first ", first), func(t *testing.T) {
+			if first {
+				dockersFirewall(t)
+			}
+			c := open(t, options(t, fmt.Sprint("docker", first)))
+			world := outsideWorld(t)
+			a := join(t, c, "a", bind("80/tcp", "", "8080"))
+			serve(t, a.Path)
+			serve(t, world)
+			if !first {
+				dockersFirewall(t)
+			}
+			eventually(t, "outside", func() error { _, err := ask(world, "tcp", "198.51.100.1:8080"); return err })
+			if who, err := ask(a.Path, "tcp", "198.51.100.2:80"); err != nil || who != "198.51.100.1" {
+				t.Errorf("egress: %q %v", who, err)
+			}
+			if _, err := ask(world, "tcp", a.Endpoint.IPAddress.String()+":80"); err == nil {
+				t.Error("an address that is not published is reachable")
+			}
+			if w := c.Warnings(); len(w) > 0 {
+				t.Errorf("warnings: %q", w)
+			}
+			if got := sh(t, "nft list chain ip filter DOCKER-USER"); strings.Count(got, c.bridge) != 2 {
+				t.Errorf("DOCKER-USER: %s", got)
+			}
+			sh(t, "nft flush chain ip filter DOCKER-USER")
+			eventually(t, "after the chain was emptied", func() error { _, err := ask(world, "tcp", "198.51.100.1:8080"); return err })
+			c.Release("a")
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Dismantle(); err != nil {
+				t.Fatal(err)
+			}
+			if got := sh(t, "nft list chain ip filter DOCKER-USER"); strings.Contains(got, c.bridge) {
+				t.Errorf("rules are left in DOCKER-USER: %s", got)
+			}
+		})
+	}
+}
+
+// TestOtherFirewalls: an administrator's drop is left alone, and said with what to do.
+func TestOtherFirewalls(t *testing.T) {
+	c := open(t, options(t, "admin"))
+	for _, x := range []struct{ table, chains, remedy string }{
+		{"ip filter", `chain ufw-user-forward { }
+			chain FORWARD { type filter hook forward priority filter; policy drop; jump ufw-user-forward; }`, "ufw route allow in on " + c.bridge},
+		{"inet firewalld", "chain filter_FORWARD { type filter hook forward priority filter + 10; policy accept; reject; }", "--add-interface=" + c.bridge},
+		{"inet mine", "chain f { type filter hook forward priority 0; policy drop; }", "nft insert rule inet mine f iifname " + c.bridge + " accept"},
+	} {
+		sh(t, fmt.Sprintf("nft -f - <<!\ntable %s {\n%s\n}\n!", x.table, x.chains))
+		before := sh(t, "nft list table "+x.table)
+		if w := c.Warnings(); len(w) != 1 || !strings.Contains(w[0], x.remedy) {
+			t.Errorf("%s: warnings %q", x.table, w)
+		}
+		time.Sleep(settled)
+		if after := sh(t, "nft list table "+x.table); after != before {
+			t.Errorf("the table was changed from\n%s\nto\n%s", before, after)
+		}
+		sh(t, "nft delete table "+x.table)
+		if w := c.Warnings(); len(w) != 0 {
+			t.Errorf("without %s: warnings %q", x.table, w)
+		}
+	}
+	sh(t, fmt.Sprintf("nft -f - <<!\ntable inet mine { chain f { type filter hook forward priority 0; policy drop; iifname %s accept; }\n}\n!", c.bridge))
+	if w := c.Warnings(); len(w) != 0 {
+		t.Errorf("a firewall that knows the bridge: warnings %q", w)
+	}
+	sh(t, "nft delete table inet mine")
+}
+
+// settled is longer than the watch waits for others' changes to end.
+const settled = 500 * time.Millisecond
+
+func TestRulesComeBack(t *testing.T) {
+	o := options(t, "flush")
+	c := open(t, o)
+	a := join(t, c, "a", bind("80/tcp", "", "8080"))
+	serve(t, a.Path)
+	sh(t, "nft add table ip theirs; nft add set ip theirs s { type ipv4_addr \\; }")
+	theirs := sh(t, "nft list table ip theirs")
+	for _, harm := range []string{"nft flush table ip hezi-flush", "nft delete table ip hezi-flush", "nft flush chain ip hezi-flush output"} {
+		sh(t, harm)
+		eventually(t, "after "+harm, func() error { _, err := ask("", "tcp", "127.0.0.1:8080"); return err })
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "nft delete table ip hezi-flush")
+	again := open(t, o)
+	if _, err := again.Adopt(context.Background(), EndpointRequest{ContainerID: "a"}, a); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ask("", "tcp", "127.0.0.1:8080"); err != nil {
+		t.Errorf("the table was deleted while no engine ran: %v", err)
+	}
+	if got := sh(t, "nft list table ip theirs; nft delete table ip theirs"); got != theirs {
+		t.Errorf("another table became %s", got)
+	}
+}
+
+// TestStaleFlows: a client that never stops sending reaches the new container,
+// though the kernel saw its packets arrive at nobody in between.
+func TestStaleFlows(t *testing.T) {
+	c := open(t, options(t, "flows"))
+	world := outsideWorld(t)
+	var conn net.Conn
+	err := in(world, func() (err error) {
+		conn, err = net.Dial("udp", "198.51.100.1:8080")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answered := func() error {
+		fmt.Fprint(conn, "?")
+		conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := conn.Read(make([]byte, 64))
+		return err
+	}
+	for round := range 3 {
+		for range 3 {
+			if answered() == nil {
+				t.Error("somebody answers though no port is published")
+			}
+		}
+		id := fmt.Sprint("c", round)
+		serve(t, join(t, c, id, bind("80/udp", "", "8080")).Path)
+		eventually(t, id, answered)
+		c.Release(id)
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// TestAdoptATakenPort: a container that runs keeps its network whatever happened
+// to its host port meanwhile.
+func TestAdoptATakenPort(t *testing.T) {
+	sh(t, "ip addr add 203.0.113.9/32 dev lo")
+	o := options(t, "taken")
+	first := open(t, o)
+	ports := bind("80/tcp", "", "8060")
+	for p, b := range bind("81/tcp", "203.0.113.9", "8061") {
+		ports[p] = b
+	}
+	a := join(t, first, "a", ports)
+	serve(t, a.Path)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:8060")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sh(t, "ip addr del 203.0.113.9/32 dev lo")
+	c := open(t, o)
+	if _, err := c.Adopt(context.Background(), EndpointRequest{ContainerID: "a", ContainerName: "/a", Ports: ports}, a); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ask("", "tcp", "127.0.0.1:8060"); err != nil {
+		t.Errorf("the port does not go to the container any more: %v", err)
+	}
+	if _, err := c.Join(context.Background(), EndpointRequest{ContainerID: "b", Ports: bind("80/tcp", "", "8060")}); err == nil || !strings.Contains(err.Error(), "by the container a") {
+		t.Errorf("another container got the port: %v", err)
+	}
+	c.Release("a")
+	eventually(t, "the port is free", func() error {
+		if n := c.ports.Len(); n != 0 {
+			return fmt.Errorf("%d are held", n)
+		}
+		return nil
+	})
+}
+
+// TestNoIPv6 : the bridge takes no router advertisements from containers, and
+// containers do not reach each other past the rules.
+func TestNoIPv6(t *testing.T) {
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		t.Skip("the kernel has no IPv6")
+	}
+	c := open(t, options(t, "six"))
+	a := join(t, c, "a", nil)
+	for _, key := range []string{"disable_ipv6", "accept_ra"} {
+		want := map[string]string{"disable_ipv6": "1", "accept_ra": "0"}[key]
+		if got := strings.TrimSpace(sh(t, "cat /proc/sys/net/ipv6/conf/"+c.bridge+"/"+key)); got != want {
+			t.Errorf("the bridge's %s is %s", key, got)
+		}
+	}
+	if got := sh(t, "nsenter --net="+a.Path+" ip -6 -o addr show"); strings.Contains(got, "eth0") || !strings.Contains(got, "::1") {
+		t.Errorf("a container's IPv6 addresses: %s", got)
+	}
+}
+
+func TestMTU(t *testing.T) {
+	world := outsideWorld(t)
+	sh(t, "ip link set world mtu 1420; ip route add default via 198.51.100.2")
+	_ = world
+	o := options(t, "mtu")
+	c := open(t, o)
+	a := join(t, c, "a", nil)
+	if got := sh(t, "nsenter --net="+a.Path+" ip -o link show eth0; ip -o link show "+c.bridge); strings.Count(got, "mtu 1420 ") != 2 {
+		t.Errorf("not the default route's MTU: %s", got)
+	}
+	c.Release("a")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.MTU = 1400
+	c = open(t, o)
+	if got := sh(t, "ip -o link show "+c.bridge); !strings.Contains(got, "mtu 1400 ") {
+		t.Errorf("the bridge keeps its MTU: %s", got)
+	}
+	sh(t, "ip route del default")
+	if got := netns.DefaultMTU(); got != 1500 {
+		t.Errorf("without a default route the MTU is %d", got)
+	}
+}
