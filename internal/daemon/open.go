@@ -31,14 +31,19 @@ import (
 // restores what runs.
 func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err error) {
 	r := &rooms{}
-	defer func() {
-		if err != nil {
-			d.closing("rooms", r.close)
-		}
-	}()
+	var nets *network.Controller
 	id := identity(c.DataRoot, c.ExecRoot)
 	held := d.keeperInBackground(ctx, c, id)
-	defer func() { <-held.done }()
+	defer func() {
+		<-held.done
+		if err != nil {
+			d.closing("rooms", r.close)
+			if nets != nil {
+				d.closing("network of a start that failed", nets.Dismantle)
+			}
+			d.closing("keeper of a start that failed", func() error { return d.abandonKeeper(held, id) })
+		}
+	}()
 
 	db, err := store.Open(filepath.Join(c.DataRoot, "hezi.db"))
 	if err != nil {
@@ -67,7 +72,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		return nil, err
 	}
 	o.Publish = broker.Publish
-	nets, err := network.New(o)
+	nets, err = network.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("the default network: %w", err)
 	}
@@ -171,6 +176,19 @@ func (d *daemon) stopKeeper(k *keeper.Client, id string) error {
 		return err
 	}
 	return keeper.RemoveCgroups(ctx, id)
+}
+
+// abandonKeeper ends the keeper of a start that failed, unless it has containers.
+func (d *daemon) abandonKeeper(held *heldKeeper, id string) error {
+	if held.err != nil {
+		return nil // the start's error says it
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if list, err := held.client.List(ctx); err != nil || len(list) > 0 {
+		return err
+	}
+	return d.stopKeeper(held.client, id)
 }
 
 // heldKeeper is the keeper once done is closed.

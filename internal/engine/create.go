@@ -297,6 +297,9 @@ func checkNetworking(n *network.NetworkingConfig, h *container.HostConfig) (stri
 			}
 		}
 		if len(s.MacAddress) > 0 {
+			if h.NetworkMode.IsContainer() || h.NetworkMode.IsHost() || h.NetworkMode.IsNone() {
+				return "", errdefs.ErrInvalidArgument.WithMessage("conflicting options: mac-address and the network mode: --network " + mode + " has no interface of the container's own")
+			}
 			mac = s.MacAddress.String()
 		}
 	}

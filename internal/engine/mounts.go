@@ -151,6 +151,13 @@ func (e launcher) writeOwn(r *record, s *network.Sandbox) error {
 	if err != nil {
 		return err
 	}
+	if r.HostConfig.NetworkMode.IsHost() && len(r.HostConfig.ExtraHosts) == 0 {
+		if theirs, err := os.ReadFile("/etc/hosts"); err == nil {
+			hosts = theirs // in the host's network its names are right
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the host's names: %w", err)
+		}
+	}
 	resolv, err := e.resolvConf(r)
 	if err != nil {
 		return err

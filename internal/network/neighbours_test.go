@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,13 +18,25 @@ import (
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
 	var err error
-	for range 40 {
+	for range 100 {
 		if err = f(); err == nil {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Errorf("%s: %v", what, err)
+}
+
+// answers asks until the server at addr says that we are who ("*": anybody).
+func answers(t *testing.T, from, proto, addr, who string) {
+	t.Helper()
+	eventually(t, proto+" to "+addr, func() error {
+		got, err := ask(from, proto, addr)
+		if err == nil && who != "*" && got != who {
+			return fmt.Errorf("seen as %s, not %s", got, who)
+		}
+		return err
+	})
 }
 
 // dockersFirewall is what Docker writes, by iptables-nft, where no container of
@@ -59,10 +72,8 @@ func TestBesideDocker(t *testing.T) {
 			if !first {
 				dockersFirewall(t)
 			}
-			eventually(t, "outside", func() error { _, err := ask(world, "tcp", "198.51.100.1:8080"); return err })
-			if who, err := ask(a.Path, "tcp", "198.51.100.2:80"); err != nil || who != "198.51.100.1" {
-				t.Errorf("egress: %q %v", who, err)
-			}
+			answers(t, world, "tcp", "198.51.100.1:8080", "198.51.100.2")
+			answers(t, a.Path, "tcp", "198.51.100.2:80", "198.51.100.1")
 			if _, err := ask(world, "tcp", a.Endpoint.IPAddress.String()+":80"); err == nil {
 				t.Error("an address that is not published is reachable")
 			}
@@ -73,7 +84,7 @@ func TestBesideDocker(t *testing.T) {
 				t.Errorf("DOCKER-USER: %s", got)
 			}
 			sh(t, "nft flush chain ip filter DOCKER-USER")
-			eventually(t, "after the chain was emptied", func() error { _, err := ask(world, "tcp", "198.51.100.1:8080"); return err })
+			answers(t, world, "tcp", "198.51.100.1:8080", "198.51.100.2") // the chain is filled again
 			c.Release("a")
 			if err := c.Close(); err != nil {
 				t.Fatal(err)
@@ -130,7 +141,7 @@ func TestRulesComeBack(t *testing.T) {
 	theirs := sh(t, "nft list table ip theirs")
 	for _, harm := range []string{"nft flush table ip hezi-flush", "nft delete table ip hezi-flush", "nft flush chain ip hezi-flush output"} {
 		sh(t, harm)
-		eventually(t, "after "+harm, func() error { _, err := ask("", "tcp", "127.0.0.1:8080"); return err })
+		answers(t, "", "tcp", "127.0.0.1:8080", "*")
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
@@ -140,9 +151,7 @@ func TestRulesComeBack(t *testing.T) {
 	if _, err := again.Adopt(context.Background(), EndpointRequest{ContainerID: "a"}, a); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ask("", "tcp", "127.0.0.1:8080"); err != nil {
-		t.Errorf("the table was deleted while no engine ran: %v", err)
-	}
+	answers(t, "", "tcp", "127.0.0.1:8080", "*") // the table was deleted while no engine ran
 	if got := sh(t, "nft list table ip theirs; nft delete table ip theirs"); got != theirs {
 		t.Errorf("another table became %s", got)
 	}
@@ -178,7 +187,13 @@ func TestStaleFlows(t *testing.T) {
 		serve(t, join(t, c, id, bind("80/udp", "", "8080")).Path)
 		eventually(t, id, answered)
 		c.Release(id)
-		time.Sleep(50 * time.Millisecond)
+		released(t, c)
+		conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		for b := make([]byte, 64); ; { // late answers
+			if _, err := conn.Read(b); errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+		}
 	}
 }
 
@@ -210,16 +225,23 @@ func TestAdoptATakenPort(t *testing.T) {
 	if err := c.Sweep(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ask("", "tcp", "127.0.0.1:8060"); err != nil {
-		t.Errorf("the port does not go to the container any more: %v", err)
-	}
+	answers(t, "", "tcp", "127.0.0.1:8060", "*")
 	if _, err := c.Join(context.Background(), EndpointRequest{ContainerID: "b", Ports: bind("80/tcp", "", "8060")}); err == nil || !strings.Contains(err.Error(), "by the container a") {
 		t.Errorf("another container got the port: %v", err)
 	}
 	c.Release("a")
-	eventually(t, "the port is free", func() error {
-		if n := c.ports.Len(); n != 0 {
-			return fmt.Errorf("%d are held", n)
+	released(t, c)
+}
+
+// released waits until no container has a port or is on its way out.
+func released(t *testing.T, c *Controller) {
+	t.Helper()
+	eventually(t, "ports are free", func() error {
+		c.mu.Lock()
+		leaving := len(c.releasing)
+		c.mu.Unlock()
+		if n := c.ports.Len(); n+leaving != 0 {
+			return fmt.Errorf("%d are held, %d containers leave", n, leaving)
 		}
 		return nil
 	})

@@ -99,6 +99,7 @@ func (c *Controller) giveBack() {
 	if c.table != nil && len(forwards) > 0 {
 		logFailure("take published ports out of nft", c.table.Delete(forwards))
 	}
+	forgetFlows(forwards, fresh)
 	for _, m := range leaving {
 		for _, h := range m.holds {
 			logFailure("close the hold of a port", h.Close())
@@ -112,7 +113,6 @@ func (c *Controller) giveBack() {
 		c.mu.Unlock()
 		close(m.done)
 	}
-	forgetFlows(forwards, fresh)
 }
 
 // bury frees the addresses whose veths are gone.

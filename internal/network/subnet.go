@@ -55,7 +55,13 @@ func loadState(o Options, bridge string) (state, error) {
 		if err != nil {
 			return s, err
 		}
-		if !s.Subnet.IsValid() || overlapsAny(s.Subnet, busy) {
+		switch f := o.FixedCIDR.Masked(); {
+		case f.IsValid() && !(s.Subnet.IsValid() && s.Subnet.Contains(f.Addr()) && s.Subnet.Bits() <= f.Bits()):
+			if overlapsAny(f, busy) {
+				return s, fmt.Errorf("fixed-cidr %s overlaps a network of this host: choose another", f)
+			}
+			s.Subnet, s.Gateway = f, f.Addr().Next()
+		case !s.Subnet.IsValid() || overlapsAny(s.Subnet, busy):
 			if s.Subnet, err = freeSubnet(busy); err != nil {
 				return s, err
 			}

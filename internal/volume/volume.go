@@ -1,6 +1,8 @@
-// Package volume holds the volumes of the local driver: folders
-// DATAROOT/volumes/NAME/_data, with a record in the store. Which containers
-// use one is asked of the engine.
+// Package volume holds the volumes of the local driver. Which containers use one
+// is asked of the engine.
+//
+//	DATAROOT/volumes/NAME/_data        what it holds; a record in the store tells of it
+//	DATAROOT/volumes/.removed-*/NAME   a removal that is not through
 package volume
 
 import (
@@ -8,7 +10,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -50,9 +54,6 @@ func Open(dataRoot string, d db) (*Store, error) {
 	if err := os.MkdirAll(s.root, 0o711); err != nil {
 		return nil, fmt.Errorf("the folder of volumes: %w", err)
 	}
-	if err := s.emptyTrash(); err != nil {
-		return nil, err
-	}
 	err := d.Each(bucket, func(k string, b []byte) error {
 		var v volume.Volume
 		if err := json.Unmarshal(b, &v); err != nil {
@@ -61,7 +62,10 @@ func Open(dataRoot string, d db) (*Store, error) {
 		s.all[k] = v
 		return nil
 	})
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	return s, s.emptyTrash()
 }
 
 // SetInUse wires who answers which containers use a volume.
@@ -99,6 +103,9 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 			labels[k] = v
 		}
 	}
+	if len(r.Name) == 1 {
+		return volume.Volume{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: volume name is too short, names should be at least two alphanumeric characters", r.Name))
+	}
 	if !s.name.MatchString(r.Name) || len(r.Name) > 255 {
 		return volume.Volume{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
 			"create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", r.Name, r.Name))
@@ -110,11 +117,17 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 	}
 	v := volume.Volume{Name: r.Name, Driver: "local", Scope: "local", Labels: labels, Mountpoint: filepath.Join(s.root, r.Name, "_data"),
 		CreatedAt: time.Now().UTC().Format(time.RFC3339), Options: map[string]string{}}
-	if err := os.MkdirAll(v.Mountpoint, 0o755); err != nil {
-		return volume.Volume{}, fmt.Errorf("create %s: %w", r.Name, err)
+	// The folders are on disk before the record that tells of them.
+	err := os.MkdirAll(v.Mountpoint, 0o755)
+	if err == nil {
+		err = errors.Join(syncFolder(filepath.Dir(v.Mountpoint)), syncFolder(s.root))
 	}
-	if err := s.db.Put(bucket, v.Name, v); err != nil {
-		os.RemoveAll(filepath.Dir(v.Mountpoint))
+	if err == nil {
+		err = s.db.Put(bucket, v.Name, v)
+	}
+	if err != nil {
+		// Only what is empty goes: a folder that was there may be somebody's data.
+		_, _ = os.Remove(v.Mountpoint), os.Remove(filepath.Dir(v.Mountpoint))
 		return volume.Volume{}, fmt.Errorf("create %s: %w", r.Name, err)
 	}
 	s.all[v.Name] = v
@@ -204,18 +217,42 @@ func (s *Store) take(name string, force bool) (trash string, err error) {
 	if ids := s.inUse(name); len(ids) > 0 {
 		return "", errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
 	}
-	if err := s.db.Delete(bucket, name); err != nil {
+	// The data goes first: a removal that a power cut interrupts is finished by
+	// the next Open, and never leaves data for a new volume of the name.
+	if trash, err = os.MkdirTemp(s.root, trashPrefix); err != nil {
+		return "", fmt.Errorf("remove %s: %w", name, err)
+	}
+	folder, aside := filepath.Dir(v.Mountpoint), filepath.Join(trash, name)
+	err = os.Rename(folder, aside)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // somebody removed it by hand
+	}
+	if err == nil {
+		err = errors.Join(syncFolder(trash), syncFolder(s.root))
+	}
+	if err == nil {
+		err = s.db.Delete(bucket, name)
+	}
+	if err != nil {
+		if rerr := os.Rename(aside, folder); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		} else {
+			err = errors.Join(err, os.Remove(trash))
+		}
 		return "", fmt.Errorf("remove %s: %w", name, err)
 	}
 	delete(s.all, name)
 	s.tell("destroy", name)
-	if trash, err = os.MkdirTemp(s.root, trashPrefix); err != nil {
-		return "", fmt.Errorf("remove %s: %w", name, err)
-	}
-	if err := os.Rename(filepath.Dir(v.Mountpoint), filepath.Join(trash, name)); err != nil {
-		return "", fmt.Errorf("remove %s: %w", name, err)
-	}
 	return trash, nil
+}
+
+// syncFolder makes what a folder lists survive a power cut.
+func syncFolder(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // trashPrefix names folders on their way out; no volume can have such a name.
@@ -228,6 +265,23 @@ func (s *Store) emptyTrash() error {
 		return err
 	}
 	for _, dir := range left {
+		names, err := os.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("finish the removal of a volume: %w", err)
+		}
+		for _, n := range names {
+			v, known := s.all[n.Name()]
+			if !known {
+				continue
+			}
+			if _, err := os.Lstat(filepath.Dir(v.Mountpoint)); !errors.Is(err, fs.ErrNotExist) {
+				continue // a new volume of that name
+			}
+			if err := s.db.Delete(bucket, n.Name()); err != nil {
+				return fmt.Errorf("finish the removal of the volume %s: %w", n.Name(), err)
+			}
+			delete(s.all, n.Name())
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("remove what a volume held: %w", err)
 		}

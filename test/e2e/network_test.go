@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,33 @@ func TestPublished(t *testing.T) {
 	}
 	if got := engine.Must(t, "run", "--rm", "busybox", "sh", "-c", "nc "+gateway+" "+port("8080")+" < /dev/null"); got != "over tcp" {
 		t.Errorf("from a container by the host's address: %q", got)
+	}
+}
+
+// TestRuns: a hundred runs with published ports leave no link, mount, namespace,
+// rule, address, route, cgroup, descriptor or folder behind.
+func TestRuns(t *testing.T) {
+	engine.Must(t, "run", "--rm", "-p", "80", "busybox", "true") // what is made once is made
+	host := func() string {
+		out, err := exec.Command("sh", "-c", "ip -o addr show scope global | awk '{print $2, $4}'; ip route; ls /run/netns 2>/dev/null; exit 0").CombinedOutput()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	before, addresses := engine.Count(), host()
+	for i := range 100 {
+		args := []string{"run", "--rm", "-p", "80", "-p", "127.0.0.1::81/udp", "-v", "/anonymous", "busybox", "sh", "-c", "exit " + fmt.Sprint(i%2)}
+		if r := engine.Hezi(args...); r.Code != i%2 {
+			t.Fatalf("run %d: exit %d %s", i, r.Code, r.Err)
+		}
+	}
+	engine.NothingLeft(t, before, 2)
+	bridge := engine.Must(t, "network", "inspect", "-f", `{{index .Options "com.docker.network.bridge.name"}}`, "bridge")
+	for _, line := range strings.Split(host(), "\n") {
+		if !strings.Contains(addresses, line) && strings.Contains(line, bridge) {
+			t.Errorf("left behind: %s", line)
+		}
 	}
 }
 

@@ -7,13 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
+
+	"hezi/internal/image/registry"
 )
 
 // Config of an engine. Sizes are bytes, times are seconds.
@@ -164,16 +170,16 @@ func (c *Config) normalize() {
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{"unix://" + filepath.Join(c.ExecRoot, "hezi.sock")}
 	}
+	if c.TLSVerify {
+		c.TLS = true
+	}
 	for i, h := range c.Hosts {
-		c.Hosts[i] = fullHost(h)
+		c.Hosts[i] = c.fullHost(h)
 	}
 	slices.Sort(c.Hosts)
 	c.Hosts = slices.Compact(c.Hosts)
 	if c.Debug {
 		c.LogLevel = "debug"
-	}
-	if c.TLSVerify {
-		c.TLS = true
 	}
 	if c.LogDriver == "json-file" || c.LogDriver == "local" {
 		opts := map[string]string{"max-size": "20m", "max-file": "5"}
@@ -184,17 +190,30 @@ func (c *Config) normalize() {
 	}
 }
 
-// fullHost lets a bare path or address be written.
-func fullHost(h string) string {
+// fullHost lets a bare path or address be written, and fills what is left out
+// as Docker does: the socket, the port, and localhost where no address is given,
+// so that nothing is open to a network by a slip.
+func (c *Config) fullHost(h string) string {
 	switch {
-	case strings.HasPrefix(h, "tcp://"):
-		return strings.TrimSuffix(h, "/")
-	case strings.Contains(h, "://"):
-		return h
+	case h == "unix://":
+		return h + filepath.Join(c.ExecRoot, "hezi.sock")
 	case strings.HasPrefix(h, "/"):
 		return "unix://" + h
+	case strings.Contains(h, "://") && !strings.HasPrefix(h, "tcp://"):
+		return h
 	}
-	return "tcp://" + h
+	addr := strings.TrimSuffix(strings.TrimPrefix(h, "tcp://"), "/")
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, port = strings.Trim(addr, "[]"), "2375"
+		if c.TLS {
+			port = "2376"
+		}
+	}
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	return "tcp://" + net.JoinHostPort(host, port)
 }
 
 // check refuses what cannot be meant.
@@ -213,9 +232,12 @@ func (c *Config) check() error {
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return fmt.Errorf("log-format %q: text or json is needed", c.LogFormat)
 	}
+	if n := len(c.ExecRoot); n > maxExecRoot {
+		return fmt.Errorf("exec-root %s has %d bytes: at most %d are possible, since a socket's path is short (unix(7)) and there are sockets below it", c.ExecRoot, n, maxExecRoot)
+	}
 	for _, h := range c.Hosts {
-		if scheme, _, _ := strings.Cut(h, "://"); !slices.Contains([]string{"unix", "tcp", "fd"}, scheme) {
-			return fmt.Errorf("host %q: unix:///path, tcp://address:port or fd:// is needed", h)
+		if err := checkHost(h); err != nil {
+			return fmt.Errorf("host %q: %w", h, err)
 		}
 	}
 	switch c.StorageDriver {
@@ -228,23 +250,83 @@ func (c *Config) check() error {
 	default:
 		return fmt.Errorf("log-driver %q is not supported by this version of Hezi: use json-file, local or none", c.LogDriver)
 	}
-	return errors.Join(c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels())
+	if s := c.SeccompProfile; s != "" && s != "unconfined" && s != "builtin" {
+		if _, err := os.Stat(s); err != nil {
+			return fmt.Errorf("seccomp-profile: %w", err)
+		}
+	}
+	registries := registry.Config{Mirrors: c.RegistryMirrors, Insecure: c.InsecureRegistries}
+	return errors.Join(c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), registries.Validate())
+}
+
+// The longest paths that sockets can have: sun_path of unix(7) less its zero
+// byte, less what is added to it.
+const (
+	maxSocket   = 107 - len(".new")                // listeners are made under another name
+	maxExecRoot = 107 - len("/keeper/keeper.sock") // of the keeper
+)
+
+func checkHost(h string) error {
+	scheme, addr, _ := strings.Cut(h, "://")
+	switch scheme {
+	case "fd":
+		return nil
+	case "unix":
+		if !filepath.IsAbs(addr) {
+			return errors.New("an absolute path is needed, as in unix:///run/hezi/hezi.sock")
+		}
+		if len(addr) > maxSocket {
+			return fmt.Errorf("the path has %d bytes: a socket's can have at most %d", len(addr), maxSocket)
+		}
+		return nil
+	case "tcp":
+		_, port, err := net.SplitHostPort(addr)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
+			return errors.New("an address and a port from 1 to 65535 are needed, as in tcp://127.0.0.1:2376")
+		}
+		return nil
+	}
+	return errors.New("unix:///path, tcp://address:port or fd:// is needed")
 }
 
 func (c *Config) checkNetwork() error {
+	var bip netip.Prefix
 	if c.BIP != "" {
-		if p, err := netip.ParsePrefix(c.BIP); err != nil || !p.Addr().Is4() {
+		p, err := netip.ParsePrefix(c.BIP)
+		switch {
+		case err != nil || !p.Addr().Is4():
 			return fmt.Errorf("bip %q: an IPv4 address with a prefix length is needed, as in 10.88.0.1/16", c.BIP)
+		case p.Bits() < 8 || p.Bits() > 29:
+			return fmt.Errorf("bip %q: a prefix length from 8 to 29 is needed", c.BIP)
+		case p.Addr() == p.Masked().Addr():
+			return fmt.Errorf("bip %q is the network's own address: the bridge needs one of those in it, as in %s/%d", c.BIP, p.Addr().Next(), p.Bits())
+		case !p.Contains(p.Addr().Next()):
+			return fmt.Errorf("bip %q is the network's broadcast address: the bridge needs one of those in it, as in %s/%d", c.BIP, p.Masked().Addr().Next(), p.Bits())
 		}
+		bip = p
 	}
 	if c.FixedCIDR != "" {
-		if p, err := netip.ParsePrefix(c.FixedCIDR); err != nil || !p.Addr().Is4() {
+		p, err := netip.ParsePrefix(c.FixedCIDR)
+		switch {
+		case err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 30:
 			return fmt.Errorf("fixed-cidr %q: an IPv4 network is needed, as in 10.88.1.0/24", c.FixedCIDR)
+		case bip.IsValid() && (!bip.Contains(p.Addr()) || p.Bits() < bip.Bits()):
+			return fmt.Errorf("fixed-cidr %s is not a part of the bridge's network %s (bip)", p, bip.Masked())
 		}
 	}
 	if c.IP != "" {
-		if _, err := netip.ParseAddr(c.IP); err != nil {
-			return fmt.Errorf("ip %q: an IP address is needed", c.IP)
+		if a, err := netip.ParseAddr(c.IP); err != nil || !a.Is4() {
+			return fmt.Errorf("ip %q: an IPv4 address is needed", c.IP)
+		}
+	}
+	for _, l := range []struct {
+		key  string
+		list []string
+	}{{"dns-search", c.DNSSearch}, {"dns-opts", c.DNSOpts}} {
+		for _, v := range l.list {
+			if v == "" || strings.ContainsAny(v, " \t\n#;") {
+				return fmt.Errorf("%s %q: one word is needed", l.key, v)
+			}
 		}
 	}
 	for _, d := range c.DNS {
@@ -272,18 +354,47 @@ func (c *Config) checkTLS() error {
 }
 
 func (c *Config) checkNumbers() error {
+	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) {
+		return fmt.Errorf("mtu %d: 0 (the default route's) or 68 to 65535 is needed", c.MTU)
+	}
 	for _, n := range []struct {
 		key      string
 		got, min int64
 	}{
 		{"max-concurrent-downloads", int64(c.MaxConcurrentDownloads), 1},
 		{"max-download-attempts", int64(c.MaxDownloadAttempts), 1},
-		{"mtu", int64(c.MTU), 0},
 		{"shutdown-timeout", int64(c.ShutdownTimeout), -1},
 		{"default-shm-size", c.DefaultShmSize, 1},
 	} {
 		if n.got < n.min {
 			return fmt.Errorf("%s %d: at least %d is needed", n.key, n.got, n.min)
+		}
+	}
+	return nil
+}
+
+// checkLogOpts refuses what no log driver would heed.
+func (c *Config) checkLogOpts() error {
+	for _, k := range slices.Sorted(maps.Keys(c.LogOpts)) {
+		v := c.LogOpts[k]
+		if c.LogDriver == "none" {
+			return fmt.Errorf("log-opts: the log driver none has no options: remove %q", k)
+		}
+		switch k {
+		case "max-size":
+			if n, err := units.RAMInBytes(v); v != "-1" && (err != nil || n <= 0) {
+				return fmt.Errorf("log-opts: max-size %q: a size is needed, as in 20m, or -1 for no limit", v)
+			}
+		case "max-file":
+			if n, err := strconv.Atoi(v); err != nil || n < 1 {
+				return fmt.Errorf("log-opts: max-file %q: a number from 1 is needed", v)
+			}
+		case "compress":
+			if v != "true" && v != "false" {
+				return fmt.Errorf("log-opts: compress %q: true or false is needed", v)
+			}
+		default:
+			return fmt.Errorf("log-opts: %q is not supported by this version of Hezi: max-size, max-file and compress are", k)
 		}
 	}
 	return nil

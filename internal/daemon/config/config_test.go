@@ -91,8 +91,10 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestHosts(t *testing.T) {
-	c := load(t, "--config-file", file(t, ""), "-H", "fd://", "-H", "/a.sock", "-H", "tcp://127.0.0.1:1/", "-H", "127.0.0.1:2", "-H", "/a.sock")
-	if want := []string{"fd://", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "unix:///a.sock"}; !reflect.DeepEqual(c.Hosts, want) {
+	c := load(t, "--config-file", file(t, ""), "-H", "fd://", "-H", "/a.sock", "-H", "tcp://127.0.0.1:1/", "-H", "127.0.0.1:2", "-H", "/a.sock",
+		"-H", "unix://", "-H", "tcp://", "-H", "tcp://:5", "-H", "tcp://[::1]", "-H", "tcp://example.org")
+	if want := []string{"fd://", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "tcp://127.0.0.1:2375", "tcp://127.0.0.1:5", "tcp://[::1]:2375", "tcp://example.org:2375",
+		"unix:///a.sock", "unix:///run/hezi/hezi.sock"}; !reflect.DeepEqual(c.Hosts, want) {
 		t.Errorf("hosts %q", c.Hosts)
 	}
 }
@@ -109,11 +111,39 @@ func TestBadFlags(t *testing.T) {
 		{"-H=ftp://x", "unix:///path, tcp://address:port or fd:// is needed"},
 		{"--label=x", "KEY=VALUE is needed"},
 		{"run", "hezid takes no arguments"},
+		{"-H=unix://a.sock", "an absolute path is needed"},
+		{"-H=unix:///" + strings.Repeat("a", 103), "a socket's can have at most 103"},
+		{"--exec-root=/" + strings.Repeat("a", 88), "at most 88 are possible"},
+		{"-H=tcp://127.0.0.1:0", "a port from 1 to 65535"},
+		{"-H=tcp://127.0.0.1:http", "a port from 1 to 65535"},
+		{"--mtu=10", "68 to 65535"},
+		{"--bip=10.0.0.0/16", "as in 10.0.0.1/16"},
+		{"--bip=10.0.255.255/16", "broadcast"},
+		{"--bip=10.0.0.1/31", "from 8 to 29"},
+		{"--fixed-cidr=10.0.0.0/31", "an IPv4 network is needed"},
+		{"--ip=::", "an IPv4 address is needed"},
+		{"--dns-search=a b", "one word"},
+		{"--log-opt=max-size=much", "a size is needed"},
+		{"--log-opt=max-file=0", "a number from 1"},
+		{"--log-opt=tag=x", "max-size, max-file and compress are"},
+		{"--registry-mirror=mirror", "not a URL"},
+		{"--insecure-registry=http://reg", "without http://"},
+		{"--seccomp-profile=/nonexistent", "no such file"},
+		{"--userland-proxy", "needs no proxy processes"},
+		{"--userland-proxy=true", "needs no proxy processes"},
 		{"--config-file=/nonexistent/daemon.json", "cannot be read"},
 	} {
 		if _, err := Load([]string{"--config-file", none, tc.args}); err == nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v", tc.args, err)
 		}
+	}
+	for _, args := range [][]string{{"--userland-proxy=false"}, {"--iptables=true"}, {"--iptables"}, {"--exec-opt", "native.cgroupdriver=cgroupfs"}, {"--default-cgroupns-mode=private"}} {
+		if _, err := Load(append(args, "--config-file", none)); err != nil {
+			t.Errorf("%v is so anyway: %v", args, err)
+		}
+	}
+	if _, err := Load([]string{"--config-file", none, "--bip=10.0.0.1/24", "--fixed-cidr=10.0.1.0/25"}); err == nil || !strings.Contains(err.Error(), "not a part of") {
+		t.Errorf("fixed-cidr outside of bip: %v", err)
 	}
 	_, err := Load([]string{"--help"})
 	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userns-remap") {

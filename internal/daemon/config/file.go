@@ -65,7 +65,10 @@ func (c *Config) apply(path string, src []byte, obj *hujson.Object, opts []optio
 		}
 		seen[name] = line
 		o := byKey[name]
+		v := m.Value.Clone()
+		v.Minimize()
 		switch {
+		case o == nil && slices.Contains(already[name], string(v.Pack())):
 		case o == nil && unsupported[name] != "":
 			errs = append(errs, fmt.Errorf("%s: %w", where, refused(name)))
 		case o == nil:
@@ -73,9 +76,6 @@ func (c *Config) apply(path string, src []byte, obj *hujson.Object, opts []optio
 		case byFlag(o):
 			c.Overridden = append(c.Overridden, name)
 		default:
-			v := m.Value.Clone()
-			v.Standardize()
-			v.Minimize()
 			if err := o.value.setJSON(json.RawMessage(v.Pack())); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %q: %w; it is %s", where, name, err, v.Pack()))
 			}

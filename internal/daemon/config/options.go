@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 )
@@ -92,6 +94,17 @@ var unsupported = map[string]string{
 	"userns-remap": restricted,
 }
 
+// already are the values of unsupported options that say what is so anyway, in
+// JSON: a daemon.json of Docker's that has them needs no change.
+var already = map[string][]string{
+	"userland-proxy": {"false"}, "iptables": {"true"}, "icc": {"true"}, "ipv6": {"false"}, "ip6tables": {"false"},
+	"experimental": {"false"}, "selinux-enabled": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
+	"allow-direct-routing": {"false"}, "default-cgroupns-mode": {`"private"`}, "default-ipc-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
+	"default-runtime": {`"hezi"`, `"runc"`}, "exec-opts": {"[]", `["native.cgroupdriver=cgroupfs"]`}, "features": {"{}", `{"containerd-snapshotter":true}`},
+	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "userns-remap": {`""`}, "bridge": {`""`}, "runtimes": {"{}"}, "default-ulimits": {"{}"},
+	"default-address-pools": {"[]"},
+}
+
 // restricted is the remedy where there is no other way yet.
 const restricted = "remove it; it comes with a later version"
 
@@ -103,9 +116,16 @@ func refused(key string) error {
 // refusing is the flag of an unsupported option.
 type refusing struct{ key string }
 
-func (v refusing) String() string   { return "" }
-func (v refusing) Type() string     { return "" }
-func (v refusing) Set(string) error { return refused(v.key) }
+func (v refusing) String() string { return "" }
+func (v refusing) Type() string   { return "" }
+func (v refusing) Set(s string) error {
+	for _, json := range already[v.key] {
+		if s == strings.Trim(json, `[]"`) {
+			return nil
+		}
+	}
+	return refused(v.key)
+}
 
 // unsupportedFlags lets dockerd's other flags be refused with a reason.
 func unsupportedFlags(fs *pflag.FlagSet) {
@@ -122,6 +142,9 @@ func unsupportedFlags(fs *pflag.FlagSet) {
 			continue
 		}
 		f := fs.VarPF(refusing{key}, name, "", "")
-		f.NoOptDefVal, f.Hidden = "true", true
+		f.Hidden = true
+		if slices.Contains(already[key], "true") || slices.Contains(already[key], "false") {
+			f.NoOptDefVal = "true"
+		}
 	}
 }

@@ -68,8 +68,8 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	default:
 		return invalid("network %s not found: this version of hezi has the networks bridge, host, none and container:NAME", mode)
 	}
-	if mode != "host" && h.NetworkMode.IsContainer() && (len(h.DNS) > 0 || len(h.ExtraHosts) > 0 || len(h.PortBindings) > 0 || h.PublishAllPorts) {
-		return invalid("conflicting options: -p, --dns and --add-host cannot be used with --network %s: give them to the container whose network is joined", mode)
+	if h.NetworkMode.IsContainer() && (len(h.DNS)+len(h.DNSSearch)+len(h.DNSOptions)+len(h.ExtraHosts)+len(h.PortBindings)+len(c.ExposedPorts) > 0 || h.PublishAllPorts) {
+		return invalid("conflicting options: -p, -P, --expose, --dns, --dns-search, --dns-option and --add-host cannot be used with --network %s: give them to the container whose network is joined", mode)
 	}
 	return nil
 }

@@ -294,6 +294,9 @@ func parseMount(m mount.Mount) (Point, error) {
 			}
 		}
 	case mount.TypeTmpfs:
+		if m.Source != "" {
+			return p, invalid("invalid mount config for type \"tmpfs\": field Source must not be specified: a tmpfs is empty")
+		}
 		if o := m.TmpfsOptions; o != nil {
 			var data []string
 			if o.SizeBytes > 0 {
