@@ -37,6 +37,10 @@ func (d *daemon) openKeeper(ctx context.Context, c *config.Config, id string) (c
 		d.log.Warn("hezi-keeper was not replaced, the old one serves on", "old", info.Version, "new", version.Version, "error", err)
 		return client, binary, nil
 	}
+	if now, err := client.Info(ctx); err == nil && now.Version != version.Version {
+		d.log.Warn("hezi-keeper is of another build than hezid: install both from the same one", "binary", binary, "keeper", now.Version, "hezid", version.Version)
+		return client, binary, nil
+	}
 	d.log.Info("hezi-keeper replaced itself", "old", info.Version, "new", version.Version)
 	return client, binary, nil
 }

@@ -127,6 +127,7 @@ type record struct {
 	// Of the running container:
 	PID     int
 	Cgroups map[string]string // controller to directory; "" on cgroup v2
+	Pipes   [2]uint64         // inodes of its output pipes
 	Net     *network.Sandbox  // nil in the host's or another container's
 }
 

@@ -25,7 +25,14 @@ const (
 // follow takes the keeper's events until the engine ends. An event is handled
 // beside the others, each container's in their order by its lock.
 func (e *Engine) follow() {
-	err := e.o.Keeper.Subscribe(e.ctx, func(ev keeper.Event) {
+	again := false
+	connected := func() {
+		if again {
+			e.work.Go(e.reconcile)
+		}
+		again = true // Restore was before the first time
+	}
+	err := e.o.Keeper.Subscribe(e.ctx, connected, func(ev keeper.Event) {
 		if ev.Type == keeper.EventExecExit { // before its container's
 			e.execExited(ev.ContainerID, ev.ExecID, *ev.Exit)
 			return

@@ -21,6 +21,7 @@ const lostExit = 255
 // Restore brings the records and what the keeper has together. Containers that
 // run go on untouched. Begin must follow, after the network has swept.
 func (e *Engine) Restore(ctx context.Context) error {
+	e.o.Keeper.OnLost(e.regainNow)
 	list, err := e.o.Keeper.List(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the keeper what runs: %w", err)
@@ -30,8 +31,16 @@ func (e *Engine) Restore(ctx context.Context) error {
 		known[s.ID] = s
 	}
 	for _, c := range e.entries() {
-		s, ok := known[c.latest.Load().ID]
+		r := c.latest.Load()
+		s, ok := known[r.ID]
 		delete(known, s.ID)
+		if !ok && r.running() {
+			if err := e.o.Keeper.Adopt(ctx, e.adoption(r)); err == nil {
+				s, ok = keeper.Status{ID: r.ID, PID: r.PID, StartedAt: r.Started, Paused: r.State == container.StatePaused}, true
+			} else if !errdefs.IsNotFound(err) {
+				e.o.Log.Error("a running container could not be taken up again: it is ended", "container", r.ID, "error", err)
+			}
+		}
 		if err := e.restore(ctx, c, s, ok); err != nil {
 			return fmt.Errorf("restore container %s: %w", c.latest.Load().ID, err)
 		}
@@ -39,6 +48,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 	for id := range known {
 		e.work.Go(func() { e.endStranger(id) })
 	}
+	e.sweepProcesses(ctx)
 	if err := e.index.load(e.execFolder(), e.o.Log); err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 	began, err := e.launcher.launch(ctx, c)
 	if err == nil {
 		_, err = e.change(c, func(r *record) {
-			r.State, r.PID, r.Started, r.Cgroups = container.StateRunning, began.PID, began.StartedAt, began.CgroupPaths
+			r.State, r.PID, r.Started, r.Cgroups, r.Pipes = container.StateRunning, began.PID, began.StartedAt, began.CgroupPaths, began.Pipes
 			r.Exit, r.Error, r.OOM = 0, "", false
 			if !again {
 				r.Stopped, r.Restarts = false, 0

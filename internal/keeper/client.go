@@ -18,9 +18,18 @@ import (
 // Client speaks to one keeper. Each call has a connection of its own; the
 // methods may be called from any goroutine, and outlive the keeper's
 // replacement: the holder keeps the listening socket, so that a call waits.
+//
+// A client that EnsureRunning returned starts a keeper when keeper and holder
+// are gone, both killed; Subscribe's connected is where what ran is found again.
 type Client struct {
 	socket string
+	revive *reviver // nil: it starts none
+	regain func(ctx context.Context, id string) bool
 }
+
+// OnLost has f called when the keeper does not know a container: f has it adopt
+// the container and returns true, and the request is made again, or false.
+func (c *Client) OnLost(f func(ctx context.Context, id string) bool) { c.regain = f }
 
 // SocketPath is where the keeper of execRoot listens.
 func SocketPath(execRoot string) string {
@@ -33,14 +42,45 @@ func NewClient(execRoot string) *Client { return &Client{socket: SocketPath(exec
 func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.socket)
+	if err != nil && c.revive != nil && nobodyListens(err) {
+		if err = c.revive.start(); err == nil {
+			conn, err = d.DialContext(ctx, "unix", c.socket)
+		}
+	}
 	if err != nil {
-		return nil, Classed(errdefs.ErrUnavailable, fmt.Sprintf("hezi-keeper does not answer on %s: %v; is it running? hezid starts it again when it is restarted", c.socket, err))
+		return nil, Classed(errdefs.ErrUnavailable, fmt.Sprintf("hezi-keeper does not answer on %s: %v; is it running?", c.socket, err))
 	}
 	return conn.(*net.UnixConn), nil
 }
 
 // open sends a request and returns the connection with the answer's body.
 func (c *Client) open(ctx context.Context, op Op, body, answer any, fds ...int) (*net.UnixConn, error) {
+	conn, err := c.openOnce(ctx, op, body, answer, fds...)
+	if c.regain == nil || !errdefs.IsNotFound(err) {
+		return conn, err
+	}
+	if id := containerOf(body); id != "" && c.regain(ctx, id) {
+		return c.openOnce(ctx, op, body, answer, fds...)
+	}
+	return nil, err
+}
+
+// containerOf is the container that a request is about.
+func containerOf(body any) string {
+	switch b := body.(type) {
+	case Target:
+		return b.ContainerID
+	case ExecRequest:
+		return b.ContainerID
+	case TakeOver:
+		if b.Attach != nil {
+			return b.Attach.ContainerID
+		}
+	}
+	return ""
+}
+
+func (c *Client) openOnce(ctx context.Context, op Op, body, answer any, fds ...int) (*net.UnixConn, error) {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
@@ -91,6 +131,26 @@ func (c *Client) call(ctx context.Context, op Op, body, answer any, fds ...int) 
 		return err
 	}
 	return conn.Close()
+}
+
+// patience is how long a request that may be made twice is made again while the
+// keeper is started anew, which takes milliseconds.
+const patience = 10 * time.Second
+
+// again is call for what may be asked twice: a keeper that dies before it
+// answers is asked again once it is back.
+func (c *Client) again(ctx context.Context, op Op, body, answer any) error {
+	for deadline := time.Now().Add(patience); ; {
+		err := c.call(ctx, op, body, answer)
+		if err == nil || !errors.Is(err, errdefs.ErrUnavailable) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Info describes the keeper.
@@ -149,56 +209,56 @@ func (c *Client) WaitExit(ctx context.Context, id string, cond WaitCondition) (b
 
 // Signal sends sig to a container's first process, or to an exec.
 func (c *Client) Signal(ctx context.Context, id, execID string, sig int) error {
-	return c.call(ctx, OpSignal, Target{ContainerID: id, ExecID: execID, Signal: sig}, nil)
+	return c.again(ctx, OpSignal, Target{ContainerID: id, ExecID: execID, Signal: sig}, nil)
 }
 
 // KillAll kills everything in the container's cgroup.
 func (c *Client) KillAll(ctx context.Context, id string) error {
-	return c.call(ctx, OpKillAll, Target{ContainerID: id}, nil)
+	return c.again(ctx, OpKillAll, Target{ContainerID: id}, nil)
 }
 
 // Pause freezes the container's cgroup.
 func (c *Client) Pause(ctx context.Context, id string) error {
-	return c.call(ctx, OpPause, Target{ContainerID: id}, nil)
+	return c.again(ctx, OpPause, Target{ContainerID: id}, nil)
 }
 
 // Resume thaws it.
 func (c *Client) Resume(ctx context.Context, id string) error {
-	return c.call(ctx, OpResume, Target{ContainerID: id}, nil)
+	return c.again(ctx, OpResume, Target{ContainerID: id}, nil)
 }
 
 // Resize sets a terminal's size in character cells.
 func (c *Client) Resize(ctx context.Context, id, execID string, h, w uint16) error {
-	return c.call(ctx, OpResize, Target{ContainerID: id, ExecID: execID, Height: h, Width: w}, nil)
+	return c.again(ctx, OpResize, Target{ContainerID: id, ExecID: execID, Height: h, Width: w}, nil)
 }
 
 // List returns all containers the keeper knows, exited ones until Forget.
 func (c *Client) List(ctx context.Context) ([]Status, error) {
 	var l []Status
-	err := c.call(ctx, OpList, struct{}{}, &l)
+	err := c.again(ctx, OpList, struct{}{}, &l)
 	return l, err
 }
 
 // Forget acknowledges a container's exit and removes its cgroup. With removed,
 // the waiters for removal are answered.
 func (c *Client) Forget(ctx context.Context, id string, removed bool) error {
-	return c.call(ctx, OpForget, Target{ContainerID: id, Removed: removed}, nil)
+	return c.again(ctx, OpForget, Target{ContainerID: id, Removed: removed}, nil)
 }
 
 // Remove is Forget of a container that is removed: the waiters for that are
 // answered, and folder, which has its log, is deleted once no client reads it.
 func (c *Client) Remove(ctx context.Context, id, folder string) error {
-	return c.call(ctx, OpForget, Target{ContainerID: id, Removed: true, Folder: folder}, nil)
+	return c.again(ctx, OpForget, Target{ContainerID: id, Removed: true, Folder: folder}, nil)
 }
 
 // ForgetExec acknowledges an exec's exit.
 func (c *Client) ForgetExec(ctx context.Context, id, execID string) error {
-	return c.call(ctx, OpForgetExec, Target{ContainerID: id, ExecID: execID}, nil)
+	return c.again(ctx, OpForgetExec, Target{ContainerID: id, ExecID: execID}, nil)
 }
 
 // CloseStdin ends a process's standard input.
 func (c *Client) CloseStdin(ctx context.Context, id, execID string) error {
-	return c.call(ctx, OpCloseStdin, Target{ContainerID: id, ExecID: execID}, nil)
+	return c.again(ctx, OpCloseStdin, Target{ContainerID: id, ExecID: execID}, nil)
 }
 
 // Upgrade replaces the keeper by binary in place; containers, attached
@@ -219,6 +279,8 @@ func (c *Client) Upgrade(ctx context.Context, binary string) error {
 			return nil
 		case err == nil && after.UpgradeError != "":
 			return Classed(errdefs.ErrFailedPrecondition, after.UpgradeError)
+		case err == nil && after.PID != before.PID:
+			return Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("the new keeper %s ended while it took over, and its holder started keeper %s again: the containers run on, clients that were attached have lost their connection", binary, after.Version))
 		}
 		select {
 		case <-ctx.Done():
@@ -228,17 +290,42 @@ func (c *Client) Upgrade(ctx context.Context, binary string) error {
 	}
 }
 
-// Stop ends keeper and holder; it fails while containers run.
+// Adopt gives the keeper a container that runs and that it may have lost. One
+// that it has is left alone; NotFound says that its process is gone.
+func (c *Client) Adopt(ctx context.Context, r AdoptRequest) error {
+	return c.again(ctx, OpAdopt, r, nil)
+}
+
+// Sweep ends what runs of containers that neither the keeper nor keep knows,
+// and returns their ids.
+func (c *Client) Sweep(ctx context.Context, keep []string) (swept []string, err error) {
+	err = c.again(ctx, OpSweep, SweepRequest{Keep: keep}, &swept)
+	return swept, err
+}
+
+// Stop ends keeper and holder, for good; it fails while containers run.
 func (c *Client) Stop(ctx context.Context) error {
-	return c.call(ctx, OpStop, struct{}{}, nil)
+	if c.revive == nil {
+		return c.call(ctx, OpStop, struct{}{}, nil)
+	}
+	c.revive.stop(true)
+	err := c.call(ctx, OpStop, struct{}{}, nil)
+	if err != nil && !running(c.socket) { // there is none to stop
+		return nil
+	}
+	if err != nil {
+		c.revive.stop(false)
+	}
+	return err
 }
 
 // Subscribe calls f for each event until ctx ends, and connects again when
-// the keeper is replaced. f runs on the calling goroutine. Unacknowledged
-// exits are repeated at each connection.
-func (c *Client) Subscribe(ctx context.Context, f func(Event)) error {
+// the keeper is replaced. connected is called at each connection, f for each
+// event, both on the calling goroutine. Unacknowledged exits are repeated at
+// each connection.
+func (c *Client) Subscribe(ctx context.Context, connected func(), f func(Event)) error {
 	for {
-		err := c.subscribeOnce(ctx, f)
+		err := c.subscribeOnce(ctx, connected, f)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -256,12 +343,13 @@ func (c *Client) Subscribe(ctx context.Context, f func(Event)) error {
 	}
 }
 
-func (c *Client) subscribeOnce(ctx context.Context, f func(Event)) error {
+func (c *Client) subscribeOnce(ctx context.Context, connected func(), f func(Event)) error {
 	conn, err := c.open(ctx, OpSubscribe, struct{}{}, nil)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	connected()
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	for {
 		var e Event

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,8 +32,9 @@ const maxKeeperLog = 1 << 20
 // process: in its own session, and in its own cgroup so that stopping
 // hezid's service leaves it alone. It returns once the keeper serves.
 func EnsureRunning(ctx context.Context, o EnsureOptions) (*Client, error) {
-	c := NewClient(o.ExecRoot)
 	dir := filepath.Join(o.ExecRoot, "keeper")
+	c := NewClient(o.ExecRoot)
+	c.revive = &reviver{o: o, dir: dir}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the keeper's folder: %w", err)
 	}
@@ -40,7 +42,7 @@ func EnsureRunning(ctx context.Context, o EnsureOptions) (*Client, error) {
 		_, err := c.Info(ctx)
 		return c, err
 	}
-	if err := spawn(o, dir); err != nil {
+	if err := c.revive.start(); err != nil {
 		return nil, err
 	}
 	deadline := time.Now().Add(10 * time.Second)
@@ -58,6 +60,38 @@ func EnsureRunning(ctx context.Context, o EnsureOptions) (*Client, error) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// reviver starts a keeper where none is.
+type reviver struct {
+	o       EnsureOptions
+	dir     string
+	mu      sync.Mutex // guards what follows, and is held while one starts
+	stopped bool       // for good
+}
+
+func (r *reviver) start() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return errors.New("it was stopped")
+	}
+	if running(SocketPath(r.o.ExecRoot)) { // another request has started it
+		return nil
+	}
+	return spawn(r.o, r.dir)
+}
+
+// stop says that no keeper is to be started any more, or again that one may be.
+func (r *reviver) stop(stopped bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = stopped
+}
+
+// nobodyListens says whether a connection failed because keeper and holder are gone.
+func nobodyListens(err error) bool {
+	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)
 }
 
 // running says whether someone (keeper or holder) holds the listening socket:
@@ -145,7 +179,7 @@ func LeaveCgroup(identity string) error {
 func RemoveCgroups(ctx context.Context, identity string) error {
 	var left error
 	for range 100 {
-		if left = removeCgroups(cgroupOf(identity)); left == nil {
+		if left = removeCgroups(identity); left == nil {
 			return nil
 		}
 		select {
@@ -157,13 +191,24 @@ func RemoveCgroups(ctx context.Context, identity string) error {
 	return left
 }
 
-func removeCgroups(name string) error {
-	roots, err := filepath.Glob("/sys/fs/cgroup/*/" + name)
-	if err != nil {
-		return err
+// CgroupRoots are an engine's own cgroups by hierarchy: its folder's name on v1,
+// "" on v2.
+func CgroupRoots(identity string) map[string]string {
+	name := cgroupOf(identity)
+	roots := map[string]string{}
+	v1, _ := filepath.Glob("/sys/fs/cgroup/*/" + name) // its pattern is sound
+	for _, root := range v1 {
+		roots[filepath.Base(filepath.Dir(root))] = root
 	}
+	if root := filepath.Join("/sys/fs/cgroup", name); len(v1) == 0 {
+		roots[""] = root
+	}
+	return roots
+}
+
+func removeCgroups(identity string) error {
 	var errs []error
-	for _, root := range append(roots, filepath.Join("/sys/fs/cgroup", name)) {
+	for _, root := range CgroupRoots(identity) {
 		var dirs []string
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {

@@ -36,6 +36,28 @@ type Started struct {
 	StartedAt time.Time
 	// CgroupPaths: controller to directory on v1; "" to directory on v2.
 	CgroupPaths map[string]string
+	// Pipes are the inodes of standard output's and error's pipe, 0 without.
+	Pipes [2]uint64
+}
+
+// AdoptRequest names a container that runs, as Started told it: a keeper that
+// has lost it together with its holder takes it up again.
+type AdoptRequest struct {
+	ContainerID string
+	PID         int
+	StartedAt   time.Time
+	CgroupPaths map[string]string
+	Pipes       [2]uint64
+	HostPID     bool
+	Paused      bool
+	Log         LogConfig
+}
+
+// SweepRequest ends what runs in the cgroups of containers that the keeper does
+// not hold: of all but Keep, or of Only.
+type SweepRequest struct {
+	Keep []string
+	Only string
 }
 
 // ExecRequest starts another process in a running container.

@@ -31,6 +31,8 @@ const (
 	OpForget     Op = "forget"
 	OpForgetExec Op = "forget-exec"
 	OpCloseStdin Op = "close-stdin"
+	OpAdopt      Op = "adopt"
+	OpSweep      Op = "sweep"
 	OpUpgrade    Op = "upgrade"
 	OpStop       Op = "stop"
 )

@@ -21,12 +21,14 @@ import (
 
 // Engine is a running hezid of a test.
 type Engine struct {
-	Dir    string // everything of it: data/, run/, log
-	Host   string // unix:///.../run/hezi.sock
-	bin    string
-	args   []string
-	cmd    *exec.Cmd
-	exited chan struct{}
+	Dir  string // everything of it: data/, run/, log
+	Host string // unix:///.../run/hezi.sock
+	bin  string
+	// daemons is where hezid is; bin unless UseBin said otherwise.
+	daemons string
+	args    []string
+	cmd     *exec.Cmd
+	exited  chan struct{}
 }
 
 // Bin is the folder of the programs under test: bin/, or HEZI_TEST_BIN.
@@ -72,7 +74,7 @@ func New(args ...string) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Dir: dir, Host: "unix://" + filepath.Join(dir, "run", "hezi.sock"), bin: Bin(), args: args}
+	e := &Engine{Dir: dir, Host: "unix://" + filepath.Join(dir, "run", "hezi.sock"), bin: Bin(), daemons: Bin(), args: args}
 	if err := e.prepare(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -115,7 +117,7 @@ func (e *Engine) Up(extra ...string) error {
 		"--pidfile", filepath.Join(e.Dir, "run", "hezi.pid"),
 		"-H", e.Host, "-D",
 	}, e.args...)
-	cmd := exec.Command(filepath.Join(e.bin, "hezid"), append(args, extra...)...)
+	cmd := exec.Command(filepath.Join(e.daemons, "hezid"), append(args, extra...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return err
@@ -153,6 +155,10 @@ func (e *Engine) signal(sig syscall.Signal) {
 	_ = e.cmd.Process.Signal(sig)
 	<-e.exited
 }
+
+// UseBin takes hezid and hezi-keeper from another folder at the next Up, as an
+// upgrade does; the client stays.
+func (e *Engine) UseBin(dir string) { e.daemons = dir }
 
 // PID of hezid.
 func (e *Engine) PID() int { return e.cmd.Process.Pid }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,6 +55,7 @@ type holder struct {
 	order    []int          // of statuses, oldest first
 	keeper   int            // its pid when it is our child
 	binary   string
+	served   bool // the present keeper has said that it serves
 	stopping bool
 }
 
@@ -109,12 +111,13 @@ func (h *holder) listen() error {
 	return errors.Join(l.Close(), os.Chmod(path, 0o600))
 }
 
-// supervise starts the keeper, again whenever it dies.
+// supervise starts the keeper, again whenever it dies. When one of a replaced
+// file does not come to serving, this program's own image is started in turn.
 func (h *holder) supervise() error {
-	pause := time.Duration(0)
+	pause, own := time.Duration(0), false
 	for {
 		began := time.Now()
-		link, pid, err := h.spawn()
+		link, pid, err := h.spawn(own)
 		if err == nil {
 			if h.o.Ready != nil {
 				h.o.Ready()
@@ -125,8 +128,14 @@ func (h *holder) supervise() error {
 		} else {
 			h.o.Logger.Error("start the keeper", "error", err)
 		}
-		if h.stopping {
+		h.mu.Lock()
+		stopping, served := h.stopping, h.served
+		h.mu.Unlock()
+		if stopping {
 			return h.removeSocket()
+		}
+		if own = !served && !own; own {
+			h.o.Logger.Error("the keeper ended before it served: the program of its holder is started instead", "binary", h.binary)
 		}
 		if time.Since(began) > 5*time.Second {
 			pause = 0
@@ -170,8 +179,9 @@ func (h *holder) rejoin() error {
 	return h.supervise()
 }
 
-// spawn starts a keeper and hands everything back to it.
-func (h *holder) spawn() (*net.UnixConn, int, error) {
+// spawn starts a keeper and hands everything back to it; own: from this
+// program's image, whatever its file is now.
+func (h *holder) spawn(own bool) (*net.UnixConn, int, error) {
 	near, far, err := keeper.SocketPair()
 	if err != nil {
 		return nil, 0, err
@@ -183,15 +193,22 @@ func (h *holder) spawn() (*net.UnixConn, int, error) {
 		return nil, 0, err
 	}
 	defer ff.Close()
-	cmd := exec.Command(h.binary, "serve", "--root", h.o.Root, "--identity", h.o.Identity, "--binary", h.binary)
-	cmd.ExtraFiles = []*os.File{h.listener, ff}
+	h.mu.Lock()
+	h.served = false
+	binary := h.binary
+	h.mu.Unlock()
+	path := binary
+	if own {
+		path = "/proc/self/exe"
+	}
+	cmd := exec.Command(path, "serve", "--root", h.o.Root, "--identity", h.o.Identity, "--binary", binary)
+	cmd.Args[0], cmd.ExtraFiles = binary, []*os.File{h.listener, ff}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	h.mu.Lock()
 	err = cmd.Start()
 	if err != nil { // the file was replaced or removed: this program still is one
-		cmd.Path, cmd.Err = "/proc/self/exe", nil
 		retry := exec.Command("/proc/self/exe", cmd.Args[1:]...)
-		retry.ExtraFiles, retry.Stdout, retry.Stderr = cmd.ExtraFiles, cmd.Stdout, cmd.Stderr
+		retry.Args[0], retry.ExtraFiles, retry.Stdout, retry.Stderr = binary, cmd.ExtraFiles, cmd.Stdout, cmd.Stderr
 		err, cmd = retry.Start(), retry
 	}
 	if err != nil {
@@ -201,6 +218,9 @@ func (h *holder) spawn() (*net.UnixConn, int, error) {
 	}
 	h.keeper = cmd.Process.Pid
 	h.mu.Unlock()
+	if err := cmd.Process.Release(); err != nil { // its pidfd; reap waits for every child
+		h.o.Logger.Error("let go of the keeper's pidfd", "error", err)
+	}
 	for key, e := range h.entries {
 		if err := keeper.WriteFrame(near, handback{Key: key, Record: withFiles(e)}, e.fds...); err != nil {
 			h.o.Logger.Error("hand a process back to the keeper", "error", err)
@@ -284,8 +304,8 @@ func (h *holder) answer(m *holderMsg, fds []int) holderReply {
 		h.reapLocked()
 		st, ok := h.statuses[m.PID]
 		return holderReply{Found: ok, Status: st}
-	case "binary":
-		h.binary = m.File
+	case "binary": // it serves, and is to be started again from there
+		h.binary, h.served = m.File, true
 	case "stop":
 		h.stopping = true
 	default:
@@ -352,6 +372,17 @@ func Detach(args []string) error {
 		return err
 	}
 	exe = strings.TrimSuffix(exe, " (deleted)")
+	// Whoever started hezid may have left descriptors open: a pipe of theirs
+	// would never end while the keeper has it.
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, f := range open {
+		if fd, err := strconv.Atoi(f.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
 	cmd := exec.Command(exe, args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{w}

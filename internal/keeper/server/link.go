@@ -114,6 +114,12 @@ func (l *link) del(key string) error {
 	return err
 }
 
+// serving tells the holder which program serves: it starts that one again.
+func (l *link) serving(binary string) error {
+	_, err := l.ask(holderMsg{Op: "binary", File: binary})
+	return err
+}
+
 func (l *link) stop() error {
 	_, err := l.ask(holderMsg{Op: "stop"})
 	return err
@@ -154,7 +160,12 @@ func (l *link) readLoop() {
 			l.s.logger.Error("start a new holder", "error", err)
 			time.Sleep(time.Second)
 		}
-		go l.redeposit()
+		go func() {
+			if err := l.serving(l.s.o.Binary); err != nil {
+				l.s.logger.Warn("tell the new holder that the keeper serves", "error", err)
+			}
+			l.redeposit()
+		}()
 	}
 }
 

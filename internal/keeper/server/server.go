@@ -83,6 +83,9 @@ func (s *Server) isLeaving() bool {
 // Serve serves until Stop. A connection that arrived earlier waits in the
 // listening socket.
 func (s *Server) Serve(ctx context.Context) error {
+	if err := s.link.serving(s.o.Binary); err != nil {
+		s.logger.Warn("tell the holder that the keeper serves", "error", err)
+	}
 	for {
 		c, err := s.listener.AcceptUnix()
 		if err != nil {
@@ -216,6 +219,18 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 			return nil, err
 		}
 		return s.exec(r)
+	case keeper.OpAdopt:
+		r, err := decode[keeper.AdoptRequest](req.Body)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.find(r)
+	case keeper.OpSweep:
+		r, err := decode[keeper.SweepRequest](req.Body)
+		if err != nil {
+			return nil, err
+		}
+		return s.sweep(r)
 	}
 	t, err := decode[keeper.Target](req.Body)
 	if err != nil {

@@ -269,7 +269,7 @@ func TestExecAwaitsItsAttach(t *testing.T) {
 	ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
 	defer cancel()
 	var got *box.Exit
-	_ = b.c.Subscribe(ctx, func(e keeper.Event) {
+	_ = b.c.Subscribe(ctx, func() {}, func(e keeper.Event) {
 		if e.Type == keeper.EventExecExit {
 			got = e.Exit
 			cancel()

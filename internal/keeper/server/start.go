@@ -111,7 +111,7 @@ func (s *Server) register(p *process, proc *box.Proc, ps *pipes) (keeper.Started
 		// The holder has just died: the new one is given everything.
 		s.logger.Warn("deposit a process with the holder", "error", err)
 	}
-	return keeper.Started{PID: proc.PID, StartedAt: p.rec.StartedAt, CgroupPaths: proc.CgroupPaths}, nil
+	return keeper.Started{PID: proc.PID, StartedAt: p.rec.StartedAt, CgroupPaths: proc.CgroupPaths, Pipes: pipesOf(ps)}, nil
 }
 
 // killAndReap undoes a start; pid is our unreaped child, so still its own.

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,6 +63,13 @@ type waitState struct {
 	FD      int
 }
 
+// validateTime is what a new binary gets to read the state; stateAccepted what
+// it then says.
+const (
+	validateTime  = 5 * time.Second
+	stateAccepted = "hezi-keeper reads state version "
+)
+
 // settleTime is what clients get to take what is on its way to them.
 const settleTime = 2 * time.Second
 
@@ -110,21 +119,47 @@ func (h *handover) upgrade(body json.RawMessage, c *net.UnixConn) {
 		return
 	}
 	defer mem.Close()
-	check := exec.Command(t.Binary, "check-state", "--state", "3")
-	check.ExtraFiles = []*os.File{mem}
-	if out, err := check.CombinedOutput(); err != nil {
-		fail(fmt.Errorf("the new keeper %s cannot take over: %w: %.300s; the old one serves on", t.Binary, err, out))
+	if err := validate(t.Binary, mem); err != nil {
+		fail(err)
 		return
 	}
-	if _, err := s.link.ask(holderMsg{Op: "binary", File: t.Binary}); err != nil {
-		s.logger.Warn("tell the holder the new binary", "error", err)
-	}
+	s.mu.Lock()
+	s.upgradeError = "" // of an earlier one
+	s.mu.Unlock()
 	respond(c, nil, nil)
 	h.settle()
 	if err := s.rt.Close(); err != nil { // spare inits would be nobody's in the next image
 		s.logger.Warn("close the runtime", "error", err)
 	}
 	h.replaceBy(t.Binary)
+}
+
+// validate asks the new binary whether it reads the state. One that hangs is
+// killed: starts wait meanwhile.
+func validate(binary string, mem *os.File) error {
+	ctx, cancel := context.WithTimeout(context.Background(), validateTime)
+	defer cancel()
+	check := exec.CommandContext(ctx, binary, "check-state", "--state", "3")
+	check.ExtraFiles, check.WaitDelay = []*os.File{mem}, time.Second
+	out, err := check.CombinedOutput()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("it did not answer within %s", validateTime)
+	}
+	if err == nil && !bytes.HasPrefix(out, []byte(stateAccepted)) {
+		err = errors.New("it does not say that it read the state: it is no hezi-keeper, or one that is broken")
+	}
+	if err != nil {
+		return fmt.Errorf("the new keeper %s cannot take over: %w%s; the old one serves on", binary, err, quoted(out))
+	}
+	return nil
+}
+
+// quoted is what a program said, for a message.
+func quoted(out []byte) string {
+	if out = bytes.TrimSpace(out); len(out) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(": %.300s", out)
 }
 
 // settle stops all that reads or writes, with what was read written out.
@@ -355,16 +390,17 @@ func (h *handover) execve(path, binary, why string) error {
 	args := []string{"hezi-keeper", "serve", "--root", s.o.Root, "--identity", s.o.Identity, "--binary", binary, "--state", strconv.Itoa(int(mem.Fd()))}
 	syscall.ForkLock.Lock() // no child is born with what is open for us
 	defer syscall.ForkLock.Unlock()
+	defer func() { // still here: it failed
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+		}
+	}()
 	for _, fd := range fds {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
 			return fmt.Errorf("keep descriptor %d: %w", fd, err)
 		}
 	}
-	err = syscall.Exec(path, args, os.Environ())
-	for _, fd := range fds {
-		unix.CloseOnExec(fd)
-	}
-	return err
+	return syscall.Exec(path, args, os.Environ())
 }
 
 func readState(fd int) (*state, error) {
@@ -377,12 +413,16 @@ func readState(fd int) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the state: %w", err)
 	}
+	return parseState(raw)
+}
+
+func parseState(raw []byte) (*state, error) {
 	st := &state{}
 	if err := json.Unmarshal(raw, st); err != nil {
 		return nil, fmt.Errorf("read the state: %w", err)
 	}
 	if st.Version > stateVersion || st.Version < stateVersion-2 {
-		return nil, fmt.Errorf("the running keeper's state has version %d, this build reads up to %d", st.Version, stateVersion)
+		return nil, fmt.Errorf("the running keeper's state has version %d, this build reads %d to %d", st.Version, stateVersion-2, stateVersion)
 	}
 	for _, p := range st.Processes {
 		if len(p.FDs) != len(p.Record.Files) {
@@ -394,7 +434,10 @@ func readState(fd int) (*state, error) {
 
 // checkState is what a new binary is asked before it takes over.
 func checkState(fd int) error {
-	_, err := readState(fd)
+	st, err := readState(fd)
+	if err == nil {
+		fmt.Printf("%s%d\n", stateAccepted, st.Version)
+	}
 	return err
 }
 

@@ -1,0 +1,267 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/keeper"
+	"hezi/internal/logs"
+)
+
+// endOrphans kills what the keeper before had started and not yet deposited:
+// whoever asked for it was told that it failed. Such a process is the holder's
+// child now; one of a container in the host's pid namespace may be the
+// container's own, and stays.
+func (s *Server) endOrphans(ps []*process) {
+	held := map[string]bool{}
+	known := map[int]bool{os.Getpid(): true}
+	for _, p := range ps {
+		known[p.rec.PID] = true
+		held[p.rec.ContainerID] = true
+	}
+	for _, pid := range childrenOf(s.link.pid()) {
+		if known[pid] {
+			continue
+		}
+		id := containerOf(pid)
+		if id == "" || held[id] && !nested(pid) {
+			continue
+		}
+		s.logger.Warn("a process whose start was cut off is ended", "container", id, "pid", pid)
+		if !held[id] {
+			if _, err := s.sweep(&keeper.SweepRequest{Only: id}); err != nil {
+				s.logger.Error("end what a start that was cut off has left", "container", id, "error", err)
+			}
+			continue
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
+			s.logger.Error("end an exec whose start was cut off", "container", id, "error", err)
+		}
+	}
+}
+
+func childrenOf(pid int) []int {
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, l := range lists {
+		b, err := os.ReadFile(l)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, f := range strings.Fields(string(b)) {
+			if n, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, n)
+			}
+		}
+	}
+	return pids
+}
+
+// containerOf is the id in the name of a process's cgroup; "" without one.
+func containerOf(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		for _, name := range strings.Split(strings.TrimSpace(line), "/") {
+			if isID(name) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// isID says whether a cgroup's name is a container's id.
+func isID(name string) bool {
+	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
+}
+
+// nested says whether a process is in a pid namespace below ours.
+func nested(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			return len(strings.Fields(rest)) > 1
+		}
+	}
+	return false
+}
+
+// sweep ends what runs in cgroups of containers that this keeper does not
+// hold, and says which those were.
+func (s *Server) sweep(req *keeper.SweepRequest) ([]string, error) {
+	found := map[string]cgroupDirs{}
+	for name, root := range keeper.CgroupRoots(s.o.Identity) {
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil || !d.IsDir(): // one that has just gone needs no sweep
+			case isID(d.Name()):
+				if found[d.Name()] == nil {
+					found[d.Name()] = cgroupDirs{}
+				}
+				found[d.Name()][name] = path
+				return fs.SkipDir
+			}
+			return nil
+		})
+	}
+	var swept []string
+	var errs []error
+	for id, dirs := range found {
+		if req.Only != "" && id != req.Only || slices.Contains(req.Keep, id) || s.holds(id) {
+			continue
+		}
+		if dirs.populated() {
+			swept = append(swept, id)
+			errs = append(errs, dirs.Kill())
+		}
+		errs = append(errs, dirs.Remove())
+	}
+	return swept, errors.Join(errs...)
+}
+
+func (s *Server) holds(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.containers[id] != nil || s.starting[id]
+}
+
+func (c cgroupDirs) populated() bool {
+	for _, d := range c {
+		if b, err := os.ReadFile(filepath.Join(d, "cgroup.procs")); err == nil && len(b) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// find takes a container up that runs and that keeper and holder have lost,
+// both killed. Its output is captured from here on, where its pipes still are
+// open; a terminal and standard input ended with the holder.
+func (s *Server) find(req *keeper.AdoptRequest) error {
+	s.starts.RLock()
+	defer s.starts.RUnlock()
+	id := req.ContainerID
+	if s.holds(id) {
+		return nil
+	}
+	gone := keeper.Classed(errdefs.ErrNotFound, fmt.Sprintf("process %d of container %s does not run any more", req.PID, id))
+	if req.PID <= 0 {
+		return gone
+	}
+	fd, err := unix.PidfdOpen(req.PID, 0)
+	if err != nil {
+		return gone
+	}
+	p := newProcess(s, record{ContainerID: id, PID: req.PID, StartedAt: req.StartedAt, CgroupPaths: req.CgroupPaths, HostPID: req.HostPID, Paused: req.Paused, Log: req.Log})
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	p.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	if containerOf(req.PID) != id || ended(p.pidfd) { // the number may be another's by now
+		p.pidfd.Close()
+		return gone
+	}
+	if err := p.findOutput(req.Pipes); err != nil {
+		p.closeAll()
+		return err
+	}
+	s.mu.Lock()
+	s.containers[id] = p
+	s.mu.Unlock()
+	if err := p.deposit(); err != nil {
+		s.logger.Warn("deposit a process with the holder", "error", err)
+	}
+	p.release()
+	p.run()
+	s.logger.Warn("a container was found again that keeper and holder had lost", "container", id)
+	return nil
+}
+
+// findOutput opens the pipes again that the container writes to.
+func (p *process) findOutput(pipes [2]uint64) error {
+	if d := p.rec.Log.Driver; d == "none" || d == "" {
+		return nil
+	}
+	var err error
+	if p.log, err = logs.Open(logConfig(p.rec.Log), firstGeneration); err != nil {
+		return err
+	}
+	for i, ino := range pipes {
+		if ino == 0 {
+			continue
+		}
+		fd := cgroupDirs(p.rec.CgroupPaths).openPipe(ino)
+		if fd < 0 {
+			continue
+		}
+		st := &stream{p: p, index: i, f: os.NewFile(uintptr(fd), "pipe")}
+		p.streams[i] = st
+		if st.spool, err = newSpool(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openPipe opens the reading end of a pipe that some process inside has; -1:
+// none has it.
+func (c cgroupDirs) openPipe(ino uint64) int {
+	for _, d := range c {
+		b, err := os.ReadFile(filepath.Join(d, "cgroup.procs"))
+		if err != nil {
+			continue
+		}
+		for _, pid := range strings.Fields(string(b)) {
+			links, _ := filepath.Glob("/proc/" + pid + "/fd/*") // its pattern is sound
+			for _, l := range links {
+				if to, err := os.Readlink(l); err != nil || to != fmt.Sprintf("pipe:[%d]", ino) {
+					continue
+				}
+				if fd, err := unix.Open(l, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+					return fd
+				}
+			}
+		}
+		break // they are in each directory
+	}
+	return -1
+}
+
+func ended(pidfd *os.File) bool {
+	p := []unix.PollFd{{Fd: int32(rawFD(pidfd)), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, 0)
+	return err != nil || n > 0
+}
+
+// pipesOf are the inodes of the pipes by which a container's output comes.
+func pipesOf(ps *pipes) (ino [2]uint64) {
+	for i, f := range ps.out {
+		if f == nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(rawFD(f), &st) == nil {
+			ino[i] = st.Ino
+		}
+	}
+	return ino
+}
