@@ -28,7 +28,7 @@ func (e *Engine) follow() {
 	again := false
 	connected := func() {
 		if again {
-			e.work.Go(e.reconcile)
+			e.work.Go(lost{e}.reconcile)
 		}
 		again = true // Restore was before the first time
 	}

@@ -11,12 +11,15 @@ import (
 	"hezi/internal/keeper"
 )
 
+// lost is the part of the engine that finds again what the keeper has lost.
+type lost struct{ *Engine }
+
 const lostReason = "the keeper and its holder were killed, and the container ended before they were back: its exit code is not known"
 
 // reconcile is called when the keeper was away. Its holder has given it all
 // back, unless both were killed: then it is told again what runs, as far as it
 // does, and what nobody knows is ended.
-func (e *Engine) reconcile() {
+func (e lost) reconcile() {
 	list, err := e.o.Keeper.List(e.ctx)
 	if err != nil {
 		e.reconcileFailed("ask the keeper what runs", err)
@@ -41,14 +44,14 @@ func (e *Engine) reconcile() {
 	e.sweepProcesses(e.ctx)
 }
 
-func (e *Engine) reconcileFailed(what string, err error) {
+func (e lost) reconcileFailed(what string, err error) {
 	if e.ctx.Err() == nil {
 		e.o.Log.Error(what, "error", err)
 	}
 }
 
 // regain has the keeper take up a container that it has lost, or stores that it ended.
-func (e *Engine) regain(id string) error {
+func (e lost) regain(id string) error {
 	c, unlock, err := e.lock(e.ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
@@ -71,7 +74,7 @@ func (e *Engine) regain(id string) error {
 
 // regainNow is regain for a request that found a container lost: who makes it may
 // have the container's lock.
-func (e *Engine) regainNow(ctx context.Context, id string) bool {
+func (e lost) regainNow(ctx context.Context, id string) bool {
 	c, err := e.find(id)
 	if err != nil {
 		return false
@@ -88,7 +91,7 @@ func (e *records) adoption(r *record) keeper.AdoptRequest {
 }
 
 // sweepProcesses ends what runs of containers that nobody holds.
-func (e *Engine) sweepProcesses(ctx context.Context) {
+func (e lost) sweepProcesses(ctx context.Context) {
 	swept, err := e.o.Keeper.Sweep(ctx, nil)
 	for _, id := range swept {
 		e.o.Log.Warn("processes of a container that is not held were ended", "container", id)

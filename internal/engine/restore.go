@@ -21,7 +21,7 @@ const lostExit = 255
 // Restore brings the records and what the keeper has together. Containers that
 // run go on untouched. Begin must follow, after the network has swept.
 func (e *Engine) Restore(ctx context.Context) error {
-	e.o.Keeper.OnLost(e.regainNow)
+	e.o.Keeper.OnLost(lost{e}.regainNow)
 	list, err := e.o.Keeper.List(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the keeper what runs: %w", err)
@@ -48,7 +48,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 	for id := range known {
 		e.work.Go(func() { e.endStranger(id) })
 	}
-	e.sweepProcesses(ctx)
+	lost{e}.sweepProcesses(ctx)
 	if err := e.index.load(e.execFolder(), e.o.Log); err != nil {
 		return err
 	}

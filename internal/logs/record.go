@@ -5,7 +5,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"sort"
+	"strconv"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -85,6 +87,106 @@ func appendRecord(dst []byte, e *Entry, attrs []byte) []byte {
 
 // parseRecord decodes one line; ok is false for what is no record.
 func parseRecord(line []byte) (e Entry, ok bool) {
+	if e, ok = parseOwn(line); ok {
+		return e, true
+	}
+	return parseAny(line)
+}
+
+// parseOwn decodes a record exactly as appendRecord writes it, without
+// attributes; ok is false for all else. It is what clients that catch up wait for.
+func parseOwn(line []byte) (e Entry, ok bool) {
+	rest, ok := bytes.CutPrefix(line, []byte(`{"log":"`))
+	if !ok {
+		return e, false
+	}
+	text, rest, ok := unquote(rest)
+	if !ok {
+		return e, false
+	}
+	if raw, ok := bytes.CutPrefix(rest, []byte(`,"raw":"`)); ok {
+		end := bytes.IndexByte(raw, '"')
+		if end < 0 {
+			return e, false
+		}
+		var err error
+		if text, err = base64.StdEncoding.AppendDecode(nil, raw[:end]); err != nil {
+			return e, false
+		}
+		rest = raw[end+1:]
+	}
+	if rest, ok = bytes.CutPrefix(rest, []byte(`,"stream":"std`)); !ok || len(rest) < 3 {
+		return e, false
+	}
+	switch string(rest[:3]) {
+	case "out":
+		e.Stream = "stdout"
+	case "err":
+		e.Stream = "stderr"
+	default:
+		return e, false
+	}
+	if rest, ok = bytes.CutPrefix(rest[3:], []byte(`","time":"`)); !ok {
+		return e, false
+	}
+	stamp, ok := bytes.CutSuffix(bytes.TrimSuffix(rest, []byte("\n")), []byte(`"}`))
+	if !ok {
+		return e, false
+	}
+	var err error
+	e.Time, err = time.Parse(time.RFC3339Nano, string(stamp))
+	e.Line = text
+	return e, err == nil
+}
+
+// unquote reads a JSON string as appendString writes it, behind its first
+// quote, and returns what follows it.
+func unquote(b []byte) (text, rest []byte, ok bool) {
+	end := bytes.IndexAny(b, `"\`)
+	if end < 0 {
+		return nil, nil, false
+	}
+	text = append(make([]byte, 0, min(len(b), MaxLine)), b[:end]...)
+	for b = b[end:]; len(b) > 0; {
+		if b[0] == '"' {
+			return text, b[1:], true
+		}
+		if len(b) < 2 {
+			break
+		}
+		switch b[1] { // behind a backslash
+		case '"', '\\':
+			text = append(text, b[1])
+		case 'n':
+			text = append(text, '\n')
+		case 'r':
+			text = append(text, '\r')
+		case 't':
+			text = append(text, '\t')
+		default:
+			if b[1] != 'u' || len(b) < 6 {
+				return nil, nil, false
+			}
+			n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+			if err != nil || utf16.IsSurrogate(rune(n)) {
+				return nil, nil, false
+			}
+			text = utf8.AppendRune(text, rune(n))
+			b = b[4:]
+		}
+		b = b[2:]
+		next := bytes.IndexAny(b, `"\`)
+		if next < 0 {
+			break
+		}
+		text = append(text, b[:next]...)
+		b = b[next:]
+	}
+	return nil, nil, false
+}
+
+// parseAny decodes a record of any JSON, as other programs may have written it.
+func parseAny(line []byte) (e Entry, ok bool) {
 	var r struct {
 		Log    string            `json:"log"`
 		Raw    []byte            `json:"raw"`

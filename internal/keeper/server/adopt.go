@@ -35,7 +35,7 @@ func (s *Server) TakeBack() error {
 	}
 	go s.link.readLoop()
 	s.insert(ps)
-	s.endOrphans(ps)
+	endOrphans(s, ps)
 	for _, p := range ps {
 		p.release()
 		p.run()

@@ -21,7 +21,7 @@ import (
 // whoever asked for it was told that it failed. Such a process is the holder's
 // child now; one of a container in the host's pid namespace may be the
 // container's own, and stays.
-func (s *Server) endOrphans(ps []*process) {
+func endOrphans(s *Server, ps []*process) {
 	held := map[string]bool{}
 	known := map[int]bool{os.Getpid(): true}
 	for _, p := range ps {
@@ -38,7 +38,7 @@ func (s *Server) endOrphans(ps []*process) {
 		}
 		s.logger.Warn("a process whose start was cut off is ended", "container", id, "pid", pid)
 		if !held[id] {
-			if _, err := s.sweep(&keeper.SweepRequest{Only: id}); err != nil {
+			if _, err := sweep(s, &keeper.SweepRequest{Only: id}); err != nil {
 				s.logger.Error("end what a start that was cut off has left", "container", id, "error", err)
 			}
 			continue
@@ -106,7 +106,7 @@ func nested(pid int) bool {
 
 // sweep ends what runs in cgroups of containers that this keeper does not
 // hold, and says which those were.
-func (s *Server) sweep(req *keeper.SweepRequest) ([]string, error) {
+func sweep(s *Server, req *keeper.SweepRequest) ([]string, error) {
 	found := map[string]cgroupDirs{}
 	for name, root := range keeper.CgroupRoots(s.o.Identity) {
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -155,7 +155,7 @@ func (c cgroupDirs) populated() bool {
 // find takes a container up that runs and that keeper and holder have lost,
 // both killed. Its output is captured from here on, where its pipes still are
 // open; a terminal and standard input ended with the holder.
-func (s *Server) find(req *keeper.AdoptRequest) error {
+func find(s *Server, req *keeper.AdoptRequest) error {
 	s.starts.RLock()
 	defer s.starts.RUnlock()
 	id := req.ContainerID

@@ -224,13 +224,13 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 		if err != nil {
 			return nil, err
 		}
-		return nil, s.find(r)
+		return nil, find(s, r)
 	case keeper.OpSweep:
 		r, err := decode[keeper.SweepRequest](req.Body)
 		if err != nil {
 			return nil, err
 		}
-		return s.sweep(r)
+		return sweep(s, r)
 	}
 	t, err := decode[keeper.Target](req.Body)
 	if err != nil {

@@ -285,7 +285,7 @@ func TestExecAwaitsItsAttach(t *testing.T) {
 func TestSlowClient(t *testing.T) {
 	b := newBed(t)
 	slow := b.attach(keeper.AttachRequest{ContainerID: "a", NextStart: true}, "")
-	b.start(b.request("a", "seq 1 2000000"))
+	b.start(b.request("a", "seq 1 500000"))
 	b.wait("a")
 	info, err := b.c.Info(b.ctx)
 	if err != nil {
@@ -295,7 +295,7 @@ func TestSlowClient(t *testing.T) {
 		t.Errorf("the keeper has %d KiB with a slow client", pss)
 	}
 	out, _ := demux(t, slow)
-	if want := numbers(2000000); string(out) != want {
+	if want := numbers(500000); string(out) != want {
 		t.Fatalf("%d bytes, want %d", len(out), len(want))
 	}
 }
@@ -363,13 +363,13 @@ func TestKeeperKilled(t *testing.T) {
 // one more death of the keeper is still known.
 func TestHolderKilled(t *testing.T) {
 	b := newBed(t)
-	b.start(b.request("a", "sleep 1.5; exit 6"))
+	b.start(b.request("a", "sleep 3; exit 6"))
 	first := b.info()
 	b.kill(first.HolderPID)
 	for b.info().HolderPID == first.HolderPID {
 		time.Sleep(5 * time.Millisecond)
 	}
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(time.Second) // it is given everything
 	b.kill(first.PID)
 	if e := b.wait("a"); e.Code != 6 {
 		t.Fatalf("exit %+v", e)
@@ -458,7 +458,7 @@ func TestUpgrade(t *testing.T) {
 // attached client, one that follows the log, and one in its first reading.
 func TestUpgradeOfSlowClients(t *testing.T) {
 	b := newBed(t)
-	const n = 600000
+	const n = 200000
 	r := b.request("slow", fmt.Sprintf("seq %d; sleep 4; exit 2", n))
 	conn := b.attach(keeper.AttachRequest{ContainerID: "slow", NextStart: true, Stdout: true, Stream: true}, "")
 	b.start(r)
