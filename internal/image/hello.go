@@ -147,5 +147,5 @@ func (s *depot) assemble(ctx context.Context, config dockerspec.DockerOCIImage, 
 		return none, err
 	}
 	platform := config.Platform
-	return target, s.unpack(ctx, target, &platform)
+	return target, s.unpack(ctx, target, &platform, unseen)
 }

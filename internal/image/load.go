@@ -21,9 +21,16 @@ import (
 
 // Load takes the images of an archive that `docker save` or an OCI tool wrote,
 // plain or compressed. With platforms, only those of each image are unpacked,
-// and one that is missing is an error. Nothing of an archive that is broken stays.
-func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platform, _ bool, show Progress) error {
-	plain, err := decompress(r)
+// and one that is missing is an error. Nothing of an archive that is broken
+// stays. Unless quiet, show is told how far it is.
+func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platform, quiet bool, show Progress) error {
+	watching := show
+	if quiet {
+		watching = nil
+	}
+	d := newDisplay(watching)
+	defer d.close()
+	plain, err := decompress(&counter{r: r, w: d.layer("archive"), step: step{status: statusReading}})
 	if err != nil {
 		return notAnArchive(err)
 	}
@@ -50,14 +57,24 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platfo
 	if len(top.Manifests) == 0 {
 		return errdefs.ErrInvalidArgument.WithMessage("the archive has no images")
 	}
+	layers := func(l layer) watch {
+		w := d.layer(shortID(l.blob.Digest))
+		return func(st step) {
+			if st.status == statusComplete {
+				st.status = statusLoaded
+			}
+			w(st)
+		}
+	}
 	for _, d := range top.Manifests {
 		if err := s.label(lctx, d); err != nil {
 			return err
 		}
-		if err := s.unpackLoaded(lctx, d, wanted); err != nil {
+		if err := s.unpackLoaded(lctx, d, wanted, layers); err != nil {
 			return err
 		}
 	}
+	d.close() // what follows comes after it
 	for _, d := range top.Manifests {
 		if err := s.nameLoaded(lctx, d, show); err != nil {
 			return err
@@ -111,7 +128,7 @@ func (s *depot) label(ctx context.Context, d ocispec.Descriptor) error {
 	return nil
 }
 
-func (s *depot) unpackLoaded(ctx context.Context, d ocispec.Descriptor, wanted []ocispec.Platform) error {
+func (s *depot) unpackLoaded(ctx context.Context, d ocispec.Descriptor, wanted []ocispec.Platform, show func(layer) watch) error {
 	in, err := s.read(ctx, &catalog{}, d)
 	if err != nil {
 		return notAnArchive(err)
@@ -124,22 +141,22 @@ func (s *depot) unpackLoaded(ctx context.Context, d ocispec.Descriptor, wanted [
 		if err != nil {
 			return nil // unpacked when it is used
 		}
-		return s.unpackVariant(ctx, v)
+		return s.unpackVariant(ctx, v, show)
 	}
 	for i := range wanted {
 		v, err := in.choose(d.Digest.String(), &wanted[i])
 		if err != nil {
 			return err
 		}
-		if err := s.unpackVariant(ctx, v); err != nil {
+		if err := s.unpackVariant(ctx, v, show); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *depot) unpackVariant(ctx context.Context, v *variant) error {
-	if err := s.unpack(ctx, v.desc, &v.platform); err != nil {
+func (s *depot) unpackVariant(ctx context.Context, v *variant, show func(layer) watch) error {
+	if err := s.unpack(ctx, v.desc, &v.platform, show); err != nil {
 		if errdefs.IsNotFound(err) {
 			return notAnArchive(err)
 		}

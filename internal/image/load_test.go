@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -189,6 +191,16 @@ func TestLoadOldArchive(t *testing.T) {
 		if st, err := os.Lstat(filepath.Join(root.Lower[0], gone)); err != nil || st.Mode()&fs.ModeCharDevice == 0 {
 			t.Errorf("%s: %v %v", gone, st, err)
 		}
+	}
+	var seen []string
+	remove(t, s, "old:1", false)
+	if err := s.Load(t.Context(), bytes.NewReader(archive), nil, false, func(m jsonstream.Message) { seen = append(seen, m.ID+" "+m.Status+m.Stream) }); err != nil {
+		t.Fatal(err)
+	}
+	first := slices.Index(seen, digestOf(one)[7:19]+" Load complete")
+	second := slices.Index(seen, digestOf(two)[7:19]+" Load complete")
+	if len(seen) == 0 || seen[0] != "archive Reading" || first < 0 || second < first || seen[len(seen)-1] != " Loaded image: old:1\n" {
+		t.Errorf("%q", seen)
 	}
 	// Digests of layers are those that the config names.
 	bad := bytes.Replace(archive, []byte(digestOf(two)), []byte(digestOf([]byte("other"))), 1)

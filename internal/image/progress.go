@@ -17,6 +17,8 @@ const (
 	statusExtracting  = "Extracting"
 	statusComplete    = "Pull complete"
 	statusExists      = "Already exists"
+	statusLoaded      = "Load complete"
+	statusReading     = "Reading" // an archive, of unknown length
 )
 
 // progressEvery is the least time between two counts of one layer.
@@ -118,13 +120,13 @@ func (d *display) layer(id string) watch {
 		}
 		full := s.total > 0 && s.current >= s.total
 		if s.status == last.status {
-			if s == last || s.total == 0 || !full && d.now().Sub(at) < progressEvery {
+			if s == last || s.total == 0 && s.current == 0 || !full && d.now().Sub(at) < progressEvery {
 				return
 			}
 		}
 		last, at = s, d.now()
 		m := jsonstream.Message{ID: id, Status: s.status, Progress: &jsonstream.Progress{}}
-		if s.total > 0 {
+		if s.total > 0 || s.current > 0 {
 			m.Progress.Current, m.Progress.Total = s.current, s.total
 		}
 		d.addLocked(m)

@@ -70,11 +70,15 @@ func (p *pull) run(ctx context.Context, ref reference.Named) (err error) {
 		return err
 	}
 	p.display.say(shown, "Pulling from "+reference.Path(ref))
-	leased, release, err := p.s.lease(ctx)
+	leased, release, err := p.s.lease(ctx, leases.WithLabel(pullLabel, target.Digest.String()))
 	if err != nil {
 		return err
 	}
+	of := target.Digest.String()
 	defer func() {
+		if err != nil && mayPass(ctx, err) {
+			p.s.leaveDownloads(leased, of)
+		}
 		release()
 		if err != nil {
 			p.s.collectLater()
@@ -87,6 +91,9 @@ func (p *pull) run(ctx context.Context, ref reference.Named) (err error) {
 	old, oldErr := p.s.names.Get(leased, name)
 	newer := fresh || oldErr != nil || old.Target.Digest != target.Digest
 	if err := p.s.setName(leased, name, target); err != nil {
+		return err
+	}
+	if err := p.s.forgetDownloads(leased, of); err != nil {
 		return err
 	}
 	p.display.say("", "Digest: "+target.Digest.String())
@@ -167,24 +174,6 @@ func (f *fetch) protect(ctx context.Context, list []layer) error {
 		return fmt.Errorf("protect the layers from collection: %w", err)
 	}
 	return nil
-}
-
-// dropOldLeases gives up what a killed daemon was about to make: nobody else
-// uses this store, so no lease can be alive when it is opened. The collector
-// then removes it; half downloaded blobs stay for their day. dropped says
-// whether there was any.
-func (s *Service) dropOldLeases(ctx context.Context) (dropped bool, err error) {
-	ctx = s.context(ctx)
-	old, err := s.leases.List(ctx)
-	if err != nil {
-		return false, fmt.Errorf("read the leases on image content: %w", err)
-	}
-	for _, l := range old {
-		if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-			return false, fmt.Errorf("give up the lease %s on image content: %w", l.ID, err)
-		}
-	}
-	return len(old) > 0, nil
 }
 
 // collectLater removes what nothing holds any more, in the background.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"hezi/internal/image/registry"
 )
@@ -50,6 +51,8 @@ func TestAPullOutlivesAKill(t *testing.T) {
 	}
 	<-arrived
 	waitForBytes(t, filepath.Join(root, "content", "ingest"), 3<<20)
+	waitForBytes(t, filepath.Join(root, "content", "blobs"), 400_000) // the first layer is whole
+	time.Sleep(500 * time.Millisecond)                                // and noted in the database
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +63,7 @@ func TestAPullOutlivesAKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	nothingLeft(t, s)
+	onlyDownloads(t, s)
 	reg.misbehave(func(w httpWriter, r *httpRequest) bool { return ranged(reg, w, r) })
 	reg.pull(s, "x:1")
 	within(t, s, img, func(root string) {
@@ -68,6 +71,14 @@ func TestAPullOutlivesAKill(t *testing.T) {
 			t.Error(i, err)
 		}
 	})
+	noLeases(t, s)
+	first, err := list[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := reg.asked("", first.String()); len(again) > 0 {
+		t.Errorf("the layer that was whole was asked for as %v", again)
+	}
 	asked := reg.asked("", big.String())
 	if len(asked) != 1 || !strings.HasPrefix(asked[0].Header.Get("Range"), "bytes=3145") {
 		t.Errorf("the big layer was asked for as %v", asked)

@@ -146,6 +146,41 @@ func nothingLeft(t *testing.T, s *Service) {
 	}
 }
 
+// onlyDownloads fails if a pull that was cut off left anything but blobs, which
+// one lease holds for a day.
+func onlyDownloads(t *testing.T, s *Service) {
+	t.Helper()
+	ctx := s.context(context.Background())
+	if err := s.CollectGarbage(ctx); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.layers.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+		t.Errorf("left behind: snapshot %s", i.Name)
+		return nil
+	})
+	all, err := s.leases.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range all {
+		if l.Labels[leftLabel] == "" || l.Labels["containerd.io/gc.expire"] == "" {
+			t.Errorf("left behind: lease %s %v", l.ID, l.Labels)
+		}
+	}
+	names, err := s.names.List(ctx)
+	if err != nil || len(names) > 0 {
+		t.Errorf("left behind: names %v, %v", names, err)
+	}
+}
+
+// noLeases fails if anything but names holds content.
+func noLeases(t *testing.T, s *Service) {
+	t.Helper()
+	if all, err := s.leases.List(s.context(context.Background())); err != nil || len(all) > 0 {
+		t.Errorf("leases %v, %v", all, err)
+	}
+}
+
 func ingests(t *testing.T, s *Service) (list []string) {
 	t.Helper()
 	all, err := s.blobs.ListStatuses(s.context(context.Background()))

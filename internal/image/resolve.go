@@ -275,7 +275,7 @@ func (s *Service) RootFS(ctx context.Context, img *Image) (RootFS, error) {
 			return RootFS{}, err
 		}
 		defer release()
-		if err = s.unpack(lctx, img.Manifest, img.Manifest.Platform); err == nil {
+		if err = s.unpack(lctx, img.Manifest, img.Manifest.Platform, unseen); err == nil {
 			lower, err = s.directories(ctx, top)
 		}
 	}

@@ -11,7 +11,7 @@
 //	└── layers/     one directory for each chain of layers
 //
 // A name in images.db is what keeps content and layers; a lease keeps what is
-// on its way. Two kinds of names are not the user's:
+// on its way, and for a day what a pull had downloaded when it was cut off. Two kinds of names are not the user's:
 //
 //	hezi-dangling@DIGEST   its last name went to another image: shown as <none>
 //	hezi-pinned@DIGEST     removed while containers use it: not shown
@@ -213,9 +213,9 @@ func (s *depot) context(ctx context.Context) context.Context {
 
 // lease protects all content and snapshots that are made with the returned
 // context until release is called; after a crash it expires.
-func (s *depot) lease(ctx context.Context) (_ context.Context, release func(), _ error) {
+func (s *depot) lease(ctx context.Context, opts ...leases.Opt) (_ context.Context, release func(), _ error) {
 	ctx = s.context(ctx)
-	l, err := s.leases.Create(ctx, leases.WithID(uuid.NewString()), leases.WithExpiration(leaseTime))
+	l, err := s.leases.Create(ctx, append(opts, leases.WithID(uuid.NewString()), leases.WithExpiration(leaseTime))...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("protect new content from collection: %w", err)
 	}

@@ -54,9 +54,13 @@ func layersOf(m ocispec.Manifest, diffIDs []digest.Digest) ([]layer, error) {
 	return list, nil
 }
 
-// unpack makes the snapshots of an image whose content is here. p nil is the
-// host's platform. The caller holds a lease in ctx or a name of the image.
-func (s *depot) unpack(ctx context.Context, target ocispec.Descriptor, p *ocispec.Platform) error {
+// unseen is shown where nobody looks.
+func unseen(layer) watch { return func(step) {} }
+
+// unpack makes the snapshots of an image whose content is here, and shows how
+// far each layer is. p nil is the host's platform. The caller holds a lease in
+// ctx or a name of the image.
+func (s *depot) unpack(ctx context.Context, target ocispec.Descriptor, p *ocispec.Platform, show func(layer) watch) error {
 	ctx = s.context(ctx)
 	want := platforms.Default()
 	if p != nil {
@@ -78,7 +82,7 @@ func (s *depot) unpack(ctx context.Context, target ocispec.Descriptor, p *ocispe
 		_, err := s.blobs.Info(ctx, l.blob.Digest)
 		return err
 	}
-	return s.build(ctx, m.Config, list, stored, func(int) watch { return func(step) {} })
+	return s.build(ctx, m.Config, list, stored, func(i int) watch { return show(list[i]) })
 }
 
 // bring gets a layer's blob into the content store, verified. If the blob

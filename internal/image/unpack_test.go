@@ -428,7 +428,7 @@ func TestUnpackLocalContent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.unpack(ctx, all[0].Target, nil); err != nil {
+	if err := s.unpack(ctx, all[0].Target, nil, unseen); err != nil {
 		t.Fatal(err)
 	}
 	within(t, s, img, func(root string) {
