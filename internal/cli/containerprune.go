@@ -24,6 +24,9 @@ func newContainerPrune(a *App) *cobra.Command {
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, _ []string) error {
 		if !force {
 			if err := a.confirm(ctx, "WARNING! This will remove all stopped containers.\nAre you sure you want to continue?"); err != nil {
+				if errors.Is(err, errNotConfirmed) {
+					return nil // a no is an answer
+				}
 				return fmt.Errorf("container prune has been cancelled: %w", err)
 			}
 		}
@@ -60,7 +63,9 @@ func (a *App) pruneFilters(filters client.Filters) client.Filters {
 	return filters
 }
 
-// confirm asks for a y.
+var errNotConfirmed = errors.New("not confirmed")
+
+// confirm asks for a y; another answer is errNotConfirmed.
 func (a *App) confirm(ctx context.Context, question string) error {
 	fmt.Fprint(a.Out, question+" [y/N] ")
 	answer := make(chan string, 1)
@@ -76,6 +81,6 @@ func (a *App) confirm(ctx context.Context, question string) error {
 		if strings.EqualFold(s, "y") || strings.EqualFold(s, "yes") {
 			return nil
 		}
-		return errors.New("not confirmed")
+		return errNotConfirmed
 	}
 }

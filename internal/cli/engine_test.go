@@ -54,6 +54,7 @@ type process struct {
 	log     []byte
 	client  net.Conn      // who is attached
 	done    chan struct{} // closed at the end
+	cut     chan struct{} // closed when the connections are cut
 	started chan struct{}
 }
 
@@ -144,7 +145,7 @@ func (e *engine) serveImages(w http.ResponseWriter, r *http.Request, part []stri
 	case len(part) == 2 && part[1] == "json":
 		var list []image.Summary
 		for i, n := range e.images {
-			list = append(list, image.Summary{ID: fmt.Sprintf("sha256:%064d", i+1), RepoTags: []string{n}, Created: time.Now().Add(-time.Hour * 49).Unix(), Size: 4_200_000, Containers: -1, SharedSize: -1})
+			list = append(list, summary(i, n))
 		}
 		answer(w, 200, list)
 	case len(part) == 2 && part[1] == "create":
@@ -176,6 +177,20 @@ func (e *engine) serveImages(w http.ResponseWriter, r *http.Request, part []stri
 	default:
 		refuse(w, 404, "No such image: "+name)
 	}
+}
+
+// summary is the image of a name; a container uses the first one.
+func summary(i int, name string) image.Summary {
+	id := fmt.Sprintf("sha256:%064d", i+1)
+	s := image.Summary{ID: id, RepoTags: []string{name}, Created: time.Now().Add(-time.Hour * 49).Unix(), Size: 4_200_000, Containers: -1, SharedSize: -1,
+		Manifests: []image.ManifestSummary{{ID: id, Available: true, Kind: image.ManifestKindImage, ImageData: &image.ImageProperties{}}}}
+	m := &s.Manifests[0]
+	m.Size.Content, m.Size.Total = 1_200_000, 4_200_000
+	m.ImageData.Platform.OS, m.ImageData.Platform.Architecture = "linux", "amd64"
+	if i == 0 {
+		m.ImageData.Containers = []string{"x"}
+	}
+	return s
 }
 
 func (e *engine) list(w http.ResponseWriter, r *http.Request) {
@@ -218,7 +233,7 @@ func (e *engine) create(w http.ResponseWriter, r *http.Request) {
 		refuse(w, 409, `Conflict. The container name "/`+name+`" is already in use`)
 		return
 	}
-	e.containers = append(e.containers, &process{id: id, name: name, cmd: append(slices.Clone(body.Entrypoint), body.Cmd...), tty: body.Tty, stdin: body.OpenStdin, remove: body.HostConfig.AutoRemove, config: body.Config, host: body.HostConfig, state: container.StateCreated, done: make(chan struct{}), started: make(chan struct{})})
+	e.containers = append(e.containers, &process{id: id, name: name, cmd: append(slices.Clone(body.Entrypoint), body.Cmd...), tty: body.Tty, stdin: body.OpenStdin, remove: body.HostConfig.AutoRemove, config: body.Config, host: body.HostConfig, state: container.StateCreated, done: make(chan struct{}), cut: make(chan struct{}), started: make(chan struct{})})
 	warnings := []string{}
 	if body.Labels["warn"] != "" {
 		warnings = append(warnings, body.Labels["warn"])
@@ -312,7 +327,7 @@ func (e *engine) createExec(w http.ResponseWriter, r *http.Request, of *process)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	p := &process{id: "exec" + strconv.Itoa(len(e.containers)), name: "/", cmd: body.Cmd, tty: body.Tty, stdin: body.AttachStdin, of: of.id, config: container.Config{Env: body.Env, WorkingDir: body.WorkingDir}, state: container.StateCreated, done: make(chan struct{}), started: make(chan struct{})}
+	p := &process{id: "exec" + strconv.Itoa(len(e.containers)), name: "/", cmd: body.Cmd, tty: body.Tty, stdin: body.AttachStdin, of: of.id, config: container.Config{Env: body.Env, WorkingDir: body.WorkingDir}, state: container.StateCreated, done: make(chan struct{}), cut: make(chan struct{}), started: make(chan struct{})}
 	e.containers = append(e.containers, p)
 	answer(w, 201, container.ExecCreateResponse{ID: p.id})
 }
@@ -470,8 +485,42 @@ func (e *engine) wait(w http.ResponseWriter, p *process) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_ = http.NewResponseController(w).Flush()
-	<-p.done
+	select {
+	case <-p.done:
+	case <-p.cut:
+		panic(http.ErrAbortHandler)
+	}
 	_ = json.NewEncoder(w).Encode(container.WaitResponse{StatusCode: int64(p.code)})
+}
+
+// sever ends every connection of a container, which runs on.
+func (e *engine) sever(name string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.find(name)
+	close(p.cut)
+	p.client.Close()
+}
+
+func (e *engine) running(name string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.find(name)
+	return p != nil && p.state == container.StateRunning
+}
+
+// asked waits until a request has come.
+func (e *engine) asked(t *testing.T, request string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		e.mu.Lock()
+		found := slices.Contains(e.requests, request)
+		e.mu.Unlock()
+		if found {
+			return
+		}
+	}
+	t.Fatalf("nobody asked %s", request)
 }
 
 func (e *engine) kill(w http.ResponseWriter, r *http.Request, p *process) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"syscall"
 	"time"
 
 	"github.com/docker/cli/opts"
@@ -82,7 +83,10 @@ func (a *App) exec(ctx context.Context, id string, e client.ExecCreateOptions) e
 	s := session{tty: e.TTY, stdin: e.AttachStdin, stdout: true, stderr: true, keys: e.DetachKeys}
 	err = <-a.pump(streams, s, conn.HijackedResponse)
 	if errors.Is(err, term.ErrDetached) {
-		return errors.New("exec attach failed: error on attach stdin: read escape sequence")
+		return errors.New("read escape sequence")
+	}
+	if errors.Is(err, term.ErrHungUp) {
+		return exit(128 + int(syscall.SIGHUP))
 	}
 	if err != nil {
 		return err
@@ -91,20 +95,24 @@ func (a *App) exec(ctx context.Context, id string, e client.ExecCreateOptions) e
 }
 
 // exitOfExec asks for the exit code, which an engine may know a moment after
-// the streams have ended.
+// the streams have ended. They also end when the keeper is killed, and when a
+// program closes them.
 func (a *App) exitOfExec(ctx context.Context, id string) error {
 	for try := 1; ; try++ {
 		res, err := a.engine.ExecInspect(ctx, id, client.ExecInspectOptions{})
 		if err != nil {
 			return err
 		}
-		if !res.Running || try == 10 {
+		if !res.Running {
 			return exit(res.ExitCode)
+		}
+		if try == 20 { // after a second
+			a.warn("The streams of the command have ended, but it still runs: waiting for its end")
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(time.Duration(try) * 5 * time.Millisecond):
+		case <-time.After(min(time.Duration(try)*5*time.Millisecond, time.Second)):
 		}
 	}
 }

@@ -2,7 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/format"
+	"hezi/internal/cli/term"
 )
 
 func newImages(a *App) *cobra.Command {
@@ -29,31 +31,46 @@ func newImages(a *App) *cobra.Command {
 	f.VarP(&filter, "filter", "f", "Filter output based on conditions provided")
 	f.BoolVar(&tree, "tree", false, "List multi-platform images as a tree (EXPERIMENTAL)")
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
-		if tree {
-			return errors.New("--tree is not there yet: see one image in full with: hezi image inspect IMAGE")
+		for _, name := range []string{"quiet", "no-trunc", "digests", "format"} {
+			if tree && f.Changed(name) {
+				return fmt.Errorf("--%s is not yet supported with --tree", name)
+			}
 		}
+		if source == "" && !quiet && !tree {
+			source = a.config.ImagesFormat
+		}
+		asTree := source == "" && !quiet && !noTrunc && !digests
 		filters := filter.Value()
 		if len(args) > 0 {
 			filters.Add("reference", args[0])
 		}
-		list, err := engine.ImageList(ctx, client.ImageListOptions{All: all, Filters: filters})
+		list, err := engine.ImageList(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree})
 		if err != nil {
 			return err
 		}
 		if dangling, ok := filters["dangling"]; !all && (!ok || dangling["false"]) {
 			list.Items = slices.DeleteFunc(list.Items, format.IsDangling)
 		}
-		if source == "" && !quiet {
-			source = a.config.ImagesFormat
-		}
-		p := format.Printer{Out: a.Out, Source: format.ImageSource(source, quiet, digests), Headers: format.ImageHeaders}
-		rows := format.Images(list.Items, !noTrunc, digests, p.Source, time.Now())
-		if len(rows) == 0 && len(args) > 0 && cmd.CalledAs() == "images" {
+		if len(list.Items) == 0 && len(args) > 0 && cmd.CalledAs() == "images" {
 			a.hintSubcommand(args[0])
 		}
-		return format.Rows(p, rows)
+		if asTree {
+			return imageTree(a.Out, tree).Print(list.Items)
+		}
+		p := format.Printer{Out: a.Out, Source: format.ImageSource(source, quiet, digests), Headers: format.ImageHeaders}
+		return format.Rows(p, format.Images(list.Items, !noTrunc, digests, p.Source, time.Now()))
 	})
 	return cmd
+}
+
+// imageTree is as wide as the terminal, and has colours where they are wanted.
+func imageTree(out *os.File, platforms bool) format.Tree {
+	t := format.Tree{Out: out, Platforms: platforms}
+	if term.IsTerminal(out) {
+		_, cols := term.Size(out)
+		t.Width, t.Color = int(cols), os.Getenv("NO_COLOR") == ""
+	}
+	return t
 }
 
 // hintSubcommand sees `images rm` where `image rm` was meant.

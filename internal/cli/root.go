@@ -62,7 +62,7 @@ func (a *App) globalFlags(f *pflag.FlagSet) {
 	f.StringVar(&a.flags.ConfigDir, "config", config.Dir(), "Location of client config files")
 	f.BoolVarP(&a.debug, "debug", "D", false, "Enable debug mode")
 	f.VarP(&oneHost{&a.flags.Host, false}, "host", "H", "Daemon socket to connect to")
-	f.StringVarP(&a.flags.Context, "context", "c", "", `Name of the context to use to connect to the daemon (overrides HEZI_HOST and DOCKER_HOST and the default context set with "hezi context use")`)
+	f.StringVarP(&a.flags.Context, "context", "c", "", `Name of the context to use to connect to the daemon (overrides HEZI_HOST and DOCKER_HOST, but for "default", and the context set with "hezi context use")`)
 	f.StringP("log-level", "l", "info", `Set the logging level ("debug", "info", "warn", "error", "fatal")`)
 	f.BoolVar(&a.flags.TLS, "tls", os.Getenv("DOCKER_TLS") != "", "Use TLS; implied by --tlsverify")
 	f.BoolVar(&a.flags.TLSVerify, "tlsverify", os.Getenv("DOCKER_TLS_VERIFY") != "", "Use TLS and verify the remote")

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"syscall"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -73,10 +76,10 @@ func (a *App) runContainer(ctx context.Context, r *running, req *request.Contain
 		return r.refuse(a, err)
 	}
 	if !attach {
+		a.println(id) // before the start: a container that does not start is there too
 		if _, err := a.engine.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
 			return r.refuse(a, err)
 		}
-		a.println(id)
 		return nil
 	}
 	if signals != nil {
@@ -106,10 +109,10 @@ func (r *running) refuse(a *App, err error) error {
 	}
 	text := err.Error()
 	code := 125
-	switch {
-	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"), strings.Contains(text, "system cannot find the file specified"):
+	switch program := strings.Contains(text, `exec: "`); { // or a file of the engine is meant
+	case strings.Contains(text, "executable file not found"), program && strings.Contains(text, syscall.ENOENT.Error()):
 		code = 127
-	case strings.Contains(text, syscall.EACCES.Error()), strings.Contains(text, syscall.EISDIR.Error()):
+	case program && (strings.Contains(text, syscall.EACCES.Error()) || strings.Contains(text, syscall.EISDIR.Error())):
 		code = 126
 	}
 	if args := r.options.Args; code == 127 && len(args) > 0 && strings.HasPrefix(args[0], "-") && !strings.Contains(text, "go before the image") {
@@ -192,11 +195,14 @@ func (a *App) pump(ctx context.Context, s session, conn client.HijackedResponse)
 // end waits for the streams and for the exit code.
 func (a *App) end(s session, wait client.ContainerWaitResult, pumped <-chan error, cancel func()) error {
 	exited := make(chan error, 1)
-	go func() { exited <- exitOf(wait) }()
+	go func() { exited <- s.exitOf(a, wait) }()
 	select {
 	case err := <-pumped:
 		if errors.Is(err, term.ErrDetached) {
 			return nil
+		}
+		if errors.Is(err, term.ErrHungUp) {
+			return exit(128 + int(syscall.SIGHUP))
 		}
 		if err != nil {
 			return err
@@ -212,7 +218,7 @@ func (a *App) end(s session, wait client.ContainerWaitResult, pumped <-chan erro
 }
 
 // exitOf is the exit code of a wait.
-func exitOf(wait client.ContainerWaitResult) error {
+func (s session) exitOf(a *App, wait client.ContainerWaitResult) error {
 	select {
 	case res := <-wait.Result:
 		if res.Error != nil && res.Error.Message != "" {
@@ -223,7 +229,38 @@ func exitOf(wait client.ContainerWaitResult) error {
 		if errors.Is(err, context.Canceled) {
 			return err
 		}
+		for _, lost := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+			if errors.Is(err, lost) {
+				return s.afterLoss(a, err)
+			}
+		}
 		return &exitError{code: 125, err: fmt.Errorf("error waiting for container: %w", err)}
+	}
+}
+
+// afterLoss is the end of a session whose connections were cut, by the end of
+// a remote engine or of the keeper: the exit code if there is one, else how to
+// join the container again.
+func (s session) afterLoss(a *App, lost error) error {
+	fail := func(format string, v ...any) error {
+		return &exitError{code: 125, err: fmt.Errorf("the connection to the container was lost (%w): "+format, append([]any{lost}, v...)...)}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for {
+		c, err := a.engine.ContainerInspect(ctx, s.id, client.ContainerInspectOptions{})
+		switch {
+		case err == nil && c.Container.State.Running:
+			return fail("it still runs; join it again with: hezi attach %s", strings.TrimPrefix(c.Container.Name, "/"))
+		case err == nil:
+			a.warn(fail("it has ended; its last output is in: hezi logs " + strings.TrimPrefix(c.Container.Name, "/")))
+			return exit(c.Container.State.ExitCode)
+		case errdefs.IsNotFound(err):
+			return fail("it is gone, and with it its exit code")
+		case ctx.Err() != nil:
+			return fail("%w", a.engine.Explain(err))
+		}
+		time.Sleep(100 * time.Millisecond) // an engine that is restarted is back in a second
 	}
 }
 

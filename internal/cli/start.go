@@ -53,9 +53,6 @@ func (a *App) startOne(ctx context.Context, name string, stdin bool, keys string
 		stdin: stdin && c.Container.Config.OpenStdin, stdout: true, stderr: true,
 		removed: c.Container.HostConfig.AutoRemove, start: options, proxy: !c.Container.Config.Tty,
 	}
-	if err := a.CheckTTY(s.stdin, s.tty); err != nil {
-		return err
-	}
 	if s.proxy {
 		defer a.forwardTo(ctx, a.Forward(), s.id)()
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,23 +98,28 @@ func (h *onTerminal) press(keys string) {
 	}
 }
 
-// exits waits for the end, and for the terminal to be as it was.
-func (h *onTerminal) exits(code int) {
+// ended waits for the end and returns the exit code.
+func (h *onTerminal) ended() int {
 	h.t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- h.cmd.Wait() }()
 	select {
 	case err := <-done:
-		got := 0
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
-			got = exit.ExitCode()
-		}
-		if got != code {
-			h.t.Errorf("exit code %d, want %d; the terminal shows %q", got, code, h.shows())
+			return exit.ExitCode()
 		}
 	case <-time.After(10 * time.Second):
 		h.t.Fatalf("hezi does not end; the terminal shows %q", h.shows())
+	}
+	return 0
+}
+
+// exits waits for the end, and for the terminal to be as it was.
+func (h *onTerminal) exits(code int) {
+	h.t.Helper()
+	if got := h.ended(); got != code {
+		h.t.Errorf("exit code %d, want %d; the terminal shows %q", got, code, h.shows())
 	}
 	h.isRestored()
 }
@@ -136,7 +142,7 @@ func withEngine(t *testing.T) (string, *engine) {
 
 func TestTerminalSizeKeysAndExitCode(t *testing.T) {
 	socket, _ := withEngine(t)
-	h := hezi(t, socket, "run", "--rm", "-it", "busybox", "sh", "-c", `stty size; trap 'stty size' WINCH; while ! read line; do :; done; echo got $line; exit 3`)
+	h := hezi(t, socket, "run", "--rm", "-it", "busybox", "sh", "-c", `trap 'stty size' WINCH; stty size; while ! read line; do :; done; echo got $line; exit 3`)
 	h.expect("24 80\r\n")
 	if err := pty.Setsize(h.master, &pty.Winsize{Rows: 40, Cols: 100}); err != nil {
 		t.Fatal(err)
@@ -232,19 +238,79 @@ func TestSignalsAreProxied(t *testing.T) {
 }
 
 func TestCtrlCEndsFollowing(t *testing.T) {
-	socket, _ := withEngine(t)
+	socket, e := withEngine(t)
 	hezi(t, socket, "run", "-d", "--name", "box", "busybox", "sleep", "100").exits(0)
 	h := hezi(t, socket, "wait", "box")
-	time.Sleep(100 * time.Millisecond)
+	e.asked(t, "POST /containers/box/wait")
 	h.press("\x03")
 	h.exits(130)
 }
 
 func TestTableOnATerminal(t *testing.T) {
 	socket, _ := withEngine(t)
+	h := hezi(t, socket, "images", "--digests")
+	h.exits(0)
+	h.expect("REPOSITORY   TAG       DIGEST    IMAGE ID")
+}
+
+func TestImagesOnATerminal(t *testing.T) {
+	socket, _ := withEngine(t)
 	h := hezi(t, socket, "images")
 	h.exits(0)
-	h.expect("REPOSITORY   TAG       IMAGE ID")
+	h.expect("Info -> U In Use\r\n\x1b[1mIMAGE\x1b[0m")
+	h.expect("\x1b[1;34mbusybox:latest\x1b[0m")
+	t.Setenv("NO_COLOR", "1")
+	h = hezi(t, socket, "images")
+	h.exits(0)
+	h.expect("\r\nbusybox:latest")
+}
+
+// TestTerminalThatHangsUp holds that hezi does not outlive its terminal.
+func TestTerminalThatHangsUp(t *testing.T) {
+	socket, e := withEngine(t)
+	program, err := exec.LookPath("hezi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"run", "-it", "--name", "box", "busybox", "sh", "-c", "trap '' HUP; echo up; sleep 100"},
+		{"exec", "-it", "box", "sh", "-c", "trap '' HUP; echo up; sleep 100"},
+	} {
+		master, slave, err := pty.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(program, args...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		cmd.Env = append(os.Environ(), "HEZI_HOST=unix://"+socket, "DOCKER_CONFIG="+t.TempDir())
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		slave.Close()
+		if _, err := io.ReadFull(master, make([]byte, len("up"))); err != nil {
+			t.Fatal(err)
+		}
+		master.Close()
+		late := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 129 {
+			t.Errorf("hezi %s: %v, want exit code 129", args[0], cmd.ProcessState)
+		}
+		late.Stop()
+	}
+	if !e.running("box") {
+		t.Error("the container has ended with the terminal")
+	}
+}
+
+// TestKeeperThatDies cuts all connections of a container that runs on.
+func TestKeeperThatDies(t *testing.T) {
+	socket, e := withEngine(t)
+	h := hezi(t, socket, "run", "-it", "--name", "box", "busybox", "sh", "-c", "echo up; sleep 100")
+	h.expect("up")
+	e.sever("box")
+	h.expect("it still runs; join it again with: hezi attach box")
+	h.exits(125)
 }
 
 func TestProgressOnATerminal(t *testing.T) {

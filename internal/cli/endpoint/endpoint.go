@@ -142,7 +142,7 @@ func (f Flags) Resolve(cfg *configfile.ConfigFile) (*Endpoint, error) {
 // direct is the address of flags and environment.
 func (f Flags) direct() (*Endpoint, error) {
 	ep := &Endpoint{Context: DefaultContext, Host: f.Host}
-	if ep.Host == "" && f.Context == "" {
+	if ep.Host == "" {
 		ep.Host = environmentHost()
 	}
 	if ep.Host == "" {

@@ -48,7 +48,7 @@ func TestResolve(t *testing.T) {
 		{env: map[string]string{"DOCKER_HOST": "tcp://z"}, want: "tcp://z:2375"},
 		{env: map[string]string{"DOCKER_HOST": "unix:///z", "DOCKER_CONTEXT": "nosuch"}, want: "unix:///z"},
 		{env: map[string]string{"DOCKER_CONTEXT": "nosuch"}, err: "context not found"},
-		{flags: Flags{Context: "default"}, env: map[string]string{"HEZI_HOST": "unix:///y"}, want: DefaultHost},
+		{flags: Flags{Context: "default"}, env: map[string]string{"HEZI_HOST": "unix:///y"}, want: "unix:///y"},
 		{flags: Flags{Context: "nosuch"}, err: "context not found"},
 		{flags: Flags{Context: "a", Host: "b"}, err: "conflicting options"},
 		{flags: Flags{Host: "/run/x.sock"}, want: "unix:///run/x.sock"},

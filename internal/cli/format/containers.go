@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // ContainerHeaders are the columns of `ps`.
@@ -217,14 +218,19 @@ func (c *Container) Networks() string {
 	return strings.Join(names, ",")
 }
 
-// Platform is the image's platform where the engine tells it, e.g. linux/amd64.
-func (c *Container) Platform() string {
+// Platform is the image's platform where the engine tells it: linux/amd64, or
+// an object in JSON.
+func (c *Container) Platform() *ImagePlatform {
 	if c.c.ImageManifestDescriptor == nil || c.c.ImageManifestDescriptor.Platform == nil {
-		return ""
+		return nil
 	}
-	p := c.c.ImageManifestDescriptor.Platform
-	return Platform(p.OS, p.Architecture, p.Variant)
+	return &ImagePlatform{*c.c.ImageManifestDescriptor.Platform}
 }
+
+// ImagePlatform is a platform that prints as os/architecture/variant.
+type ImagePlatform struct{ ocispec.Platform }
+
+func (p ImagePlatform) String() string { return Platform(p.OS, p.Architecture, p.Variant) }
 
 // HealthStatus is one word, or nothing without a health check.
 func (c *Container) HealthStatus() string {

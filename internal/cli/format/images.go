@@ -141,10 +141,10 @@ func (i *Image) Tag() string { return i.tag }
 // Digest is the digest under which a registry knows it.
 func (i *Image) Digest() string { return i.digest }
 
-// CreatedSince is how long ago it was made.
+// CreatedSince is how long ago it was made, or nothing where that is not known.
 func (i *Image) CreatedSince() string {
 	if i.i.Created <= 0 {
-		return "N/A"
+		return ""
 	}
 	return Ago(i.now, i.i.Created)
 }

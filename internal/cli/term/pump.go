@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
@@ -14,6 +15,9 @@ import (
 
 // ErrDetached ends a Pump whose user typed the detach keys.
 var ErrDetached = errors.New("detached")
+
+// ErrHungUp ends a Pump whose terminal is gone.
+var ErrHungUp = errors.New("the terminal hung up")
 
 // defaultDetachKeys are ctrl-p ctrl-q.
 var defaultDetachKeys = []byte{16, 17}
@@ -43,8 +47,9 @@ type Attachment struct {
 	Out, Err io.Writer
 }
 
-// Pump copies until the output ends, the user detaches (ErrDetached), or ctx
-// ends. The end of the input closes only the connection's sending half.
+// Pump copies until the output ends, the user detaches (ErrDetached), the
+// terminal hangs up (ErrHungUp), or ctx ends. The end of another input closes
+// only the connection's sending half.
 func (s *Streams) Pump(ctx context.Context, a Attachment) error {
 	restore := func() {}
 	if a.In != nil && a.TTY {
@@ -62,6 +67,7 @@ func (s *Streams) Pump(ctx context.Context, a Attachment) error {
 		a.In = mobyterm.NewEscapeProxy(a.In, keys)
 	}
 	defer restore()
+	raw := a.In != nil && a.TTY && IsTerminal(s.In) && os.Getenv("NORAW") == ""
 
 	output := a.receive(restore)
 	input, detached := a.send()
@@ -69,6 +75,9 @@ func (s *Streams) Pump(ctx context.Context, a Attachment) error {
 	case err := <-output:
 		return err
 	case <-input:
+		if raw { // has no key for an end of file
+			return ErrHungUp
+		}
 	case <-detached:
 		return ErrDetached
 	case <-ctx.Done():
