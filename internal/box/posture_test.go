@@ -51,7 +51,7 @@ func TestStartErrors(t *testing.T) {
 		{"/bin/plain", `exec: "/bin/plain": permission denied`, 126},
 		{"/bin/bad", "exec format error", 126},
 		{"/bin/nointerp", "no such file or directory", 127},
-		{"--name", "options go before the image", 127},
+		{"--name", "executable file not found in $PATH", 127},
 	} {
 		e := startError(t, boxSpec(t, root, c.arg))
 		if e.ExitCode != c.code || !strings.Contains(e.Message, c.want) {

@@ -53,6 +53,11 @@ func Open(cfg Config, gen uint64) (*Writer, error) {
 	if cfg.Driver != "json-file" && cfg.Driver != "local" {
 		return nil, fmt.Errorf("log driver %q is not written by the keeper: use json-file, local or none", cfg.Driver)
 	}
+	if cfg.Driver == "local" { // in a folder of its own
+		if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
+			return nil, fmt.Errorf("the folder of the container's log: %w", err)
+		}
+	}
 	if cfg.MaxFiles < 1 {
 		cfg.MaxFiles = 1
 	}

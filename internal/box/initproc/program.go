@@ -162,12 +162,8 @@ func lookPath(name string, env []string) (string, error) {
 	if denied != nil {
 		return "", notFound(name, denied)
 	}
-	e := &plan.Error{Step: "exec", Subject: name, ExitCode: 127,
+	return "", &plan.Error{Step: "exec", Subject: name, ExitCode: 127,
 		Message: "exec: " + strconv.Quote(name) + ": executable file not found in $PATH"}
-	if strings.HasPrefix(name, "-") {
-		e.Message += ": it was taken as the program, since it came after the image: options go before the image"
-	}
-	return "", e
 }
 
 func executable(name string) error {
