@@ -286,14 +286,16 @@ func checkNetworking(n *network.NetworkingConfig, h *container.HostConfig) (stri
 			flag string
 			set  bool
 		}{
-			{"--ip and --ip6", s.IPAMConfig != nil && (s.IPAMConfig.IPv4Address.IsValid() || s.IPAMConfig.IPv6Address.IsValid() || len(s.IPAMConfig.LinkLocalIPs) > 0)},
+			{"--ip", s.IPAMConfig != nil && s.IPAMConfig.IPv4Address.IsValid()},
+			{"--ip6", s.IPAMConfig != nil && s.IPAMConfig.IPv6Address.IsValid()},
+			{"--link-local-ip", s.IPAMConfig != nil && len(s.IPAMConfig.LinkLocalIPs) > 0},
 			{"--network-alias", len(s.Aliases) > 0},
 			{"--link", len(s.Links) > 0},
 			{"--network driver-opt", len(s.DriverOpts) > 0},
 			{"--network gw-priority", s.GwPriority != 0},
 		} {
 			if f.set {
-				return "", errdefs.ErrNotImplemented.WithMessage(f.flag + " is not available in this version of hezi: leave it out")
+				return "", errdefs.ErrNotImplemented.WithMessage(f.flag + " is not there yet in this version of hezi: leave it out")
 			}
 		}
 		if len(s.MacAddress) > 0 {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -102,6 +103,9 @@ func failure(r *record, err error) *StartError {
 		s.Exit = 125
 	}
 	msg := "failed to create task for container: " + b.Message
+	if cmd := r.Config.Cmd; s.Exit == 127 && len(r.Config.Entrypoint) == 0 && len(cmd) > 0 && strings.HasPrefix(cmd[0], "-") {
+		msg += fmt.Sprintf(": it stands after the image and was taken for the program: options go before the image, as in: run %s %s", strings.Join(cmd, " "), r.Config.Image)
+	}
 	class := errdefs.ErrInternal.WithMessage(msg)
 	if s.Exit == 126 || s.Exit == 127 || b.Step == box.StepUser || b.Step == box.StepCwd || b.Step == box.StepSysctl {
 		class = errdefs.ErrInvalidArgument.WithMessage(msg)

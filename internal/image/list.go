@@ -137,6 +137,8 @@ func namesOf(same []images.Image) (tags, digests []string) {
 			digests = append(digests, d)
 		}
 	}
+	slices.Sort(tags)
+	slices.Sort(digests)
 	return tags, digests
 }
 

@@ -17,7 +17,7 @@ import (
 const minMemory = 6 << 20
 
 func unavailable(flag string) error {
-	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s is not available in this version of hezi: leave it out", flag))
+	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s is not there yet in this version of hezi: leave it out", flag))
 }
 
 // Check refuses what is out of range, and every option that is set and not
@@ -59,6 +59,9 @@ func Check(c *container.Config, h *container.HostConfig) error {
 		case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true", "seccomp=unconfined", "seccomp:unconfined",
 			"no-new-privileges:false", "no-new-privileges=false", "label=disable", "label:disable", "apparmor=unconfined", "apparmor:unconfined":
 		default:
+			if strings.HasPrefix(o, "seccomp") {
+				o = "seccomp=FILE, a profile of your own,"
+			}
 			return unavailable("--security-opt " + o)
 		}
 	}
@@ -132,7 +135,7 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		flag string
 		set  bool
 	}{
-		{"--health-cmd", c.Healthcheck != nil && !(len(c.Healthcheck.Test) == 1 && c.Healthcheck.Test[0] == "NONE")},
+		{"a health check (--health-cmd, HEALTHCHECK)", c.Healthcheck != nil && !(len(c.Healthcheck.Test) == 1 && c.Healthcheck.Test[0] == "NONE")},
 		{"--log-driver " + h.LogConfig.Type, h.LogConfig.Type != "" && h.LogConfig.Type != "json-file" && h.LogConfig.Type != "local" && h.LogConfig.Type != "none"},
 		{"--log-opt", len(h.LogConfig.Config) > 0},
 		{"--volume-driver", h.VolumeDriver != "" && h.VolumeDriver != "local"},
@@ -146,20 +149,28 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"--isolation", h.Isolation != "" && h.Isolation != "default"},
 		{"--link", len(h.Links) > 0},
 		{"--storage-opt", len(h.StorageOpt) > 0},
-		{"Cgroup", h.Cgroup != ""},
-		{"MaskedPaths", h.MaskedPaths != nil},
-		{"ReadonlyPaths", h.ReadonlyPaths != nil},
+		{"HostConfig.Cgroup", h.Cgroup != ""},
+		{"--security-opt systempaths=unconfined (HostConfig.MaskedPaths)", h.MaskedPaths != nil},
+		{"--security-opt systempaths=unconfined (HostConfig.ReadonlyPaths)", h.ReadonlyPaths != nil},
 		{"--cgroup-parent", r.CgroupParent != ""},
-		{"--blkio-weight", r.BlkioWeight != 0 || len(r.BlkioWeightDevice) > 0},
-		{"--device-read-bps and its like", len(r.BlkioDeviceReadBps)+len(r.BlkioDeviceWriteBps)+len(r.BlkioDeviceReadIOps)+len(r.BlkioDeviceWriteIOps) > 0},
-		{"--cpu-rt-period and --cpu-rt-runtime", r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0},
+		{"--blkio-weight", r.BlkioWeight != 0},
+		{"--blkio-weight-device", len(r.BlkioWeightDevice) > 0},
+		{"--device-read-bps", len(r.BlkioDeviceReadBps) > 0},
+		{"--device-write-bps", len(r.BlkioDeviceWriteBps) > 0},
+		{"--device-read-iops", len(r.BlkioDeviceReadIOps) > 0},
+		{"--device-write-iops", len(r.BlkioDeviceWriteIOps) > 0},
+		{"--cpu-rt-period", r.CPURealtimePeriod != 0},
+		{"--cpu-rt-runtime", r.CPURealtimeRuntime != 0},
 		{"--device", len(r.Devices) > 0},
 		{"--device-cgroup-rule", len(r.DeviceCgroupRules) > 0},
 		{"--gpus", len(r.DeviceRequests) > 0},
 		{"--memory-swappiness", r.MemorySwappiness != nil && *r.MemorySwappiness != -1},
 		{"--oom-kill-disable", r.OomKillDisable != nil && *r.OomKillDisable},
-		{"CpuCount, CpuPercent and IOMaximum", r.CPUCount != 0 || r.CPUPercent != 0 || r.IOMaximumIOps != 0 || r.IOMaximumBandwidth != 0},
-		{"NetworkDisabled", c.NetworkDisabled},
+		{"--cpu-count (of Windows)", r.CPUCount != 0},
+		{"--cpu-percent (of Windows)", r.CPUPercent != 0},
+		{"--io-maxiops (of Windows)", r.IOMaximumIOps != 0},
+		{"--io-maxbandwidth (of Windows)", r.IOMaximumBandwidth != 0},
+		{"Config.NetworkDisabled", c.NetworkDisabled},
 	} {
 		if f.set {
 			return strings.TrimSpace(f.flag)
