@@ -74,7 +74,7 @@ func TestSpecErrors(t *testing.T) {
 		"tmpfs":   {func(s *Spec) { s.Mounts = append(s.Mounts, Mount{Type: MountTmpfs, Target: "/x", Data: "sizes=1"}) }, `option "sizes=1"`},
 		"file": {func(s *Spec) {
 			s.Mounts = append(s.Mounts, Mount{Type: MountBind, Source: "/etc/passwd", Target: "/tmp"})
-		}, "is a directory"},
+		}, "where the container has a directory"},
 		"netns":    {func(s *Spec) { s.Namespaces.Net = Namespace{NamespaceJoin, "/no/net"} }, "cannot open the net namespace"},
 		"cap":      {func(s *Spec) { s.Process.Capabilities.Bounding = []string{"CAP_X"} }, `"CAP_X" is unknown`},
 		"nofile":   {func(s *Spec) { s.Process.Rlimits = []Rlimit{{"RLIMIT_NOFILE", 10, 5}} }, "cannot set RLIMIT_NOFILE to 10:5"},

@@ -69,7 +69,7 @@ func stepError(step, subject string, err error, message string) *Error {
 		e.Errno = int(errno)
 	}
 	if err != nil {
-		e.Message += ": " + err.Error()
+		e.Message += ": " + plan.Reason(err)
 	}
 	return e
 }

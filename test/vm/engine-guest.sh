@@ -55,11 +55,29 @@ code "out of memory" 137 hezi run --name oom -m 16m busybox sh -c 'a=x; while :;
 check "out of memory is told" "true" hezi inspect -f '{{.State.OOMKilled}}' oom
 check "mknod of a disk" "Operation not permitted" hezi run --rm busybox sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
 check "privileged" "0" hezi run --rm --privileged busybox sh -c 'mknod /tmp/z c 1 5 && dd if=/tmp/z bs=1 count=1 2>/dev/null | wc -c | grep -q 1; echo $?'
+check "a disk in a privileged box" "No such device" hezi run --rm --privileged busybox sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
+check "privileges" "000001ffffffffff" hezi run --rm --privileged busybox grep CapEff /proc/self/status
 check "init" "ok" hezi run --rm --init busybox echo ok
+check "init of a user" "33" hezi run --rm --init -u 33 busybox id -u
+check "init is out of reach" "Read-only file system" hezi run --rm --init busybox chmod 0 /proc/1/exe
+check "init after that" "ok" hezi run --rm --init busybox echo ok
+check "the smallest memory limit" "6291456" hezi run --rm -m 6m busybox cat /sys/fs/cgroup/memory.max
+check "resource limits" "100 200" hezi run --rm --ulimit nofile=100:200 busybox sh -c 'echo $(ulimit -n) $(ulimit -Hn)'
+check "the host's cgroup namespace" "0::/hezi" hezi run --rm --cgroupns host busybox cat /proc/self/cgroup
+check "seccomp" "Operation not permitted" hezi run --rm busybox unshare -n true
+check "masked paths" "0 /proc/timer_list" hezi run --rm busybox wc -c /proc/timer_list
+check "read-only paths" "Read-only file system" hezi run --rm busybox sh -c 'echo 0 >/proc/sys/kernel/panic'
+check "descriptors" "0 1 2 3" hezi run --rm --init busybox sh -c 'echo $(ls /proc/self/fd)'
 hezi run -d --name box -p 127.0.0.1:8080:8080 hezi/hello serve >/dev/null
 eventually wget -qO- http://127.0.0.1:8080/healthz
 check "a published port" "" wget -qO- http://127.0.0.1:8080/healthz
 check "exec" "Hello" hezi exec box /hello
+hezi run -d --name idle --pids-limit 8 busybox sleep 1000 >/dev/null
+check "exec is in the cgroup" "8 0::/" hezi exec idle sh -c 'echo $(cat /sys/fs/cgroup/pids.max /proc/self/cgroup)'
+check "descriptors of exec" "0 1 2 3" hezi exec idle sh -c 'echo $(ls /proc/self/fd)'
+check "a disk in exec" "Operation not permitted" hezi exec --privileged idle sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
+code "exec of a missing program" 127 hezi exec idle nosuch
+hezi rm -f idle >/dev/null
 hezi pause box >/dev/null
 check "pause" "paused" hezi inspect -f '{{.State.Status}}' box
 hezi unpause box >/dev/null
@@ -71,7 +89,7 @@ sleep 0.5
 engine
 check "after kill -9 of hezid" "running" hezi inspect -f '{{.State.Status}}' box
 for p in /proc/[0-9]*; do # busybox has no pgrep here
-	if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -q 'hezi-keeper serve'; then
+	if tr '\0' ' ' 2>/dev/null <"$p/cmdline" | grep -q 'hezi-keeper serve'; then
 		kill -9 "${p#/proc/}"
 	fi
 done

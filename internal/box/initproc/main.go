@@ -57,7 +57,7 @@ func fail(step, subject string, err error, message string) error {
 		e.Errno = int(errno)
 	}
 	if err != nil {
-		e.Message += ": " + err.Error()
+		e.Message += ": " + plan.Reason(err)
 	}
 	return e
 }

@@ -210,7 +210,7 @@ func (s *session) checkKind(m *plan.Mount, target int) error {
 	}
 	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	if dir && m.File {
-		return fail(stepMount, m.Target, unix.EISDIR, "cannot mount a file at "+strconv.Quote(m.Target)+", which is a directory in the container: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type")
+		return fail(stepMount, m.Target, unix.EISDIR, "cannot mount a file at "+strconv.Quote(m.Target)+", where the container has a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type")
 	}
 	if !dir && !m.File {
 		return fail(stepMount, m.Target, unix.ENOTDIR, "cannot mount a directory at "+strconv.Quote(m.Target)+", which is a file in the container: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type")

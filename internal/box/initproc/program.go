@@ -124,7 +124,7 @@ func enterCwd(cwd string) error {
 		cwd = "/"
 	}
 	if err := unix.Chdir(cwd); err != nil {
-		return fail("working directory", cwd, err, "chdir to cwd ("+strconv.Quote(cwd)+") set in config.json failed")
+		return fail("working directory", cwd, nil, "chdir to cwd ("+strconv.Quote(cwd)+") set in config.json failed: "+err.Error()) // Docker's words
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Getcwd(buf)

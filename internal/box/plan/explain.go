@@ -1,6 +1,17 @@
 package plan
 
-import "syscall"
+import (
+	"strings"
+	"syscall"
+)
+
+// Reason is the text of an error that is the engine's. Docker's client takes
+// three of the kernel's texts for words about the program, and would end with
+// 127 or 126 instead of 125.
+func Reason(err error) string {
+	return strings.NewReplacer(syscall.ENOENT.Error(), "it does not exist", syscall.EACCES.Error(), "access is denied",
+		syscall.EISDIR.Error(), "a directory is there").Replace(err.Error())
+}
 
 // Explain completes an error that came with an errno from the tape: its text,
 // and for exec the exit code and what a person can do.
@@ -9,10 +20,11 @@ func (e *Error) Explain(errno syscall.Errno) {
 		return
 	}
 	e.Errno = int(errno)
-	e.Message += ": " + errno.Error()
 	if e.Step != "exec" {
+		e.Message += ": " + Reason(errno)
 		return
 	}
+	e.Message += ": " + errno.Error()
 	e.ExitCode = 126
 	switch errno {
 	case syscall.ENOENT:

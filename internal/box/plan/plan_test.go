@@ -2,6 +2,8 @@ package plan
 
 import (
 	"reflect"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -16,6 +18,22 @@ func TestRoundTrip(t *testing.T) {
 	for n := range text {
 		if err := Decode(text[:n], &Plan{}); err == nil {
 			t.Fatalf("a message cut at %d of %d was accepted", n, len(text))
+		}
+	}
+}
+
+// TestReason: what the engine cannot do never reads like a missing program.
+func TestReason(t *testing.T) {
+	for errno, want := range map[syscall.Errno]string{
+		syscall.ENOENT: "x: it does not exist", syscall.EACCES: "x: access is denied", syscall.EISDIR: "x: a directory is there", syscall.EIO: "x: input/output error",
+	} {
+		e := Error{Step: "mount", Message: "x", ExitCode: 125}
+		if e.Explain(errno); e.Message != want || e.ExitCode != 125 {
+			t.Errorf("%+v, want %q", e, want)
+		}
+		program := Error{Step: "exec", Message: "x", ExitCode: 125}
+		if program.Explain(errno); !strings.HasPrefix(program.Message, "x: "+errno.Error()) || program.ExitCode == 125 {
+			t.Errorf("%+v", program)
 		}
 	}
 }

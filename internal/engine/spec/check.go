@@ -14,7 +14,10 @@ import (
 	"github.com/moby/moby/api/types/network"
 )
 
-const minMemory = 6 << 20
+const (
+	minMemory = 6 << 20
+	minCPUs   = 1e7 // the kernel's least share of a period
+)
 
 func unavailable(flag string) error {
 	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s is not there yet in this version of hezi: leave it out", flag))
@@ -93,7 +96,7 @@ func checkLimits(h *container.HostConfig) error {
 		return invalid("Minimum memory reservation allowed is 6MB")
 	case h.Memory > 0 && h.Memory < h.MemoryReservation:
 		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
-	case h.NanoCPUs < 0 || h.NanoCPUs > int64(cpus)*1e9:
+	case h.NanoCPUs < 0 || h.NanoCPUs > 0 && h.NanoCPUs < minCPUs || h.NanoCPUs > int64(cpus)*1e9:
 		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus)
 	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
 		return invalid("Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set: use --cpus alone")

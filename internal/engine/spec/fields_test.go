@@ -34,7 +34,7 @@ func kept() map[string]any {
 		"HostConfig.Tmpfs": map[string]string{"/t": ""}, "HostConfig.ShmSize": yes, "HostConfig.Sysctls": map[string]string{"kernel.msgmax": "1"},
 		"HostConfig.Umask": yes, "HostConfig.Mounts": []mount.Mount{{Type: "tmpfs", Target: "/t"}}, "HostConfig.Init": yes,
 		"HostConfig.LogConfig": container.LogConfig{Type: "local"}, "HostConfig.VolumeDriver": "local", "HostConfig.Runtime": "hezi", "HostConfig.Isolation": container.Isolation("default"),
-		"HostConfig.CpuShares": yes, "HostConfig.Memory": int64(8 << 20), "HostConfig.NanoCpus": yes, "HostConfig.CpuPeriod": int64(1000), "HostConfig.CpuQuota": int64(1000),
+		"HostConfig.CpuShares": yes, "HostConfig.Memory": int64(8 << 20), "HostConfig.NanoCpus": int64(1e9), "HostConfig.CpuPeriod": int64(1000), "HostConfig.CpuQuota": int64(1000),
 		"HostConfig.CpusetCpus": yes, "HostConfig.CpusetMems": yes, "HostConfig.MemoryReservation": int64(8 << 20), "HostConfig.MemorySwap": int64(-1), "HostConfig.PidsLimit": yes,
 		"HostConfig.MemorySwappiness": new(int64(-1)), "HostConfig.OomKillDisable": new(false),
 		"HostConfig.Ulimits": []*units.Ulimit{{Name: "nofile", Soft: 1, Hard: 1}},
