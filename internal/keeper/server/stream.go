@@ -202,6 +202,9 @@ func (s *stream) flushChunkLocked(buf []byte, final bool) bool {
 	if len(entries) > 0 {
 		if err := s.appendLocked(entries, from+int64(n-len(rest)), m.pos.Off); err != nil {
 			p.logFailed(err)
+		} else if p.logDead {
+			p.logDead = false
+			p.srv.logger.Warn("a container's log is written again; what came meanwhile is not in it", "container", p.rec.ContainerID)
 		}
 	}
 	if fresh := from + int64(n) - p.pos[s.index]; fresh > 0 {
@@ -235,8 +238,15 @@ func (p *process) markLocked() *mark {
 }
 
 // logFailed reports the first failure; the container runs on, and lines are
-// lost as they would be with a full disk anywhere. Called under outMu.
+// lost as they would be with a full disk anywhere. A client that reads from the
+// log cannot go on: what it waits for will not be there. Called under outMu.
 func (p *process) logFailed(err error) {
+	for a := range p.clients {
+		if a.file.Load() != 0 {
+			delete(p.clients, a)
+			go a.kick("the client is behind and the container's log cannot be written: " + err.Error())
+		}
+	}
 	if p.logDead {
 		return
 	}
