@@ -69,15 +69,7 @@ func Open(cfg Config, gen uint64) (*Writer, error) {
 }
 
 func (w *Writer) openCurrent() error {
-	open := func() (*os.File, error) {
-		return os.OpenFile(w.cfg.Path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o640)
-	}
-	f, err := open()
-	if errors.Is(err, os.ErrNotExist) { // local has a folder of its own
-		if err = os.Mkdir(filepath.Dir(w.cfg.Path), 0o710); err == nil {
-			f, err = open()
-		}
-	}
+	f, err := os.OpenFile(w.cfg.Path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o640)
 	if err != nil {
 		return fmt.Errorf("open the container's log: %w", err)
 	}
