@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/http"
@@ -77,8 +78,8 @@ func closing(conn net.Conn, err error) error {
 
 // streamError tells a client that asked to upgrade why its stream does not
 // come: Docker's clients show only what is in the stream, never the body of
-// another status.
-func (c *call) streamError(terminal bool, contentType string, cause error) error {
+// another status. last follows the text.
+func (c *call) streamError(terminal bool, contentType string, cause error, last []byte) error {
 	rec, ok := c.w.(*recorder)
 	if !ok || rec.hijacked || c.r.Header.Get("Upgrade") == "" {
 		return cause
@@ -92,7 +93,7 @@ func (c *call) streamError(terminal bool, contentType string, cause error) error
 	if !terminal {
 		text = frame(stdcopy.Stderr, text)
 	}
-	_, _ = conn.Write(text) // the client may be gone
+	_, _ = conn.Write(append(text, last...)) // the client may be gone
 	return nil
 }
 
@@ -100,4 +101,9 @@ func (c *call) streamError(terminal bool, contentType string, cause error) error
 func frame(stream stdcopy.StdType, p []byte) []byte {
 	n := len(p)
 	return append([]byte{byte(stream), 0, 0, 0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, p...)
+}
+
+// exitFrame is the last frame of a stream whose client asked for the exit code.
+func exitFrame(code int) []byte {
+	return frame(engine.StreamExit, binary.BigEndian.AppendUint32(nil, uint32(code)))
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -66,7 +67,12 @@ func (f fakeExecs) ExecInspect(_ context.Context, id string) (container.ExecInsp
 	if id == "gone" {
 		return container.ExecInspectResponse{}, errdefs.ErrNotFound.WithMessage("No such exec instance: gone")
 	}
-	return container.ExecInspectResponse{ID: id, ProcessConfig: &container.ExecProcessConfig{Tty: f.tty}}, nil
+	code := 127
+	return container.ExecInspectResponse{ID: id, ExitCode: &code, ProcessConfig: &container.ExecProcessConfig{Tty: f.tty}}, nil
+}
+
+func (f fakeExecs) ExecCreate(context.Context, string, engine.ExecConfig) (string, error) {
+	return "x", nil
 }
 
 func (f fakeExecs) ExecStart(context.Context, string, engine.ExecStartOptions, engine.Hijack) error {
@@ -189,6 +195,19 @@ func TestExecStartErrors(t *testing.T) {
 	if err != nil || len(got) < 8 || got[0] != 2 || !strings.Contains(string(got[8:]), "executable file not found") {
 		t.Fatalf("stream %q, %v", got, err)
 	}
+
+	// The same start on the connection of its creation, which ends with the exit code.
+	const create = `{"Cmd":["nosuch"],"AttachStdout":true}`
+	conn = dial(t, path, fmt.Sprintf("POST /v1.47/containers/c/exec HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nHezi-Run: 1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(create), create))
+	r = bufio.NewReader(conn)
+	if resp, err = http.ReadResponse(r, nil); err != nil || resp.StatusCode != 101 || resp.Header.Get("Hezi-Exec-Id") != "x" {
+		t.Fatalf("%v %v", resp, err)
+	}
+	got, err = io.ReadAll(r)
+	if err != nil || !strings.Contains(string(got), "executable file not found") || !strings.HasSuffix(string(got), "\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x7f") {
+		t.Fatalf("stream %q, %v", got, err)
+	}
+
 	conn = dial(t, path, "POST /v1.47/exec/gone/start HTTP/1.1\r\n"+upgrade)
 	if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != 404 {
 		t.Errorf("%v %v", resp, err)

@@ -11,6 +11,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,9 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/moby/moby/client"
@@ -37,6 +40,8 @@ type App struct {
 	debug   bool
 	builder bool // build every command, as completion and documentation need
 
+	catchSignals func() // from now on they end the context instead of hezi
+
 	config *configfile.ConfigFile
 	engine *endpoint.Connection
 	osType string // of the engine, known after Engine
@@ -52,7 +57,7 @@ func Main(args []string) (code int) {
 		}
 	}()
 	app := &App{Streams: streams}
-	ctx, stop := untilSignal(context.Background(), streams)
+	ctx, stop := app.untilSignal(context.Background())
 	defer stop()
 	root := app.root(args)
 	rest, err := parseGlobals(root, args)
@@ -76,29 +81,35 @@ func (e errSignal) Error() string { return "got signal " + e.sig.String() }
 // Is makes what fails by the signal a cancelled call.
 func (errSignal) Is(target error) bool { return target == context.Canceled }
 
+// signalGrace is how long hezi leaves signals to the kernel, which ends it as
+// they ask. Taking them costs more than the rest of a short command, and in
+// its first moment hezi has nothing to give back; what has calls catchSignals.
+const signalGrace = 50 * time.Millisecond
+
 // untilSignal ends the context at the first signal that asks hezi to end. The
 // third one ends the process at once, should a command not listen.
-func untilSignal(ctx context.Context, streams *term.Streams) (context.Context, func()) {
+func (a *App) untilSignal(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := make(chan os.Signal, 3)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	go func() {
-		for n := 1; ; n++ {
-			sig, ok := <-c
-			if !ok {
-				return
+	a.catchSignals = sync.OnceFunc(func() {
+		signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		go func() {
+			for n := 1; ; n++ {
+				sig := <-c
+				cancel(errSignal{sig.(syscall.Signal)})
+				if n == 3 {
+					a.Restore()
+					fmt.Fprintln(os.Stderr, "\ngot 3 SIGTERM/SIGINTs, forcefully exiting")
+					os.Exit(1)
+				}
 			}
-			cancel(errSignal{sig.(syscall.Signal)})
-			if n == 3 {
-				streams.Restore()
-				fmt.Fprintln(os.Stderr, "\ngot 3 SIGTERM/SIGINTs, forcefully exiting")
-				os.Exit(1)
-			}
-		}
-	}()
+		}()
+	})
+	a.BeforeRaw = a.catchSignals
+	timer := time.AfterFunc(signalGrace, a.catchSignals)
 	return ctx, func() {
+		timer.Stop()
 		signal.Stop(c)
-		close(c)
 		cancel(nil)
 	}
 }
@@ -163,19 +174,22 @@ func (a *App) Config() (*configfile.ConfigFile, error) {
 
 // Engine connects to the engine and agrees on the API's version.
 func (a *App) Engine(ctx context.Context) (*endpoint.Connection, error) {
-	if a.engine != nil {
+	if a.osType != "" {
 		return a.engine, nil
 	}
-	c, err := a.connect()
-	if err != nil {
-		return nil, err
+	if a.engine == nil {
+		c, err := a.connect()
+		if err != nil {
+			return nil, err
+		}
+		a.engine = c
 	}
-	a.engine = c
+	c := a.engine
 	ping, err := c.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
 	if err != nil {
 		return nil, c.Explain(err)
 	}
-	a.osType = ping.OSType
+	a.osType = cmp.Or(ping.OSType, "linux")
 	return c, nil
 }
 

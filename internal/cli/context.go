@@ -413,6 +413,7 @@ func newContextExport(app *App) *cobra.Command {
 			_, err := io.Copy(a.Out, archive)
 			return err
 		}
+		a.catchSignals()
 		f, err := os.OpenFile(dest, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err

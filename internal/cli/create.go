@@ -142,6 +142,9 @@ func (a *App) create(ctx context.Context, c *creation, req *request.Container) (
 			return "", err
 		}
 	}
+	if req.Host.ContainerIDFile != "" {
+		a.catchSignals()
+	}
 	file, err := newCIDFile(req.Host.ContainerIDFile)
 	if err != nil {
 		return "", err

@@ -10,7 +10,6 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
-	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/term"
 )
 
@@ -31,8 +30,8 @@ func newExec(a *App) *cobra.Command {
 	f.VarP(&env, "env", "e", "Set environment variables")
 	f.Var(&envFile, "env-file", "Read in a file of environment variables")
 	f.StringVarP(&e.WorkingDir, "workdir", "w", "", "Working directory inside the container")
-	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
-		var err error
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		ctx := cmd.Context()
 		if e.Env, err = opts.ReadKVEnvStrings(envFile.GetSlice(), env.GetSlice()); err != nil {
 			return err
 		}
@@ -41,6 +40,15 @@ func newExec(a *App) *cobra.Command {
 		}
 		e.Cmd = args[1:]
 		e.AttachStdin, e.AttachStdout, e.AttachStderr = stdin && !detach, !detach, !detach
+		if !detach && !e.TTY {
+			if done, err := a.execAtOnce(ctx, args[0], e); done {
+				return err
+			}
+		}
+		engine, err := a.Engine(ctx)
+		if err != nil {
+			return err
+		}
 		if err := a.CheckTTY(e.AttachStdin, e.TTY); err != nil {
 			// That the container does not exist is the better answer.
 			if _, missing := engine.ContainerInspect(ctx, args[0], client.ContainerInspectOptions{}); missing != nil {
@@ -61,8 +69,39 @@ func newExec(a *App) *cobra.Command {
 			return err
 		}
 		return a.exec(ctx, created.ID, e)
-	})
+	}
 	return cmd
+}
+
+// execAtOnce makes, starts and attaches to an exec by one request, which Hezi
+// understands. Any other answer, an error too, is left to the usual way, which
+// asks again: done is false, and no process was started.
+func (a *App) execAtOnce(ctx context.Context, container string, e client.ExecCreateOptions) (done bool, err error) {
+	conn, err := a.connect()
+	if err != nil {
+		return true, err
+	}
+	stream, id, err := conn.ExecRun(ctx, container, e)
+	if err != nil || id == "" {
+		_ = conn.Close() // the usual way connects again
+		return false, nil
+	}
+	defer stream.Close()
+	a.engine = conn
+	at := term.Attachment{Conn: stream, Out: a.Out, Err: a.Err}
+	if e.AttachStdin {
+		at.In = a.In
+	}
+	if err := a.Pump(ctx, &at); err != nil {
+		return true, err
+	}
+	if at.Exit != nil {
+		return true, exit(*at.Exit)
+	}
+	if _, err := a.Engine(ctx); err != nil { // the keeper was replaced by an older one meanwhile, or is gone
+		return true, err
+	}
+	return true, a.exitOfExec(ctx, id)
 }
 
 // exec starts the process with the streams attached and exits as it does.

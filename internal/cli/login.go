@@ -131,6 +131,7 @@ func (a registryLogin) askCredentials(ctx context.Context, user, password string
 		if err != nil {
 			return "", "", err
 		}
+		a.catchSignals()
 		if err := mobyterm.DisableEcho(a.In.Fd(), state); err != nil {
 			return "", "", err
 		}

@@ -50,7 +50,11 @@ func (a *App) root(args []string) *cobra.Command {
 	completing := len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd || args[0] == "completion")
 	a.builder = a.builder || completing
 	cmd.CompletionOptions.DisableDefaultCmd = len(args) > 0 && !completing && !slices.Contains(args, "--help")
-	a.add(cmd, commands(), args)
+	list := commands()
+	if i := slices.IndexFunc(list, func(e entry) bool { return len(args) > 0 && e.is(args[0]) }); i >= 0 && !a.builder {
+		list = list[i : i+1] // nobody asks for the others
+	}
+	a.add(cmd, list, args)
 	cmd.SetHelpCommand(helpCommand())
 	if completing {
 		_ = cmd.RegisterFlagCompletionFunc("context", completeContexts(a)) // the flag exists

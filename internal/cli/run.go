@@ -188,7 +188,7 @@ func (a *App) pump(ctx context.Context, s session, conn client.HijackedResponse)
 		at.Err = a.Err
 	}
 	pumped := make(chan error, 1)
-	go func() { pumped <- a.Pump(ctx, at) }()
+	go func() { pumped <- a.Pump(ctx, &at) }()
 	return pumped
 }
 

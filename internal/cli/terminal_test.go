@@ -107,6 +107,9 @@ func (h *onTerminal) ended() int {
 	case err := <-done:
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
+			if ws := exit.Sys().(syscall.WaitStatus); ws.Signaled() {
+				return 128 + int(ws.Signal()) // as a shell shows it
+			}
 			return exit.ExitCode()
 		}
 	case <-time.After(10 * time.Second):

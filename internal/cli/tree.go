@@ -26,6 +26,9 @@ func (e entry) named(name string, aliases ...string) entry {
 	return e
 }
 
+// is says whether word names the command.
+func (e entry) is(word string) bool { return word == e.name || slices.Contains(e.aliases, word) }
+
 // commands is every command of hezi. What the long form `container X` does is
 // done by X too, where Docker has it.
 func commands() []entry {
@@ -224,7 +227,7 @@ func notYet(name, way string) func(*App) *cobra.Command {
 // rest are names for the overview and for suggestions.
 func (a *App) add(parent *cobra.Command, entries []entry, words []string) {
 	for _, e := range entries {
-		named := a.builder || slices.Contains(words, e.name) || slices.ContainsFunc(e.aliases, func(x string) bool { return slices.Contains(words, x) })
+		named := a.builder || slices.ContainsFunc(words, e.is)
 		cmd := &cobra.Command{Use: e.name}
 		switch {
 		case e.sub != nil:

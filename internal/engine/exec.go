@@ -266,8 +266,11 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 		return nil
 	}
 	a := keeper.AttachRequest{ContainerID: r.ID, ExecID: id, Stdin: v.Config.Stdin, Stdout: v.Config.Stdout, Stderr: v.Config.Stderr,
-		Stream: true, DetachKeys: keys, Starter: true, Terminal: o.Tty}
-	return e.handOver(readFirst(hijack), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
+		Stream: true, DetachKeys: keys, Starter: true, Terminal: o.Tty, ExitFrame: o.ExitFrame}
+	if !o.ExitFrame { // who knows of it loses nothing
+		hijack = readFirst(hijack)
+	}
+	return e.handOver(hijack, func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
 }
 
 // execBegan notes the process, unless its end came first.

@@ -7,6 +7,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/keeper"
 )
 
 // CreateRequest is POST /containers/create, decoded and of the newest API version.
@@ -68,9 +70,14 @@ type ExecConfig struct {
 	KillOnDisconnect            bool // ours: end the process with its client
 }
 
+// StreamExit is the first byte of the frame with the exit code that
+// ExecStartOptions.ExitFrame asks for: 4 bytes, big-endian.
+const StreamExit = keeper.StreamExit
+
 // ExecStartOptions of POST /exec/{id}/start.
 type ExecStartOptions struct {
 	Detach                      bool
 	Tty                         bool // the client reads a raw stream, not frames
 	ConsoleHeight, ConsoleWidth uint
+	ExitFrame                   bool // end a framed stream with the exit code
 }

@@ -91,7 +91,14 @@ type AttachRequest struct {
 	// NextStart: the container is not running yet; join at its next start.
 	NextStart bool
 	Terminal  bool
+	// ExitFrame ends a framed stream with the exit code of the process: a frame
+	// of StreamExit with the code as a big-endian uint32.
+	ExitFrame bool
 }
+
+// StreamExit is the first byte of a frame that holds an exit code. It is
+// Hezi's own, beside stdcopy's 0 to 3.
+const StreamExit = 4
 
 // WaitCondition of a WaitRequest, as the API has it.
 type WaitCondition string

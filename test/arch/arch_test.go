@@ -137,6 +137,45 @@ func TestSmallBinaries(t *testing.T) {
 	}
 }
 
+// maxInit is what the client's packages may allocate before main, in bytes: it
+// is paid at every call. One package that compiles regular expressions when it
+// is linked is enough to pass it (docs/adr/0004-client-start.md).
+const maxInit = 150_000
+
+func TestClientStart(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "hezi")
+	build := exec.Command("go", "build", "-trimpath", "-o", bin, "./cmd/hezi")
+	build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	run := exec.Command(bin, "--version")
+	run.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+	out, err := run.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	total, worst, most := 0, "", 0
+	for line := range strings.Lines(string(out)) {
+		var name string
+		var at, clock float64
+		var n int
+		if _, err := fmt.Sscanf(line, "init %s @%f ms, %f ms clock, %d bytes", &name, &at, &clock, &n); err != nil {
+			continue
+		}
+		total += n
+		if n > most {
+			worst, most = name, n
+		}
+	}
+	if total == 0 {
+		t.Fatalf("the runtime told nothing: %s", out)
+	}
+	if total > maxInit {
+		t.Errorf("hezi allocates %d bytes before main, more than %d; most of it in %s (%d)", total, maxInit, worst, most)
+	}
+}
+
 // long lists files and functions over the budget, with the reason.
 var long = map[string]string{}
 

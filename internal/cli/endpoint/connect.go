@@ -31,13 +31,16 @@ type Connection struct {
 	*client.Client
 	Endpoint *Endpoint
 
-	dialErr error // the last dial that failed
+	dialErr    error // the last dial that failed
+	userAgent  string
+	headers    map[string]string
+	dialSocket func(ctx context.Context) (net.Conn, error) // of a local socket
 }
 
 // Connect makes a client for the endpoint. The API version is negotiated with
 // the first request, unless DOCKER_API_VERSION names one.
 func (ep *Endpoint) Connect(userAgent string, headers map[string]string) (*Connection, error) {
-	c := &Connection{Endpoint: ep}
+	c := &Connection{Endpoint: ep, userAgent: userAgent, headers: headers}
 	opts, err := ep.options(c)
 	if err != nil {
 		return nil, err
@@ -67,7 +70,9 @@ func (ep *Endpoint) options(c *Connection) ([]client.Opt, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		}
-		return []client.Opt{client.WithHost(ep.Host), client.WithDialContext(c.remember(dial))}, nil
+		transport := &socketTransport{dial: c.remember(dial)}
+		c.dialSocket = func(ctx context.Context) (net.Conn, error) { return transport.dial(ctx, "unix", path) }
+		return []client.Opt{client.WithHost(ep.Host), client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect})}, nil
 	case ep.stored != nil:
 		return ep.stored.ClientOpts()
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
 	mobyterm "github.com/moby/term"
 )
@@ -45,12 +44,16 @@ type Attachment struct {
 
 	In       io.Reader
 	Out, Err io.Writer
+
+	// Exit is the exit code once the stream has ended with one, as that of an
+	// exec does which was started at once.
+	Exit *int
 }
 
 // Pump copies until the output ends, the user detaches (ErrDetached), the
 // terminal hangs up (ErrHungUp), or ctx ends. The end of another input closes
 // only the connection's sending half.
-func (s *Streams) Pump(ctx context.Context, a Attachment) error {
+func (s *Streams) Pump(ctx context.Context, a *Attachment) error {
 	restore := func() {}
 	if a.In != nil && a.TTY {
 		keys := defaultDetachKeys
@@ -69,6 +72,9 @@ func (s *Streams) Pump(ctx context.Context, a Attachment) error {
 	defer restore()
 	raw := a.In != nil && a.TTY && IsTerminal(s.In) && os.Getenv("NORAW") == ""
 
+	if a.In == nil && !a.TTY && (a.Out != nil || a.Err != nil) {
+		return a.receiveOnly(ctx)
+	}
 	output := a.receive(restore)
 	input, detached := a.send()
 	select {
@@ -94,6 +100,19 @@ func (s *Streams) Pump(ctx context.Context, a Attachment) error {
 	}
 }
 
+// receiveOnly copies the output in the caller's goroutine: a short command has
+// no time for more.
+func (a *Attachment) receiveOnly(ctx context.Context) error {
+	_ = a.Conn.CloseWrite() // a connection that is gone is seen next
+	stop := context.AfterFunc(ctx, a.Conn.Close)
+	defer stop()
+	err := a.demultiplex(orDiscard(a.Out), orDiscard(a.Err))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
 // receive copies the output, and gives the terminal back at its end so that
 // what is printed next looks right. The channel is nil when none is wanted.
 func (a *Attachment) receive(restore func()) <-chan error {
@@ -107,7 +126,7 @@ func (a *Attachment) receive(restore func()) <-chan error {
 			_, err = io.Copy(a.Out, a.Conn.Reader)
 			restore()
 		} else {
-			_, err = stdcopy.StdCopy(orDiscard(a.Out), orDiscard(a.Err), a.Conn.Reader)
+			err = a.demultiplex(orDiscard(a.Out), orDiscard(a.Err))
 		}
 		done <- err
 	}()

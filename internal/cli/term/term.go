@@ -19,6 +19,8 @@ import (
 type Streams struct {
 	In, Out, Err *os.File
 
+	BeforeRaw func() // called before the terminal is put into raw mode; may be nil
+
 	forwarding atomic.Bool // signals go to a container
 
 	mu  sync.Mutex
@@ -62,6 +64,9 @@ func (s *Streams) CheckTTY(attachStdin, tty bool) error {
 func (s *Streams) Raw() (restore func(), err error) {
 	if os.Getenv("NORAW") != "" {
 		return func() {}, nil
+	}
+	if s.BeforeRaw != nil {
+		s.BeforeRaw()
 	}
 	if IsTerminal(s.In) {
 		state, err := mobyterm.SetRawTerminal(s.In.Fd())

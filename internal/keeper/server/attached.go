@@ -248,7 +248,9 @@ func (a *attached) writeLoop() {
 			}
 			continue
 		case ending:
-			a.finish()
+			if err := a.sayExit(); err == nil {
+				a.finish()
+			}
 			return
 		}
 		select {
@@ -353,6 +355,20 @@ func (a *attached) catchUp() error {
 func (a *attached) kick(why string) {
 	a.srv.logger.Warn("an attached client was disconnected", "container", a.req.ContainerID, "reason", why)
 	a.close()
+}
+
+// sayExit ends the stream with the exit code, where the client asked for it.
+func (a *attached) sayExit() error {
+	if !a.req.ExitFrame || a.req.Terminal {
+		return nil
+	}
+	e := a.p.exit()
+	if e == nil {
+		return nil
+	}
+	frame := appendHeader(nil, keeper.StreamExit-1, 4)
+	_, err := a.conn.Write(binary.BigEndian.AppendUint32(frame, uint32(e.Code)))
+	return err
 }
 
 // finish closes politely: the end of our side first, and no reset while the

@@ -262,21 +262,21 @@ func TestExecAwaitsItsAttach(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(50 * time.Millisecond)
-	out, _ := demux(t, b.attach(keeper.AttachRequest{ContainerID: "a", ExecID: "x", Starter: true}, ""))
-	if string(out) != "hi\n" {
-		t.Fatalf("got %q", out)
+	got, err := io.ReadAll(b.attach(keeper.AttachRequest{ContainerID: "a", ExecID: "x", Starter: true, ExitFrame: true}, ""))
+	if want := "\x01\x00\x00\x00\x00\x00\x00\x03hi\n\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x04"; err != nil || string(got) != want {
+		t.Fatalf("got %q, %v", got, err)
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
 	defer cancel()
-	var got *box.Exit
+	var exit *box.Exit
 	_ = b.c.Subscribe(ctx, func() {}, func(e keeper.Event) {
 		if e.Type == keeper.EventExecExit {
-			got = e.Exit
+			exit = e.Exit
 			cancel()
 		}
 	})
-	if got == nil || got.Code != 4 {
-		t.Fatalf("exec's exit %+v", got)
+	if exit == nil || exit.Code != 4 {
+		t.Fatalf("exec's exit %+v", exit)
 	}
 }
 

@@ -1,0 +1,60 @@
+package endpoint
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+)
+
+// ExecRun asks Hezi to make and start an exec without a terminal in one
+// request, before anything is negotiated. The stream that it returns ends with
+// the exit code, see term.Attachment. id is empty when the engine is not
+// Hezi, or refuses: then nothing was started, and the usual requests say why.
+func (c *Connection) ExecRun(ctx context.Context, name string, e client.ExecCreateOptions) (stream client.HijackedResponse, id string, err error) {
+	if !isSocket(c.Endpoint.Host) || os.Getenv(client.EnvOverrideAPIVersion) != "" {
+		return stream, "", nil
+	}
+	body, err := json.Marshal(container.ExecCreateRequest{
+		User: e.User, Privileged: e.Privileged, AttachStdin: e.AttachStdin, AttachStderr: e.AttachStderr, AttachStdout: e.AttachStdout,
+		Env: e.Env, WorkingDir: e.WorkingDir, Cmd: e.Cmd,
+	})
+	if err != nil {
+		return stream, "", err
+	}
+	path := "/v" + client.MaxAPIVersion + "/containers/" + url.PathEscape(strings.TrimSpace(name)) + "/exec"
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+client.DummyHost+path, bytes.NewReader(body))
+	if err != nil {
+		return stream, "", err
+	}
+	for k, v := range c.headers {
+		req.Header.Set(k, v)
+	}
+	req.Header.Set("User-Agent", c.userAgent)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "tcp")
+	req.Header.Set("Hezi-Run", "1")
+	conn, err := c.dialSocket(ctx)
+	if err != nil {
+		return stream, "", err
+	}
+	sc := &socketConn{Conn: conn, r: bufio.NewReader(conn)}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	resp, err := sc.exchange(req)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		_ = conn.Close() // nothing more is wanted of it
+		return stream, "", err
+	}
+	return client.HijackedResponse{Conn: conn, Reader: sc.r}, resp.Header.Get("Hezi-Exec-Id"), nil
+}
