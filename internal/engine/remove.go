@@ -65,6 +65,9 @@ func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error 
 // cannot be removed then is swept at the next start of the engine.
 func (e *Engine) remove(c *entry, o RemoveOptions) error {
 	ctx := context.WithoutCancel(e.ctx)
+	if r := c.latest.Load(); r.running() { // nobody would know of its processes any more
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove container %q: container is %s", "/"+r.Name, r.State))
+	}
 	c.cancelRestart()
 	if err := e.drop(c); err != nil {
 		return err

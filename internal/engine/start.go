@@ -33,6 +33,9 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 	}
 	defer unlock()
 	r := c.latest.Load()
+	if c.removing {
+		return errdefs.ErrConflict.WithMessage("container is marked for removal and cannot be started")
+	}
 	switch r.State {
 	case container.StatePaused:
 		return errdefs.ErrConflict.WithMessage("cannot start a paused container, try unpause instead")
