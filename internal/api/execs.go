@@ -3,7 +3,6 @@ package api
 import (
 	"net/http"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	"hezi/internal/engine"
@@ -30,12 +29,10 @@ func execCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	if len(r.Cmd) == 0 {
-		return errdefs.ErrInvalidArgument.WithMessage("no exec command specified")
-	}
 	conf := engine.ExecConfig{
 		User: r.User, WorkingDir: r.WorkingDir, Env: r.Env, Cmd: r.Cmd, Tty: r.Tty, Privileged: r.Privileged, Stdin: r.AttachStdin,
 		Stdout: r.AttachStdout, Stderr: r.AttachStderr, DetachKeys: r.DetachKeys, KillOnDisconnect: r.KillOnDisconnect,
+		AtOnce: c.r.Header.Get(runHeader) != "" && !r.Tty,
 	}
 	if conf.ConsoleHeight, conf.ConsoleWidth, err = c.consoleSize(r.ConsoleSize); err != nil {
 		return err
@@ -44,10 +41,10 @@ func execCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.r.Header.Get(runHeader) == "" || conf.Tty {
-		return c.writeJSON(http.StatusCreated, container.ExecCreateResponse{ID: id})
+	if conf.AtOnce {
+		return c.execRun(id)
 	}
-	return c.execRun(id)
+	return c.writeJSON(http.StatusCreated, container.ExecCreateResponse{ID: id})
 }
 
 // runHeader in a request for a new exec starts it on the same connection, which

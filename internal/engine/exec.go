@@ -200,7 +200,9 @@ func (e *Execs) ExecCreate(_ context.Context, ref string, q ExecConfig) (string,
 		return "", errdefs.ErrInvalidArgument.WithMessage("No exec command specified")
 	}
 	v := &execution{ID: newID(), Container: r.ID, Config: q, Made: time.Now()}
-	if err := e.saveExec(v); err != nil {
+	if q.AtOnce {
+		e.index.set(v)
+	} else if err := e.saveExec(v); err != nil {
 		return "", err
 	}
 	e.publishExec(r, v, events.ActionExecCreate+": "+events.Action(strings.Join(q.Cmd, " ")))

@@ -68,6 +68,7 @@ type ExecConfig struct {
 	DetachKeys                  string
 	ConsoleHeight, ConsoleWidth uint
 	KillOnDisconnect            bool // ours: end the process with its client
+	AtOnce                      bool // ours: started before anybody hears of it, so stored then
 }
 
 // StreamExit is the first byte of the frame with the exit code that

@@ -10,7 +10,7 @@ var errShort = errors.New("plan: message is cut short")
 
 // Encode writes v, a pointer to a struct of this package.
 func Encode(v any) []byte {
-	return appendValue(make([]byte, 0, 4096), reflect.ValueOf(v).Elem())
+	return appendValue(make([]byte, 0, 128), reflect.ValueOf(v).Elem())
 }
 
 // Decode fills v, a pointer to a struct of this package, from b.

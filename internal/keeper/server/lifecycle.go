@@ -28,7 +28,14 @@ func (p *process) watch(pumps *sync.WaitGroup) {
 			}
 			p.srv.logger.Error("wait for a process", "error", err)
 		}
-		p.exitNow()
+		r := p.exitNow()
+		if r.ExecID == "" {
+			p.tellExit(r)
+		} else { // its client gets the exit code from the stream and waits for nobody else
+			p.srv.active.Go(func() { p.tellExit(r) })
+		}
+	} else {
+		close(p.told)
 	}
 	if p.srv.isLeaving() {
 		return
@@ -60,6 +67,7 @@ func (p *process) watch(pumps *sync.WaitGroup) {
 	if p.srv.isLeaving() {
 		return
 	}
+	<-p.told
 	p.closeAll()
 	close(p.closed)
 }
@@ -123,8 +131,8 @@ func (p *process) awaitCaughtUp(clients []*attached) {
 	}
 }
 
-// exitNow learns the exit and answers everyone who waits.
-func (p *process) exitNow() {
+// exitNow learns the exit and answers everyone who waits here.
+func (p *process) exitNow() record {
 	e := p.learnExit()
 	if p.rec.ExecID == "" {
 		e.OOMKilled = p.oomKilled()
@@ -134,7 +142,13 @@ func (p *process) exitNow() {
 	r := p.rec
 	p.mu.Unlock()
 	close(p.exited)
-	if e.OOMKilled {
+	return r
+}
+
+// tellExit tells the engine and the holder, and ends the zombie.
+func (p *process) tellExit(r record) {
+	defer close(p.told)
+	if r.Exit.OOMKilled {
 		p.srv.publish(keeper.Event{Type: keeper.EventOOM, ContainerID: r.ContainerID})
 	}
 	p.srv.publish(exitEvent(r))
@@ -463,6 +477,7 @@ func (s *Server) forgetExec(id, execID string) error {
 		case <-s.leaving:
 			return
 		}
+		<-x.told // or the holder would hear of it afterwards
 		p.mu.Lock()
 		delete(p.execs, execID)
 		p.mu.Unlock()

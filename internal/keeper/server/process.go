@@ -70,6 +70,7 @@ type process struct {
 	exited   chan struct{} // closed once rec.Exit is set
 	dropping sync.Mutex    // held while it is taken out
 	closed   chan struct{} // closed when nothing reads its log any more
+	told     chan struct{} // closed once engine and holder know the exit
 	drained  chan struct{} // closed once output is flushed to log and queues
 }
 
@@ -77,7 +78,7 @@ func newProcess(s *Server, rec record) *process {
 	return &process{
 		srv: s, rec: rec, key: processKey(rec.ContainerID, rec.ExecID),
 		clients: map[*attached]struct{}{}, execs: map[string]*process{},
-		ready: make(chan struct{}), exited: make(chan struct{}), drained: make(chan struct{}), closed: make(chan struct{}),
+		ready: make(chan struct{}), exited: make(chan struct{}), told: make(chan struct{}), drained: make(chan struct{}), closed: make(chan struct{}),
 	}
 }
 
