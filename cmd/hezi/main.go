@@ -1,6 +1,3 @@
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 // Command hezi is the client: Docker's command line for Hezi's engine, or for
 // any other that speaks the Docker Engine API.
 package main

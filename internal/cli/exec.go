@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"syscall"
 	"time"
 
@@ -74,15 +75,19 @@ func newExec(a *App) *cobra.Command {
 }
 
 // execAtOnce makes, starts and attaches to an exec by one request, which Hezi
-// understands. Any other answer, an error too, is left to the usual way, which
-// asks again: done is false, and no process was started.
+// understands. Any other answer, a refusal too, is left to the usual way, which
+// asks again: done is false, and no process was started. Without an answer
+// nobody asks again, or the command might run twice.
 func (a *App) execAtOnce(ctx context.Context, container string, e client.ExecCreateOptions) (done bool, err error) {
 	conn, err := a.connect()
 	if err != nil {
 		return true, err
 	}
 	stream, id, err := conn.ExecRun(ctx, container, e)
-	if err != nil || id == "" {
+	if err != nil {
+		return true, fmt.Errorf("%w\nThe command may have been started; hezi top %s shows what runs there", err, container)
+	}
+	if id == "" {
 		_ = conn.Close() // the usual way connects again
 		return false, nil
 	}

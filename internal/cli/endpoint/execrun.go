@@ -16,8 +16,9 @@ import (
 
 // ExecRun asks Hezi to make and start an exec without a terminal in one
 // request, before anything is negotiated. The stream that it returns ends with
-// the exit code, see term.Attachment. id is empty when the engine is not
-// Hezi, or refuses: then nothing was started, and the usual requests say why.
+// the exit code, see term.Attachment. id is empty when the engine cannot be
+// reached, is not Hezi, or refuses: then nothing was started, and the usual
+// requests say why. After an error the process may have been started.
 func (c *Connection) ExecRun(ctx context.Context, name string, e client.ExecCreateOptions) (stream client.HijackedResponse, id string, err error) {
 	if !isSocket(c.Endpoint.Host) || os.Getenv(client.EnvOverrideAPIVersion) != "" {
 		return stream, "", nil
@@ -44,7 +45,7 @@ func (c *Connection) ExecRun(ctx context.Context, name string, e client.ExecCrea
 	req.Header.Set("Hezi-Run", "1")
 	conn, err := c.dialSocket(ctx)
 	if err != nil {
-		return stream, "", err
+		return stream, "", nil // the usual requests fail in the same way, and explain it
 	}
 	sc := &socketConn{Conn: conn, r: bufio.NewReader(conn)}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
