@@ -3,6 +3,7 @@ package box
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"os"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 const allNamespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS
 
 // Exec starts p in the running box whose first process is pid (pidfd proves
-// that pid still is that process), in the box's namespaces and cgroup.
+// that pid still is that process), in the box's namespaces and cgroup. The caller
+// may close pidfd meanwhile.
 func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths map[string]string, p *Process, stdio Stdio) (*Proc, error) {
 	b := newBundle()
 	defer b.close()
@@ -24,7 +26,14 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		return nil, err
 	}
 	b.lendStdio(stdio)
-	b.plan.Enter = []plan.Entry{{FD: b.lend(rawFD(pidfd)), Flags: allNamespaces, Name: "container's"}}
+	box, err := copyOf(pidfd)
+	if errors.Is(err, os.ErrClosed) {
+		return nil, stepError(StepNamespace, "", nil, "the container is not running any more")
+	}
+	if err != nil {
+		return nil, stepError(StepNamespace, "", err, "cannot hold on to the container's first process")
+	}
+	b.plan.Enter = []plan.Entry{{FD: b.give(box), Flags: allNamespaces, Name: "container's"}}
 	if dir := cgroupPaths[""]; dir != "" && len(cgroupPaths) == 1 {
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -37,7 +46,7 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		key = keyOf(cgroupPaths)
 	}
 	if key != "" {
-		defer r.standby.prepare(r, key, cgroupPaths, pidfd)
+		defer r.standby.prepare(r, key, cgroupPaths, box)
 		if c := r.standby.take(key); c != nil {
 			if proc, served, err := c.serve(ctx, b, cgroupPaths); served {
 				return proc, err

@@ -62,6 +62,21 @@ func rawFD(f *os.File) int {
 	return fd
 }
 
+// copyOf is a descriptor of one's own beside f's, which may be closed, and its
+// number used for another file, at any time. Error: os.ErrClosed when it is closed.
+func copyOf(f *os.File) (int, error) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	var failed error
+	if c.Control(func(p uintptr) { fd, failed = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 3) }) != nil { // internal/poll has an error of its own for it
+		return -1, os.ErrClosed
+	}
+	return fd, failed
+}
+
 func stepError(step, subject string, err error, message string) *Error {
 	e := &Error{Step: step, Subject: subject, Message: message, ExitCode: 125}
 	var errno unix.Errno

@@ -86,7 +86,7 @@ func (b *standby) isMade() bool {
 // has just begun needs the processor, and its end would wait for the grace period.
 // box is the container's first process: leave follows its end, so that a standby
 // that is asked for while it lives is one that leave finds.
-func (s *standbys) prepare(r *Runtime, key string, paths map[string]string, box *os.File) {
+func (s *standbys) prepare(r *Runtime, key string, paths map[string]string, box int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	select {
@@ -94,7 +94,7 @@ func (s *standbys) prepare(r *Runtime, key string, paths map[string]string, box 
 		return
 	default:
 	}
-	if s.by[key] != nil || ended(rawFD(box), 0) {
+	if s.by[key] != nil || ended(box, 0) {
 		return
 	}
 	if len(s.by) >= standbyMost {

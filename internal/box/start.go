@@ -169,6 +169,9 @@ func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundl
 func (c *child) drive(ctx context.Context, b *bundle, proc *Proc, before func(message byte) error) error {
 	defer c.watch(ctx)()
 	if err := c.sendPlan(b); err != nil {
+		if !gone(err) { // it waits for the plan, and will say nothing
+			return c.lost(ctx, err)
+		}
 		if text, _, rerr := c.receive(); rerr == nil && text[0] == plan.Failed { // its last words, before it read anything
 			return failure(text)
 		}
@@ -207,12 +210,15 @@ func (c *child) drive(ctx context.Context, b *bundle, proc *Proc, before func(me
 	}
 }
 
+// gone says whether a message could not be sent since the other end is closed.
+func gone(err error) bool { return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) }
+
 // lost explains why the talk with init broke off.
 func (c *child) lost(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err == io.EOF || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+	if err == io.EOF || gone(err) {
 		return stepError(StepNamespace, "init", nil, "init ended before the program ran: it was killed (by a memory limit that is too small?)")
 	}
 	return stepError(StepNamespace, "init", err, "cannot talk to init")

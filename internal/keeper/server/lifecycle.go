@@ -285,8 +285,8 @@ func (p *process) signal(sig unix.Signal) error {
 	if p.exit() != nil {
 		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("container %s is not running", p.rec.ContainerID))
 	}
-	err := unix.PidfdSendSignal(rawFD(p.pidfd), sig, nil, 0)
-	if err == unix.ESRCH || err == unix.EBADF {
+	err := using(p.pidfd, func(fd int) error { return unix.PidfdSendSignal(fd, sig, nil, 0) })
+	if err == unix.ESRCH || errors.Is(err, os.ErrClosed) {
 		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("container %s is not running", p.rec.ContainerID))
 	}
 	if err != nil {
@@ -397,6 +397,7 @@ func (s *Server) drop(p *process) {
 		}
 	}
 	p.mu.Lock()
+	p.dropped = true
 	keys := []string{p.key}
 	for _, x := range p.execs {
 		keys = append(keys, x.key)
@@ -471,19 +472,22 @@ func (s *Server) forgetExec(id, execID string) error {
 	if x.exit() == nil {
 		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("exec %s is running", execID))
 	}
-	go func() { // an attach that is on its way still finds it
-		select {
-		case <-x.drained:
-		case <-s.leaving:
-			return
-		}
-		<-x.told // or the holder would hear of it afterwards
-		p.mu.Lock()
-		delete(p.execs, execID)
-		p.mu.Unlock()
-		if err := s.link.del(x.key); err != nil {
-			s.logger.Warn("tell the holder to forget", "error", err)
-		}
-	}()
+	go s.dropExec(p, x) // an attach that is on its way still finds it
 	return nil
+}
+
+// dropExec takes an exec out once it has ended and its output is through.
+func (s *Server) dropExec(p, x *process) {
+	select {
+	case <-x.drained:
+	case <-s.leaving:
+		return
+	}
+	<-x.told // or the holder would hear of it afterwards
+	p.mu.Lock()
+	delete(p.execs, x.rec.ExecID)
+	p.mu.Unlock()
+	if err := s.link.del(x.key); err != nil {
+		s.logger.Warn("tell the holder to forget", "error", err)
+	}
 }

@@ -246,9 +246,13 @@ func (c cgroupDirs) openPipe(ino uint64) int {
 	return -1
 }
 
+// ended says whether a process has ended; a closed pidfd is one of those.
 func ended(pidfd *os.File) bool {
-	p := []unix.PollFd{{Fd: int32(rawFD(pidfd)), Events: unix.POLLIN}}
-	n, err := unix.Poll(p, 0)
+	n := 0
+	err := using(pidfd, func(fd int) (err error) {
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return err
+	})
 	return err != nil || n > 0
 }
 

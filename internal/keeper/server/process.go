@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -65,6 +66,7 @@ type process struct {
 	stdin    *os.File // write end; nil without or once closed
 	execs    map[string]*process
 	released bool // ready is closed
+	dropped  bool // the container is taken out, and the execs it had then
 
 	ready    chan struct{} // closed when output may be read
 	exited   chan struct{} // closed once rec.Exit is set
@@ -206,14 +208,40 @@ func pollable(f *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// files names what the holder keeps a copy of.
+// files names what the holder keeps a copy of, and a later image of this process
+// its own. A number is valid until the file is closed.
 func (p *process) files() (names []string, fds []int) {
-	add := func(name string, f *os.File) {
-		if f == nil {
-			return
-		}
+	p.eachFile(func(name string, f *os.File) {
 		if fd := rawFD(f); fd >= 0 { // closed: the process has been drained
 			names, fds = append(names, name), append(fds, fd)
+		}
+	})
+	return names, fds
+}
+
+// copies is files with descriptors of the caller's own: the process may end, and
+// the number of its pidfd become another's, before the holder has it.
+func (p *process) copies() (names []string, fds []int, err error) {
+	p.eachFile(func(name string, f *os.File) {
+		fd := -1
+		failed := using(f, func(v int) (err error) {
+			fd, err = unix.FcntlInt(uintptr(v), unix.F_DUPFD_CLOEXEC, 3)
+			return err
+		})
+		switch {
+		case failed == nil:
+			names, fds = append(names, name), append(fds, fd)
+		case !errors.Is(failed, os.ErrClosed):
+			err = fmt.Errorf("copy the %s of a process: %w", name, failed)
+		}
+	})
+	return names, fds, err
+}
+
+func (p *process) eachFile(f func(name string, file *os.File)) {
+	add := func(name string, file *os.File) {
+		if file != nil {
+			f(name, file)
 		}
 	}
 	p.mu.Lock()
@@ -230,7 +258,20 @@ func (p *process) files() (names []string, fds []int) {
 			add([]string{fileSpool, fileSpoolEr}[i], s.spool.f)
 		}
 	}
-	return names, fds
+}
+
+// using calls do with f's descriptor, which stays open and f's until do returns.
+// Error: os.ErrClosed when f is closed.
+func using(f *os.File, do func(fd int) error) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var done error
+	if rc.Control(func(v uintptr) { done = do(int(v)) }) != nil { // internal/poll has an error of its own for it
+		return os.ErrClosed
+	}
+	return done
 }
 
 // rawFD is f's descriptor without os.File.Fd's switch to blocking mode.
@@ -248,7 +289,11 @@ func rawFD(f *os.File) int {
 
 // deposit gives the holder the record and the descriptors.
 func (p *process) deposit() error {
-	names, fds := p.files()
+	names, fds, err := p.copies()
+	defer keeper.CloseFDs(fds)
+	if err != nil {
+		return err
+	}
 	p.mu.Lock()
 	p.rec.Files = names
 	raw, err := json.Marshal(p.rec)

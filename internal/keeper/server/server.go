@@ -271,7 +271,13 @@ func (s *Server) act(p *process, op keeper.Op, t *keeper.Target) error {
 		if p.console == nil {
 			return keeper.Classed(errdefs.ErrFailedPrecondition, "the process has no terminal to resize")
 		}
-		return unix.IoctlSetWinsize(rawFD(p.console), unix.TIOCSWINSZ, &unix.Winsize{Row: t.Height, Col: t.Width})
+		err := using(p.console, func(fd int) error {
+			return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: t.Height, Col: t.Width})
+		})
+		if errors.Is(err, os.ErrClosed) {
+			return keeper.Classed(errdefs.ErrFailedPrecondition, "the process has ended, and its terminal with it")
+		}
+		return err
 	case keeper.OpCloseStdin:
 		return p.closeStdin()
 	}

@@ -133,8 +133,9 @@ func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	if err != nil {
 		return keeper.Started{}, err
 	}
+	notRunning := keeper.Classed(errdefs.ErrConflict, fmt.Sprintf("container %s is not running", req.ContainerID))
 	if c.exit() != nil {
-		return keeper.Started{}, keeper.Classed(errdefs.ErrConflict, fmt.Sprintf("container %s is not running", req.ContainerID))
+		return keeper.Started{}, notRunning
 	}
 	c.mu.Lock()
 	_, dup := c.execs[req.ExecID]
@@ -152,6 +153,9 @@ func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	ps.closeTheirs()
 	if err != nil {
 		ps.closeOurs()
+		if ended(c.pidfd) { // that is why
+			return keeper.Started{}, notRunning
+		}
 		return keeper.Started{}, err
 	}
 	out, err := s.register(p, proc, ps)
@@ -162,7 +166,17 @@ func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	}
 	c.mu.Lock()
 	c.execs[req.ExecID] = p
+	late := c.dropped
 	c.mu.Unlock()
+	if late { // nobody will acknowledge it
+		if err := p.signal(unix.SIGKILL); err != nil && !errdefs.IsFailedPrecondition(err) {
+			s.logger.Warn("end an exec of a container that has ended", "exec", req.ExecID, "error", err)
+		}
+		p.release()
+		p.run()
+		go s.dropExec(c, p)
+		return keeper.Started{}, notRunning
+	}
 	if req.AwaitAttach {
 		time.AfterFunc(attachWait, p.release)
 	} else {
