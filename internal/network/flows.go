@@ -40,10 +40,13 @@ func (s *staleFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 		return false
 	}
 	to, answers := addrPort(f.Forward.DstIP, f.Forward.DstPort), addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)
-	return slices.ContainsFunc(s.gone, func(g nft.Forward) bool { return g.Port == to.Port() && g.To == answers }) ||
-		to == answers && slices.ContainsFunc(s.fresh, func(g nft.Forward) bool {
-			return g.Port == to.Port() && (!g.Host.IsValid() && isLocal(to.Addr()) || g.Host == to.Addr())
-		})
+	return slices.ContainsFunc(s.gone, func(g nft.Forward) bool {
+		target, ok := g.Target(to.Port())
+		return ok && target == answers
+	}) || to == answers && slices.ContainsFunc(s.fresh, func(g nft.Forward) bool {
+		_, ok := g.Target(to.Port())
+		return ok && (!g.Host.IsValid() && isLocal(to.Addr()) || g.Host == to.Addr())
+	})
 }
 
 func addrPort(ip net.IP, port uint16) netip.AddrPort {

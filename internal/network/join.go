@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -136,26 +135,40 @@ func (c *Controller) admit(ctx context.Context, m *member, name string) (*Sandbo
 
 // publish holds the ports, writes them into nft and registers the member.
 func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sandbox, error) {
-	chosen := network.PortMap{}
-	for _, p := range slices.SortedFunc(maps.Keys(m.req.Ports), func(a, b network.Port) int { return strings.Compare(a.String(), b.String()) }) {
-		chosen[p] = nil
-		for _, b := range m.req.Ports[p] {
-			h, err := c.hold(ctx, m, p, b)
+	chosen := make(network.PortMap, len(m.req.Ports))
+	for p, list := range m.req.Ports {
+		if len(list) == 0 {
+			chosen[p] = nil
+		}
+	}
+	asked := wishes(m.req.Ports)
+	all := make([]network.PortBinding, 0, len(asked))
+	first := 0 // of the bindings of one port
+	for i, w := range asked {
+		if !w.many() || w.port == w.span.first {
+			h, err := c.hold(ctx, m, w)
 			if err != nil && m.adopted {
 				// Another program took the port meanwhile, or the address is gone.
-				slog.Warn("a published port is not held while its container runs: what arrives there still goes to the container", "container", m.req.ContainerID, "port", p, "error", err)
-				h, err = c.claim(m, p, b)
+				slog.Warn("a published port is not held while its container runs: what arrives there still goes to the container", "container", m.req.ContainerID, "port", w.port, "error", err)
+				h, err = c.claim(m, w)
 			}
 			if err != nil {
 				return nil, err
 			}
-			m.holds = append(m.holds, h)
-			f := nft.Forward{Proto: h.Proto, Port: h.Port, To: netip.AddrPortFrom(m.slot.address, p.Num())}
+			m.holds, w.span.hold = append(m.holds, h), h
+			f := nft.Forward{Proto: h.Proto, Port: h.Port, Last: h.Last, To: netip.AddrPortFrom(m.slot.address, w.port.Num())}
 			if !h.Addr.IsUnspecified() {
 				f.Host = h.Addr
 			}
 			m.forwards = append(m.forwards, f)
-			chosen[p] = append(chosen[p], network.PortBinding{HostIP: h.Addr, HostPort: strconv.Itoa(int(h.Port))})
+		}
+		number := w.binding.HostPort // of a range: shared with the request
+		if !w.many() {
+			number = strconv.Itoa(int(w.span.hold.Port))
+		}
+		all = append(all, network.PortBinding{HostIP: w.span.hold.Addr, HostPort: number})
+		if n := i + 1; n == len(asked) || asked[n].port != w.port {
+			chosen[w.port], first = all[first:n:n], n
 		}
 	}
 	if c.table != nil && len(m.forwards) > 0 {
@@ -163,6 +176,7 @@ func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sand
 			return nil, err
 		}
 	}
+	m.req.Ports = nil // chosen tells more, and thousands of them take memory
 	m.box = &Sandbox{ContainerID: m.req.ContainerID, Path: m.slot.path, NetworkName: name, Ports: chosen}
 	m.box.Endpoint = network.EndpointSettings{NetworkID: c.st.IDs[name], EndpointID: endpointID(m.req.ContainerID, c.st.IDs[name])}
 	if a := m.slot.address; a.IsValid() {
@@ -185,34 +199,36 @@ func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sand
 	return m.box, nil
 }
 
-// claim registers a port that a running container has, without a socket.
-func (c *Controller) claim(m *member, p network.Port, b network.PortBinding) (*ports.Hold, error) {
-	n, err := strconv.ParseUint(b.HostPort, 10, 16)
+// claim registers what a running container has, without a socket.
+func (c *Controller) claim(m *member, w wish) (*ports.Hold, error) {
+	addr, proto, r, err := CheckBinding(w.port, w.binding)
 	if err != nil {
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid host port %q for %s", b.HostPort, p))
+		return nil, err
 	}
-	proto := uint8(unix.IPPROTO_TCP)
-	if p.Proto() == network.UDP {
-		proto = unix.IPPROTO_UDP
-	}
-	return c.ports.Claim(b.HostIP, proto, uint16(n), ports.Owner{ID: m.req.ContainerID, Name: m.req.ContainerName}), nil
+	return c.ports.Claim(addr, proto, r.Start(), r.Start()+w.further(), ports.Owner{ID: m.req.ContainerID, Name: m.req.ContainerName}), nil
 }
 
-// hold takes one host port. A port that a container on its way out still has is waited for.
-func (c *Controller) hold(ctx context.Context, m *member, p network.Port, b network.PortBinding) (*ports.Hold, error) {
+// hold takes what one wish asks of the host. A port that a container on its way out still has is waited for.
+func (c *Controller) hold(ctx context.Context, m *member, w wish) (*ports.Hold, error) {
 	if c.table == nil {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published: the engine was started with --iptables=false")
 	}
+	b := w.binding
 	if !b.HostIP.IsValid() {
 		b.HostIP = c.o.DefaultBind
 	}
-	addr, proto, r, err := CheckBinding(p, b)
+	addr, proto, r, err := CheckBinding(w.port, b)
 	if err != nil {
 		return nil, err
 	}
 	owner := ports.Owner{ID: m.req.ContainerID, Name: m.req.ContainerName}
 	for {
-		h, err := c.ports.TakeOneOf(addr, proto, r.Start(), r.End(), owner)
+		var h *ports.Hold
+		if w.many() {
+			h, err = c.ports.TakeRange(addr, proto, r.Start(), r.Start()+w.further(), owner)
+		} else {
+			h, err = c.ports.TakeOneOf(addr, proto, r.Start(), r.End(), owner)
+		}
 		if !errdefs.IsConflict(err) || !c.waitReleases(ctx) {
 			return h, err
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 2
+const rulesVersion = 3
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h
@@ -20,41 +20,6 @@ const (
 	saddrOff  = 12     // of the IPv4 header
 	daddrOff  = 16
 )
-
-func sets(t *nftables.Table) (anyAddr, at *nftables.Set) {
-	target := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
-	anyAddr = &nftables.Set{Table: t, Name: "published", IsMap: true, Concatenation: true, DataType: target,
-		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)}
-	at = &nftables.Set{Table: t, Name: "published_at", IsMap: true, Concatenation: true, DataType: target,
-		KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)}
-	return anyAddr, at
-}
-
-// encode writes an element: each part of a concatenation fills words of four bytes.
-func encode(f Forward) nftables.SetElement {
-	var key []byte
-	if f.Host.IsValid() {
-		key = append(key, f.Host.AsSlice()...)
-	}
-	key = append(key, f.Proto, 0, 0, 0)
-	key = append(binary.BigEndian.AppendUint16(key, f.Port), 0, 0)
-	val := f.To.Addr().AsSlice()
-	val = append(binary.BigEndian.AppendUint16(val, f.To.Port()), 0, 0)
-	return nftables.SetElement{Key: key, Val: val}
-}
-
-func decode(e nftables.SetElement, at bool) (f Forward, ok bool) {
-	key := e.Key
-	if at && len(key) == 12 {
-		f.Host, key = netip.AddrFrom4([4]byte(key)), key[4:]
-	}
-	if len(key) != 8 || len(e.Val) < 6 {
-		return Forward{}, false
-	}
-	f.Proto, f.Port = key[0], binary.BigEndian.Uint16(key[4:])
-	f.To = netip.AddrPortFrom(netip.AddrFrom4([4]byte(e.Val)), binary.BigEndian.Uint16(e.Val[4:]))
-	return f, true
-}
 
 // addRules writes every chain and returns how many rules each has.
 func addRules(c *nftables.Conn, t *Table) map[string]int {
@@ -85,6 +50,10 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 		nat := chain(n.name, nftables.ChainTypeNAT, n.hook, nftables.ChainPriorityNATDest)
 		nat(toHost(), []expr.Any{load(expr.PayloadBaseNetworkHeader, daddrOff, 4, regWord)}, protoPort(regWord+1), dnat(t.at))
 		nat(toHost(), protoPort(regWord), dnat(t.any))
+		if t.ranges != nil {
+			nat(toHost(), []expr.Any{load(expr.PayloadBaseNetworkHeader, daddrOff, 4, regWord)}, protoPort(regWord+1), dnat(t.rangesAt))
+			nat(toHost(), protoPort(regWord), dnat(t.ranges))
+		}
 	}
 
 	post := chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
@@ -131,9 +100,14 @@ func protoPort(reg uint32) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}, load(expr.PayloadBaseTransportHeader, 2, 2, reg+1)}
 }
 
+// dnat sends to what the map has for the registers' key; a map of intervals
+// leaves the port.
 func dnat(s *nftables.Set) []expr.Any {
-	return []expr.Any{&expr.Lookup{SourceRegister: regWord, DestRegister: regWide, IsDestRegSet: true, SetName: s.Name, SetID: s.ID},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: regWide, RegProtoMin: regWord + 1, Specified: true}}
+	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: regWide}
+	if !s.Interval {
+		nat.RegProtoMin, nat.Specified = regWord+1, true
+	}
+	return []expr.Any{&expr.Lookup{SourceRegister: regWord, DestRegister: regWide, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}, nat}
 }
 
 // ct matches if one of the bits is set.

@@ -3,6 +3,8 @@
 //	table ip hezi {
 //	  map published    { proto . port : address . port }            bound to every host address
 //	  map published_at { hostaddress . proto . port : address . port }  bound to one
+//	  map ranges       { proto . ports : address }                  many ports, the same inside
+//	  map ranges_at    { hostaddress . proto . ports : address }
 //	  set rules-HASH   { the version of the rules below }
 //	  chain raw         prerouting: drop what is for 127/8, or of it, and does not come from lo
 //	  chain prerouting  nat: packets for the host's addresses by the maps
@@ -22,30 +24,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// Forward is one published port. Host is zero for every address of the host.
-type Forward struct {
-	Host  netip.Addr
-	Proto uint8 // unix.IPPROTO_TCP or IPPROTO_UDP
-	Port  uint16
-	To    netip.AddrPort
-}
-
-type key struct {
-	host  netip.Addr
-	proto uint8
-	port  uint16
-}
-
-func (f Forward) key() key { return key{f.Host, f.Proto, f.Port} }
 
 // Config is what the rules depend on.
 type Config struct {
@@ -62,6 +49,8 @@ type Table struct {
 	any   *nftables.Set // published
 	at    *nftables.Set // published_at
 
+	ranges, rangesAt *nftables.Set // nil: the kernel has no concatenations with intervals
+
 	mu    sync.Mutex // also held over a transaction: they are ordered
 	want  map[key]netip.AddrPort
 	rules map[string]int // how many each chain has
@@ -71,29 +60,55 @@ type Table struct {
 // until Retain.
 func Open(cfg Config) (*Table, error) {
 	t := &Table{cfg: cfg, table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyIPv4}, want: map[key]netip.AddrPort{}}
-	t.any, t.at = sets(t.table)
-	t.rules = addRules(&nftables.Conn{}, t) // never sent
 	c := &nftables.Conn{}
-	if t.intactLocked(c) {
-		return t, t.load(c)
-	}
-	if _, err := c.ListTableOfFamily(cfg.Table, nftables.TableFamilyIPv4); err == nil {
-		if err := t.load(c); err != nil {
-			t.want = map[key]netip.AddrPort{} // maps of another shape
+	for _, intervals := range []bool{true, false} {
+		t.shape(intervals)
+		if t.intactLocked(c) {
+			return t, t.load(c)
 		}
 	}
-	return t, t.Restore()
+	t.shape(true)
+	if _, err := c.ListTableOfFamily(cfg.Table, nftables.TableFamilyIPv4); err == nil {
+		if err := t.load(c); err != nil {
+			slog.Info("the nft table is of another version and is written anew", "table", cfg.Table, "reason", err)
+		}
+	}
+	err := t.Restore()
+	if err != nil {
+		t.shape(false)
+		err = t.Restore()
+	}
+	return t, err
+}
+
+// shape makes the maps and counts the rules, with maps of intervals or without.
+func (t *Table) shape(intervals bool) {
+	t.makeSets(intervals)
+	t.rules = addRules(&nftables.Conn{}, t) // never sent
+	have := t.wantedLocked()
+	t.want = map[key]netip.AddrPort{}
+	for _, f := range t.elements(have) {
+		t.want[f.key()] = f.To
+	}
+}
+
+func (t *Table) wantedLocked() []Forward {
+	all := make([]Forward, 0, len(t.want))
+	for k, to := range t.want {
+		all = append(all, k.forward(to))
+	}
+	return all
 }
 
 // load remembers what the maps hold.
 func (t *Table) load(c *nftables.Conn) error {
-	for _, s := range []*nftables.Set{t.any, t.at} {
+	for _, s := range t.sets() {
 		elems, err := c.GetSetElements(s)
 		if err != nil {
 			return fmt.Errorf("read the published ports of the nft table %s: %w", t.cfg.Table, err)
 		}
 		for _, e := range elems {
-			if f, ok := decode(e, s == t.at); ok {
+			if f, ok := decode(e); ok {
 				t.want[f.key()] = f.To
 			}
 		}
@@ -114,8 +129,8 @@ func (t *Table) Add(fs []Forward) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var add []Forward
-	var del []Forward
+	fs = t.elements(fs)
+	add, del := make([]Forward, 0, len(fs)), []Forward(nil)
 	for _, f := range fs {
 		old, ok := t.want[f.key()]
 		if ok && old == f.To {
@@ -145,7 +160,7 @@ func (t *Table) Delete(fs []Forward) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var del []Forward
-	for _, f := range fs {
+	for _, f := range t.elements(fs) {
 		if t.want[f.key()] == f.To {
 			delete(t.want, f.key())
 			del = append(del, f)
@@ -163,18 +178,12 @@ func (t *Table) Delete(fs []Forward) error {
 // Retain deletes every published port whose target keep does not claim.
 func (t *Table) Retain(keep func(Forward) bool) error {
 	t.mu.Lock()
-	var drop []Forward
-	for k, to := range t.want {
-		f := Forward{Host: k.host, Proto: k.proto, Port: k.port, To: to}
-		if !keep(f) {
-			drop = append(drop, f)
-		}
-	}
+	drop := slices.DeleteFunc(t.wantedLocked(), keep)
 	t.mu.Unlock()
 	return t.Delete(drop)
 }
 
-// Len is the number of published ports.
+// Len is the number of elements of the maps.
 func (t *Table) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -182,29 +191,53 @@ func (t *Table) Len() int {
 }
 
 func (t *Table) commit(del, add []Forward) error {
-	c := &nftables.Conn{}
-	for _, op := range []struct {
-		fs  []Forward
-		run func(*nftables.Set, []nftables.SetElement) error
-	}{{del, c.SetDeleteElements}, {add, c.SetAddElements}} {
-		for _, s := range []*nftables.Set{t.any, t.at} {
-			var elems []nftables.SetElement
-			for _, f := range op.fs {
-				if f.Host.IsValid() == (s == t.at) {
-					elems = append(elems, encode(f))
-				}
-			}
-			for part := range slices.Chunk(elems, 500) { // a message's attribute holds 64 KiB
-				if err := op.run(s, part); err != nil {
-					return fmt.Errorf("encode published ports: %w", err)
-				}
-			}
-		}
+	c, err := connect()
+	if err == nil {
+		err = t.each(del, c.SetDeleteElements)
+	}
+	if err == nil {
+		err = t.each(add, c.SetAddElements)
+	}
+	if err != nil {
+		return fmt.Errorf("encode published ports: %w", err)
 	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("change the published ports in the nft table %s: %w", t.cfg.Table, err)
 	}
 	return nil
+}
+
+// each hands the elements of each map to do.
+func (t *Table) each(fs []Forward, do func(*nftables.Set, []nftables.SetElement) error) error {
+	const most = 500 // a message's attribute holds 64 KiB
+	waiting := map[*nftables.Set][]nftables.SetElement{}
+	for _, f := range fs {
+		s := t.setOf(f)
+		waiting[s] = append(waiting[s], encode(f))
+		if len(waiting[s]) == most {
+			if err := do(s, waiting[s]); err != nil {
+				return err
+			}
+			waiting[s] = waiting[s][:0]
+		}
+	}
+	for s, rest := range waiting {
+		if len(rest) == 0 {
+			continue
+		}
+		if err := do(s, rest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// connect makes a connection for a transaction of any size: the kernel takes
+// one in a single message, and answers each part of it.
+func connect() (*nftables.Conn, error) {
+	return nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetWriteBuffer(64<<20), c.SetReadBuffer(4<<20))
+	}))
 }
 
 // Restore writes the whole table in one transaction: no packet sees half of it.
@@ -215,26 +248,23 @@ func (t *Table) Restore() error {
 }
 
 func (t *Table) restoreLocked() error {
-	c := &nftables.Conn{}
+	c, err := connect()
+	if err != nil {
+		return err
+	}
 	c.AddTable(t.table) // so that the deletion finds one
 	c.DelTable(t.table)
 	c.AddTable(t.table)
 	mark := &nftables.Set{Table: t.table, Name: t.marker(), KeyType: nftables.TypeInetService}
-	for _, s := range []*nftables.Set{t.any, t.at, mark} {
+	for _, s := range append(t.sets(), mark) {
 		s.ID = 0
 		if err := c.AddSet(s, nil); err != nil {
 			return fmt.Errorf("encode the nft set %s: %w", s.Name, err)
 		}
 	}
 	addRules(c, t)
-	for k, to := range maps.All(t.want) {
-		s := t.any
-		if k.host.IsValid() {
-			s = t.at
-		}
-		if err := c.SetAddElements(s, []nftables.SetElement{encode(Forward{k.host, k.proto, k.port, to})}); err != nil {
-			return fmt.Errorf("encode published ports: %w", err)
-		}
+	if err := t.each(t.wantedLocked(), c.SetAddElements); err != nil {
+		return fmt.Errorf("encode published ports: %w", err)
 	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("write the nft table %s (does the kernel have nf_tables with nat?): %w", t.cfg.Table, err)

@@ -1,13 +1,15 @@
-// Package ports holds the host ports of published containers. A hold is a bound
-// socket that does not listen: no other program can take the port, and a port
-// in use is found before the container starts.
+// Package ports holds the host ports of published containers. A hold of one port
+// is a bound socket that does not listen: no other program can take the port,
+// and a port in use is found before the container starts. A hold of a range has
+// no sockets: its ports are free when it is taken, and are its container's in
+// the table, which refuses them to every other container.
 package ports
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -18,12 +20,12 @@ import (
 // Owner is the container that a port is held for.
 type Owner struct{ ID, Name string }
 
-// Hold is one held port. Close gives it back.
+// Hold is what is held: one port, or a range. Close gives it back.
 type Hold struct {
-	Addr  netip.Addr // 0.0.0.0 for all
-	Proto uint8      // unix.IPPROTO_TCP or IPPROTO_UDP
-	Port  uint16
-	Owner Owner
+	Addr       netip.Addr // 0.0.0.0 for all
+	Proto      uint8      // unix.IPPROTO_TCP or IPPROTO_UDP
+	Port, Last uint16     // the same for one port
+	Owner      Owner
 
 	table *Table
 	fd    int // -1: without a socket
@@ -36,9 +38,10 @@ type slot struct {
 
 // Table is what is held. Its methods are safe for concurrent use.
 type Table struct {
-	mu   sync.Mutex
-	held map[slot][]*Hold
-	next uint16 // where the search for a free port goes on
+	mu     sync.Mutex // never held while the kernel is asked
+	held   map[slot][]*Hold
+	ranges []*Hold
+	next   uint16 // where the search for a free port goes on
 }
 
 // New makes an empty table.
@@ -64,57 +67,75 @@ func (e *TakenError) Is(target error) bool { return target == errdefs.ErrConflic
 // Take holds one port. A port of ours that is taken is a *TakenError; one that
 // another program has names that program.
 func (t *Table) Take(addr netip.Addr, proto uint8, port uint16, owner Owner) (*Hold, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.takeLocked(addr, proto, port, owner)
+	return t.take(addr, proto, port, owner, bindAsked)
 }
 
-func (t *Table) takeLocked(addr netip.Addr, proto uint8, port uint16, owner Owner) (*Hold, error) {
-	s := slot{proto, port}
-	for _, h := range t.held[s] {
-		if h.Addr == addr || h.Addr.IsUnspecified() || addr.IsUnspecified() {
-			return nil, &TakenError{netip.AddrPortFrom(addr, port), h.Owner}
-		}
+// take registers the hold first: two that want a port never both find it free.
+func (t *Table) take(addr netip.Addr, proto uint8, port uint16, owner Owner, bind func(netip.Addr, uint8, uint16) (int, error)) (*Hold, error) {
+	h := &Hold{Addr: addr, Proto: proto, Port: port, Last: port, Owner: owner, table: t, fd: -1}
+	if err := t.reserve(h); err != nil {
+		return nil, err
 	}
 	fd, err := bind(addr, proto, port)
 	if err != nil {
+		t.remove(h)
 		return nil, err
 	}
-	h := &Hold{Addr: addr, Proto: proto, Port: port, Owner: owner, table: t, fd: fd}
-	t.held[s] = append(t.held[s], h)
+	h.fd = fd
 	return h, nil
 }
 
-// Claim registers a port that a container has already, without a socket that
-// keeps other programs from it.
-func (t *Table) Claim(addr netip.Addr, proto uint8, port uint16, owner Owner) *Hold {
+// TakeRange takes the ports from first to last together, without a socket for
+// each: a program that binds one of them later gets it, and none of its packets.
+// Errors are those of Take.
+func (t *Table) TakeRange(addr netip.Addr, proto uint8, first, last uint16, owner Owner) (*Hold, error) {
+	h := &Hold{Addr: addr, Proto: proto, Port: first, Last: last, Owner: owner, table: t, fd: -1}
+	if err := t.reserve(h); err != nil {
+		return nil, err
+	}
+	if err := probe(addr, proto, first, last); err != nil {
+		t.remove(h)
+		return nil, err
+	}
+	return h, nil
+}
+
+// Claim registers ports that a container has already, without a socket that
+// keeps other programs from them.
+func (t *Table) Claim(addr netip.Addr, proto uint8, first, last uint16, owner Owner) *Hold {
+	h := &Hold{Addr: addr, Proto: proto, Port: first, Last: last, Owner: owner, table: t, fd: -1}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h := &Hold{Addr: addr, Proto: proto, Port: port, Owner: owner, table: t, fd: -1}
-	t.held[slot{proto, port}] = append(t.held[slot{proto, port}], h)
+	t.insertLocked(h)
 	return h
 }
 
 // TakeOneOf holds the first free port from first to last. With a first of 0
 // the kernel's range of local ports is searched, each time from where the last search ended.
 func (t *Table) TakeOneOf(addr netip.Addr, proto uint8, first, last uint16, owner Owner) (*Hold, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	start, search := first, first == 0
 	if search {
 		first, last = localRange()
-		if start = t.next; start < first || start > last {
+		t.mu.Lock()
+		start = t.next
+		t.mu.Unlock()
+		if start < first || start > last {
 			start = first
 		}
 	}
 	n := int(last) - int(first) + 1
+	if n == 1 {
+		return t.Take(addr, proto, first, owner)
+	}
 	var err error
 	for i := range n {
 		port := first + uint16((int(start)-int(first)+i)%n)
 		var h *Hold
-		if h, err = t.takeLocked(addr, proto, port, owner); err == nil {
+		if h, err = t.take(addr, proto, port, owner, bindAny); err == nil {
 			if search {
+				t.mu.Lock()
 				t.next = port + 1
+				t.mu.Unlock()
 			}
 			return h, nil
 		}
@@ -122,97 +143,93 @@ func (t *Table) TakeOneOf(addr netip.Addr, proto uint8, first, last uint16, owne
 			return nil, err
 		}
 	}
-	if n == 1 {
-		return nil, err
-	}
 	return nil, fmt.Errorf("all ports from %d to %d of %s are allocated: %w", first, last, addr, err)
 }
 
-// Close gives the port back.
-func (h *Hold) Close() error {
-	h.table.mu.Lock()
-	defer h.table.mu.Unlock()
-	s := slot{h.Proto, h.Port}
-	list := h.table.held[s]
-	for i, x := range list {
-		if x == h {
-			list = append(list[:i:i], list[i+1:]...)
-			if len(list) == 0 {
-				delete(h.table.held, s)
-			} else {
-				h.table.held[s] = list
-			}
-			if h.fd < 0 {
-				return nil
-			}
-			return unix.Close(h.fd)
+// reserve registers a hold if no other has a port of it.
+func (t *Table) reserve(h *Hold) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.otherLocked(h); o != nil {
+		return &TakenError{netip.AddrPortFrom(h.Addr, max(h.Port, o.Port)), o.Owner}
+	}
+	t.insertLocked(h)
+	return nil
+}
+
+// otherLocked is a hold that has a port of h.
+func (t *Table) otherLocked(h *Hold) *Hold {
+	meets := func(o *Hold) bool {
+		return o.Proto == h.Proto && o.Port <= h.Last && h.Port <= o.Last &&
+			(o.Addr == h.Addr || o.Addr.IsUnspecified() || h.Addr.IsUnspecified())
+	}
+	if i := slices.IndexFunc(t.ranges, meets); i >= 0 {
+		return t.ranges[i]
+	}
+	if h.Port == h.Last {
+		if i := slices.IndexFunc(t.held[slot{h.Proto, h.Port}], meets); i >= 0 {
+			return t.held[slot{h.Proto, h.Port}][i]
 		}
+		return nil
+	}
+	var lowest *Hold
+	for _, list := range t.held {
+		if i := slices.IndexFunc(list, meets); i >= 0 && (lowest == nil || list[i].Port < lowest.Port) {
+			lowest = list[i]
+		}
+	}
+	return lowest
+}
+
+func (t *Table) insertLocked(h *Hold) {
+	if h.Port != h.Last {
+		t.ranges = append(t.ranges, h)
+		return
+	}
+	s := slot{h.Proto, h.Port}
+	t.held[s] = append(t.held[s], h)
+}
+
+// remove forgets a hold; false if it was forgotten before.
+func (t *Table) remove(h *Hold) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	without := func(list []*Hold) ([]*Hold, bool) {
+		i := slices.Index(list, h)
+		if i < 0 {
+			return list, false
+		}
+		return slices.Delete(list, i, i+1), true
+	}
+	var had bool
+	if h.Port != h.Last {
+		t.ranges, had = without(t.ranges)
+		return had
+	}
+	s := slot{h.Proto, h.Port}
+	if t.held[s], had = without(t.held[s]); len(t.held[s]) == 0 {
+		delete(t.held, s)
+	}
+	return had
+}
+
+// Close gives back what is held.
+func (h *Hold) Close() error {
+	if h.table.remove(h) && h.fd >= 0 {
+		return unix.Close(h.fd)
 	}
 	return nil
 }
 
-// Len is the number of held ports.
+// Len is the number of holds.
 func (t *Table) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := 0
+	n := len(t.ranges)
 	for _, l := range t.held {
 		n += len(l)
 	}
 	return n
-}
-
-// bind holds a port against every other program. Only if nothing but closed
-// connections in TIME_WAIT stands in the way is SO_REUSEADDR set, which lets a
-// program that sets it too have the port.
-func bind(addr netip.Addr, proto uint8, port uint16) (int, error) {
-	fd, err := bindOnce(addr, proto, port, false)
-	if !errors.Is(err, unix.EADDRINUSE) {
-		return fd, bindError(addr, proto, port, "", err)
-	}
-	who, live := occupant(addr, proto, port)
-	if proto == unix.IPPROTO_TCP && !live {
-		if fd, err = bindOnce(addr, proto, port, true); err == nil {
-			return fd, nil
-		}
-	}
-	return -1, bindError(addr, proto, port, who, err)
-}
-
-func bindError(addr netip.Addr, proto uint8, port uint16, who string, err error) error {
-	if err == nil {
-		return nil
-	}
-	where := fmt.Sprintf("failed to bind host port %s/%s", netip.AddrPortFrom(addr, port), ProtoName(proto))
-	if errors.Is(err, unix.EADDRINUSE) {
-		return errdefs.ErrConflict.WithMessage(where + ": address already in use" + who)
-	}
-	if errors.Is(err, unix.EADDRNOTAVAIL) {
-		return errdefs.ErrInvalidArgument.WithMessage(where + ": cannot assign requested address (no interface of this host has it)")
-	}
-	return fmt.Errorf("%s: %w", where, err)
-}
-
-func bindOnce(addr netip.Addr, proto uint8, port uint16, reuse bool) (int, error) {
-	typ := unix.SOCK_STREAM
-	if proto == unix.IPPROTO_UDP {
-		typ = unix.SOCK_DGRAM
-	}
-	fd, err := unix.Socket(unix.AF_INET, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(proto))
-	if err != nil {
-		return -1, fmt.Errorf("make a socket: %w", err)
-	}
-	if reuse {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-			_ = unix.Close(fd)
-			return -1, fmt.Errorf("set SO_REUSEADDR: %w", err)
-		}
-	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: addr.As4()}); err != nil {
-		_ = unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
 }
 
 // ProtoName is "tcp" or "udp".

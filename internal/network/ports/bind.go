@@ -1,0 +1,109 @@
+package ports
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// bindAsked holds a port that was asked for, and names whoever has it. Only if
+// nothing but closed connections in TIME_WAIT stands in the way is SO_REUSEADDR
+// set, which lets a program that sets it too have the port.
+func bindAsked(addr netip.Addr, proto uint8, port uint16) (int, error) {
+	fd, err := bind(addr, proto, port, false)
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return fd, bindError(addr, proto, port, "", err)
+	}
+	who, live := list(proto, port).occupant(addr, proto, port)
+	if proto == unix.IPPROTO_TCP && !live {
+		if fd, err = bind(addr, proto, port, true); err == nil {
+			return fd, nil
+		}
+	}
+	return -1, bindError(addr, proto, port, who, err)
+}
+
+// bindAny holds a port that is as good as another: whoever has it is not looked for.
+func bindAny(addr netip.Addr, proto uint8, port uint16) (int, error) {
+	fd, err := bind(addr, proto, port, false)
+	return fd, bindError(addr, proto, port, "", err)
+}
+
+// probe finds out whether the ports from first to last could be bound. The
+// kernel's list of sockets spares the ports that nobody has; where the list does
+// not show a socket that is only bound, every port is tried.
+func probe(addr netip.Addr, proto uint8, first, last uint16) error {
+	mark, err := bindAsked(addr, proto, first)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mark)
+	var st unix.Stat_t
+	if err := unix.Fstat(mark, &st); err != nil {
+		return fmt.Errorf("look at a socket: %w", err)
+	}
+	sockets := list(proto, 0)
+	complete := sockets.has(first, st.Ino)
+	for p := int(first) + 1; p <= int(last); p++ {
+		port := uint16(p)
+		if complete && !sockets.live(addr, port) {
+			continue
+		}
+		fd, err := bind(addr, proto, port, false)
+		if err == nil {
+			if err := unix.Close(fd); err != nil {
+				return fmt.Errorf("close a socket: %w", err)
+			}
+			continue
+		}
+		who := ""
+		if errors.Is(err, unix.EADDRINUSE) {
+			var live bool
+			if who, live = sockets.occupant(addr, proto, port); proto == unix.IPPROTO_TCP && !live {
+				continue // what is in TIME_WAIT keeps nobody from it
+			}
+		}
+		return bindError(addr, proto, port, who, err)
+	}
+	return nil
+}
+
+func bindError(addr netip.Addr, proto uint8, port uint16, who string, err error) error {
+	if err == nil {
+		return nil
+	}
+	where := fmt.Sprintf("failed to bind host port %s/%s", netip.AddrPortFrom(addr, port), ProtoName(proto))
+	if errors.Is(err, unix.EADDRINUSE) {
+		return errdefs.ErrConflict.WithMessage(where + ": address already in use" + who)
+	}
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		return errdefs.ErrInvalidArgument.WithMessage(where + ": cannot assign requested address (no interface of this host has it)")
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+// bind makes a socket that has the port and does not listen.
+func bind(addr netip.Addr, proto uint8, port uint16, reuse bool) (int, error) {
+	typ := unix.SOCK_STREAM
+	if proto == unix.IPPROTO_UDP {
+		typ = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(unix.AF_INET, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(proto))
+	if err != nil {
+		return -1, fmt.Errorf("make a socket: %w", err)
+	}
+	if reuse {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			_ = unix.Close(fd)
+			return -1, fmt.Errorf("set SO_REUSEADDR: %w", err)
+		}
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: addr.As4()}); err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
