@@ -112,6 +112,19 @@ func (x *execs) set(v *execution) (old string) {
 	return old
 }
 
+// claim marks an exec as running for the one who starts it; false: another did.
+func (x *execs) claim(v *execution) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if v.Running || v.Exit != nil || x.byID[v.ID] != v {
+		return false
+	}
+	next := *v
+	next.Running = true
+	x.byID[v.ID] = &next
+	return true
+}
+
 // take removes a container's execs.
 func (x *execs) take(containerID string) []string {
 	x.mu.Lock()
@@ -240,9 +253,6 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 	if err := mayExec(r); err != nil {
 		return err
 	}
-	if v.Running || v.Exit != nil {
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("exec command %s has already run: make another", id))
-	}
 	keys, err := detachKeys(v.Config.DetachKeys, v.Config.Tty)
 	if err != nil {
 		return err
@@ -253,10 +263,14 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 	}
 	q := keeper.ExecRequest{ContainerID: r.ID, ExecID: id, Process: p, StdinOnce: true, DetachKeys: keys,
 		KillOnDisconnect: v.Config.KillOnDisconnect, AwaitAttach: hijack != nil}
+	if !e.index.claim(v) {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("exec command %s has already run: make another", id))
+	}
 	e.publishExec(r, v, events.ActionExecStart+": "+events.Action(strings.Join(v.Config.Cmd, " ")))
 	next := *v
 	next.Running = true
 	if err := e.saveExec(&next); err != nil {
+		e.index.set(v) // it may be tried again
 		return err
 	}
 	began, err := e.o.Keeper.Exec(ctx, q)

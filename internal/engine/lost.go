@@ -52,7 +52,7 @@ func (e lost) reconcileFailed(what string, err error) {
 
 // regain has the keeper take up a container that it has lost, or stores that it ended.
 func (e lost) regain(id string) error {
-	c, unlock, err := e.lock(e.ctx, id)
+	c, unlock, err := e.lockKnown(e.ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -75,7 +75,7 @@ func (e lost) regain(id string) error {
 // regainNow is regain for a request that found a container lost: who makes it may
 // have the container's lock.
 func (e lost) regainNow(ctx context.Context, id string) bool {
-	c, err := e.find(id)
+	c, err := e.entry(id)
 	if err != nil {
 		return false
 	}

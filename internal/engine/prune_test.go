@@ -11,7 +11,6 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"hezi/internal/keeper"
-	"hezi/internal/store"
 )
 
 // agreeable is a keeper that has nothing and says yes.
@@ -55,15 +54,7 @@ func TestPrune(t *testing.T) {
 		{Name: "runs", State: container.StateRunning, Created: now.Add(-48 * time.Hour)},
 		{Name: "loops", State: container.StateRestarting, Created: now.Add(-48 * time.Hour)},
 	}
-	e := viewed(t, records...)
-	e.o.DataRoot, e.o.ExecRoot = t.TempDir(), t.TempDir()
-	db, err := store.Open(filepath.Join(e.o.DataRoot, "hezi.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	e.o.Store, e.o.Keeper = db, keeper.NewClient(e.o.ExecRoot)
-	agreeable(t, e.o.ExecRoot)
+	e := kept(t, records...)
 	for _, c := range []struct {
 		f    filters
 		want []string

@@ -1,9 +1,13 @@
 package engine
 
 import (
+	"context"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -12,11 +16,10 @@ import (
 	"hezi/internal/store"
 )
 
-// TestStartWhileRemoved: a start that gets its turn between the kill and the
-// removal is refused, and what runs is never removed: the record is all that
-// knows of its processes.
-func TestStartWhileRemoved(t *testing.T) {
-	e := viewed(t, &record{Name: "going", State: container.StateExited}, &record{Name: "runs", State: container.StateRunning})
+// kept is viewed with a store and a keeper that says yes.
+func kept(t *testing.T, records ...*record) *Engine {
+	t.Helper()
+	e := viewed(t, records...)
 	e.o.DataRoot, e.o.ExecRoot = t.TempDir(), t.TempDir()
 	db, err := store.Open(filepath.Join(e.o.DataRoot, "hezi.db"))
 	if err != nil {
@@ -25,7 +28,19 @@ func TestStartWhileRemoved(t *testing.T) {
 	t.Cleanup(func() { db.Close() })
 	e.o.Store, e.o.Keeper = db, keeper.NewClient(e.o.ExecRoot)
 	agreeable(t, e.o.ExecRoot)
+	for _, dir := range []string{filepath.Join(e.o.ExecRoot, "containers"), e.execFolder()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return e
+}
 
+// TestStartWhileRemoved: a start that gets its turn between the kill and the
+// removal is refused, and what runs is never removed: the record is all that
+// knows of its processes.
+func TestStartWhileRemoved(t *testing.T) {
+	e := kept(t, &record{Name: "going", State: container.StateExited}, &record{Name: "runs", State: container.StateRunning})
 	c, err := e.entry("going")
 	if err != nil {
 		t.Fatal(err)
@@ -47,5 +62,75 @@ func TestStartWhileRemoved(t *testing.T) {
 	}
 	if _, err := e.entry("runs"); err != nil || c.gone {
 		t.Errorf("a container that runs was removed: %v", err)
+	}
+}
+
+// TestPauseWhileKilled: a container that somebody pauses just after it was sent
+// SIGKILL is thawed, or it would never end.
+func TestPauseWhileKilled(t *testing.T) {
+	e := kept(t, &record{Name: "web", State: container.StateRunning, PID: os.Getpid()})
+	c, err := e.entry("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, over, killed := c.latest.Load(), make(chan struct{}), make(chan error, 1)
+	go func() { killed <- e.kill(context.Background(), r, over) }()
+	time.Sleep(50 * time.Millisecond) // its signal is sent
+	if err := e.Pause(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(5 * time.Second); c.latest.Load().State == container.StatePaused; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is still paused after 5 s")
+		}
+	}
+	close(over)
+	if err := <-killed; err != nil {
+		t.Error(err)
+	}
+	other := *r
+	other.PID++
+	if err := e.Pause(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.thaw(t.Context(), &other); err != nil || c.latest.Load().State != container.StatePaused {
+		t.Errorf("who kills an earlier run thaws a later one: %s %v", c.latest.Load().State, err)
+	}
+}
+
+// TestExecStartsOnce: of many who start one exec, one does.
+func TestExecStartsOnce(t *testing.T) {
+	e := kept(t, &record{Name: "web", State: container.StateRunning, HostConfig: &container.HostConfig{Privileged: true}})
+	for range 20 {
+		startOnce(t, e)
+	}
+}
+
+func startOnce(t *testing.T, e *Engine) {
+	t.Helper()
+	id, err := e.ExecCreate(t.Context(), "web", ExecConfig{Cmd: []string{"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const starters = 16
+	var all sync.WaitGroup
+	answers, begin := make(chan error, starters), make(chan struct{})
+	for range starters {
+		all.Go(func() { <-begin; answers <- e.ExecStart(t.Context(), id, ExecStartOptions{}, nil) })
+	}
+	close(begin)
+	all.Wait()
+	close(answers)
+	began := 0
+	for err := range answers {
+		switch {
+		case err == nil:
+			began++
+		case !errdefs.IsConflict(err):
+			t.Error(err)
+		}
+	}
+	if began != 1 {
+		t.Errorf("%d starts of one exec", began)
 	}
 }

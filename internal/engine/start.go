@@ -118,7 +118,7 @@ func failure(r *record, err error) *StartError {
 }
 
 // giveUp ends a process whose start could not be stored.
-func (e *Engine) giveUp(c *entry, _ keeper.Started) {
+func (e *records) giveUp(c *entry, _ keeper.Started) {
 	id := c.latest.Load().ID
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), 30*time.Second)
 	defer cancel()

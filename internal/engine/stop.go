@@ -157,13 +157,24 @@ func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}) erro
 	}
 	wait, cancel := context.WithTimeout(ctx, killWait)
 	defer cancel()
-	if err := e.awaitEnd(wait, over); err != nil && ctx.Err() == nil && e.ctx.Err() == nil {
+	var err error
+	for {
+		short, cancel := context.WithTimeout(wait, 200*time.Millisecond)
+		err = e.awaitEnd(short, over)
+		cancel()
+		if err == nil || wait.Err() != nil || e.ctx.Err() != nil {
+			break
+		}
+		// Somebody may have paused it meanwhile: a frozen process does not die.
+		if err := e.thaw(wait, r); err != nil && wait.Err() == nil {
+			e.o.Log.Warn("thaw a container that is to end", "container", r.ID, "error", err)
+		}
+	}
+	if err != nil && ctx.Err() == nil && e.ctx.Err() == nil {
 		return errdefs.ErrInternal.WithMessage(fmt.Sprintf("tried to kill container %s, but did not receive an exit event in %s: process %d is %s",
 			r.ID, killWait, r.PID, whyStuck(r.PID)))
-	} else if err != nil {
-		return err
 	}
-	return nil
+	return err
 }
 
 // whyStuck says what a process waits for that SIGKILL does not end.
@@ -190,13 +201,23 @@ func (e *Engine) send(ctx context.Context, r *record, sig syscall.Signal) error 
 		return err
 	}
 	e.publish(r, events.ActionKill, "signal", strconv.Itoa(int(sig)))
-	if r.State != container.StatePaused {
+	return e.thaw(ctx, r)
+}
+
+// thaw lets a run go on that is paused by now.
+func (e *Engine) thaw(ctx context.Context, r *record) error {
+	c, err := e.entry(r.ID)
+	if err != nil {
+		return nil // removed
+	}
+	if now := c.latest.Load(); now.State != container.StatePaused || now.PID != r.PID {
 		return nil
 	}
-	if err := e.unpause(ctx, r.ID, false); err != nil && !errdefs.IsConflict(err) && !errdefs.IsFailedPrecondition(err) {
-		return err
+	err = e.unpause(ctx, r.ID, false)
+	if errdefs.IsConflict(err) || errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) { // somebody else did, or it has ended
+		return nil
 	}
-	return nil
+	return err
 }
 
 // undeliverable says whether no thread of the first process handles or blocks
