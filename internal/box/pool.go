@@ -128,6 +128,10 @@ func (f *filler) fill(p *pool, target int) error {
 		}
 		born = append(born, s)
 	}
+	if len(born) > 0 && f.swept != parent { // at the end: those in use cannot be removed
+		defer sweep(maps.Clone(born[0].paths)) // a start that takes it renames them
+		f.swept = parent
+	}
 	for _, s := range born {
 		if err := s.group.Add(s.pid); err != nil {
 			s.discard()
@@ -141,10 +145,6 @@ func (f *filler) fill(p *pool, target int) error {
 			}
 		}
 		p.ready <- s
-	}
-	if len(born) > 0 && f.swept != parent { // those in use cannot be removed
-		sweep(born[0].paths)
-		f.swept = parent
 	}
 	return err
 }

@@ -2,12 +2,14 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,6 +57,48 @@ func TestOneInstance(t *testing.T) {
 	}
 	if err := again.release(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A pid file is overwritten unless its process is a hezid that lives.
+func TestPIDFileOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	like := filepath.Join(dir, filepath.Base(self)) // a process that looks like another one of us
+	if err := os.WriteFile(like, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pidFile := filepath.Join(dir, "hezi.pid")
+	for name, path := range map[string]string{"hezid": like, "": "/bin/sleep"} {
+		other := exec.Command(path, "60")
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(pidFile, fmt.Appendln(nil, other.Process.Pid), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, err := claim(dir, pidFile)
+		if name == "" {
+			if err != nil {
+				t.Errorf("the file of a process that is no engine: %v", err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("(process %d)", other.Process.Pid)) {
+			t.Errorf("the file of an engine: %v", err)
+		}
+		if got != nil {
+			if err := got.release(); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = other.Process.Kill()
+		_ = other.Wait()
 	}
 }
 

@@ -33,6 +33,9 @@ func claim(execRoot, pidFile string) (*instance, error) {
 		}
 		return nil, fmt.Errorf("another hezid%s serves exec root %s: stop it first, or give this one other roots with --data-root and --exec-root", holder(f), execRoot)
 	}
+	if other := owner(pidFile); other != 0 {
+		return nil, errors.Join(fmt.Errorf("the pid file %s is of another hezid (process %d): stop it first, or give this one another file with --pidfile", pidFile, other), f.Close())
+	}
 	pid := []byte(strconv.Itoa(os.Getpid()))
 	if err := writeLock(f, pid); err != nil {
 		return nil, errors.Join(fmt.Errorf("write %s: %w", path, err), f.Close())
@@ -44,6 +47,25 @@ func claim(execRoot, pidFile string) (*instance, error) {
 		return nil, errors.Join(fmt.Errorf("pid file: %w", err), f.Close())
 	}
 	return &instance{lock: f, pidFile: pidFile}, nil
+}
+
+// owner is the process that the pid file names, if it lives and is another
+// hezid: a file that a killed one left is no obstacle, nor is a process that
+// has got its number since.
+func owner(pidFile string) int {
+	b, _ := os.ReadFile(pidFile) // no file: nobody's
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid == os.Getpid() {
+		return 0
+	}
+	program := func(proc string) string {
+		exe, _ := os.Readlink("/proc/" + proc + "/exe") // empty: gone
+		return filepath.Base(strings.TrimSuffix(exe, " (deleted)"))
+	}
+	if program(strconv.Itoa(pid)) != program("self") {
+		return 0
+	}
+	return pid
 }
 
 func writeLock(f *os.File, pid []byte) error {
