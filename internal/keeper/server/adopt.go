@@ -2,8 +2,10 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -15,6 +17,7 @@ import (
 // before Serve.
 func (s *Server) TakeBack() error {
 	var ps []*process
+	spared := map[string]bool{} // containers that hezid is to find again
 	for {
 		var m handback
 		fds, err := keeper.ReadFrame(s.link.conn, &m)
@@ -29,13 +32,15 @@ func (s *Server) TakeBack() error {
 		p, err := s.adopt(m.Record, fds)
 		if err != nil {
 			s.logger.Error("a process could not be taken back", "key", m.Key, "error", err)
+			id, _, _ := strings.Cut(m.Key, "/")
+			spared[id] = true
 			continue
 		}
 		ps = append(ps, p)
 	}
 	go s.link.readLoop()
 	s.insert(ps)
-	endOrphans(s, ps)
+	endOrphans(s, ps, spared)
 	for _, p := range ps {
 		p.release()
 		p.run()
@@ -85,6 +90,7 @@ func (s *Server) adopt(raw json.RawMessage, fds []int) (*process, error) {
 	if rec.Terminal {
 		p.console = files[fileStdout]
 	}
+	var broken error
 	names := [2][2]string{{fileStdout, fileSpool}, {fileStderr, fileSpoolEr}}
 	for i, n := range names {
 		if files[n[0]] == nil {
@@ -94,19 +100,48 @@ func (s *Server) adopt(raw json.RawMessage, fds []int) (*process, error) {
 		if f := files[n[1]]; f != nil {
 			var err error
 			if st.spool, err = adoptSpool(f); err != nil {
-				return nil, err
+				broken = errors.Join(broken, fmt.Errorf("what was read and not yet logged: %w", err))
+			} else {
+				p.pos[i] = st.spool.logged
 			}
-			p.pos[i] = st.spool.logged
 		}
 		p.streams[i] = st
 	}
-	return p, p.adoptLog()
+	if broken == nil {
+		broken = p.adoptLog()
+	}
+	if broken != nil {
+		p.withoutLog(broken)
+	}
+	return p, nil
+}
+
+// withoutLog has a container whose log cannot be opened again run on without: its
+// output is read and given to clients, and not kept. The holder still has what a
+// later keeper needs to go on with the log.
+func (p *process) withoutLog(why error) {
+	if p.log != nil {
+		why = errors.Join(why, p.log.Close())
+		p.log = nil
+	}
+	for _, s := range p.streams {
+		if s != nil && s.spool != nil {
+			why = errors.Join(why, s.spool.f.Close())
+			s.spool = nil
+		}
+	}
+	p.srv.logger.Error("a container's log cannot be opened again: it runs on, and its output is not kept", "container", p.rec.ContainerID, "error", why)
 }
 
 // adoptLog opens the log again and undoes a write that was not marked.
 func (p *process) adoptLog() error {
 	if d := p.rec.Log.Driver; d == "none" || d == "" || p.rec.ExecID != "" {
 		return nil
+	}
+	for _, s := range p.streams {
+		if s != nil && s.spool == nil {
+			return errors.New("an earlier keeper could not open it, and went on without")
+		}
 	}
 	var err error
 	if p.log, err = logs.Open(logConfig(p.rec.Log), firstGeneration); err != nil {

@@ -20,8 +20,8 @@ import (
 // endOrphans kills what the keeper before had started and not yet deposited:
 // whoever asked for it was told that it failed. Such a process is the holder's
 // child now; one of a container in the host's pid namespace may be the
-// container's own, and stays.
-func endOrphans(s *Server, ps []*process) {
+// container's own, and stays, as do those of the containers that are spared.
+func endOrphans(s *Server, ps []*process, spared map[string]bool) {
 	held := map[string]bool{}
 	known := map[int]bool{os.Getpid(): true}
 	for _, p := range ps {
@@ -33,7 +33,7 @@ func endOrphans(s *Server, ps []*process) {
 			continue
 		}
 		id := containerOf(pid)
-		if id == "" || held[id] && !nested(pid) {
+		if id == "" || spared[id] || held[id] && !nested(pid) {
 			continue
 		}
 		s.logger.Warn("a process whose start was cut off is ended", "container", id, "pid", pid)
@@ -181,8 +181,7 @@ func find(s *Server, req *keeper.AdoptRequest) error {
 		return gone
 	}
 	if err := p.findOutput(req.Pipes); err != nil {
-		p.closeAll()
-		return err
+		p.withoutLog(err)
 	}
 	s.mu.Lock()
 	s.containers[id] = p
@@ -196,14 +195,12 @@ func find(s *Server, req *keeper.AdoptRequest) error {
 	return nil
 }
 
-// findOutput opens the pipes again that the container writes to.
+// findOutput opens the pipes again that the container writes to, and its log. On
+// error there is no log.
 func (p *process) findOutput(pipes [2]uint64) error {
-	if d := p.rec.Log.Driver; d == "none" || d == "" {
-		return nil
-	}
-	var err error
-	if p.log, err = logs.Open(logConfig(p.rec.Log), firstGeneration); err != nil {
-		return err
+	var failed error
+	if d := p.rec.Log.Driver; d != "none" && d != "" {
+		p.log, failed = logs.Open(logConfig(p.rec.Log), firstGeneration)
 	}
 	for i, ino := range pipes {
 		if ino == 0 {
@@ -215,11 +212,11 @@ func (p *process) findOutput(pipes [2]uint64) error {
 		}
 		st := &stream{p: p, index: i, f: os.NewFile(uintptr(fd), "pipe")}
 		p.streams[i] = st
-		if st.spool, err = newSpool(); err != nil {
-			return err
+		if p.log != nil && failed == nil {
+			st.spool, failed = newSpool()
 		}
 	}
-	return nil
+	return failed
 }
 
 // openPipe opens the reading end of a pipe that some process inside has; -1:
