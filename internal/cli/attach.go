@@ -48,7 +48,10 @@ func (a *App) attach(ctx context.Context, name string, stdin, sigProxy bool, key
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wait := a.engine.ContainerWait(ctx, s.id, client.ContainerWaitOptions{})
-	conn, err := a.engine.ContainerAttach(ctx, s.id, client.ContainerAttachOptions{Stream: true, Stdin: s.stdin, Stdout: true, Stderr: true, DetachKeys: keys})
+	if s.tty {
+		s.ended = make(chan struct{})
+	}
+	conn, err := a.engine.ContainerAttach(ctx, s.id, s.attachOptions())
 	if err != nil {
 		return err
 	}

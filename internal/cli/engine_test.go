@@ -485,9 +485,12 @@ func (e *engine) wait(w http.ResponseWriter, p *process) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
 	_ = http.NewResponseController(w).Flush()
+	e.mu.Lock()
+	cut := p.cut
+	e.mu.Unlock()
 	select {
 	case <-p.done:
-	case <-p.cut:
+	case <-cut:
 		panic(http.ErrAbortHandler)
 	}
 	_ = json.NewEncoder(w).Encode(container.WaitResponse{StatusCode: int64(p.code)})
@@ -499,6 +502,7 @@ func (e *engine) sever(name string) {
 	defer e.mu.Unlock()
 	p := e.find(name)
 	close(p.cut)
+	p.cut = make(chan struct{})
 	p.client.Close()
 }
 

@@ -128,9 +128,15 @@ type session struct {
 	tty                   bool
 	stdin, stdout, stderr bool
 	keys                  string
-	removed               bool // wait for its removal, not only for its end
-	proxy                 bool // signals go to the container and do not end hezi
+	removed               bool                    // wait for its removal, not only for its end
+	end                   container.WaitCondition // of a wait that begins while it runs
+	proxy                 bool                    // signals go to the container and do not end hezi
 	start                 client.ContainerStartOptions
+	ended                 chan struct{} // of a container with a terminal: closed once its end is known
+}
+
+func (s session) attachOptions() client.ContainerAttachOptions {
+	return client.ContainerAttachOptions{Stream: true, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr, DetachKeys: s.keys}
 }
 
 // startError is an error of the start itself.
@@ -150,13 +156,16 @@ func (a *App) startAttached(ctx context.Context, s session) error {
 
 	condition := container.WaitConditionNextExit
 	if s.removed {
-		condition = container.WaitConditionRemoved
+		condition, s.end = container.WaitConditionRemoved, container.WaitConditionRemoved
 	}
 	waiting := make(chan client.ContainerWaitResult, 1)
 	go func() {
 		waiting <- a.engine.ContainerWait(ctx, s.id, client.ContainerWaitOptions{Condition: condition})
 	}()
-	conn, err := a.engine.ContainerAttach(ctx, s.id, client.ContainerAttachOptions{Stream: true, Stdin: s.stdin, Stdout: s.stdout, Stderr: s.stderr, DetachKeys: s.keys})
+	if s.tty {
+		s.ended = make(chan struct{})
+	}
+	conn, err := a.engine.ContainerAttach(ctx, s.id, s.attachOptions())
 	wait := <-waiting // accepted by the engine before the start
 	if err != nil {
 		return &startError{err}
@@ -177,6 +186,9 @@ func (a *App) startAttached(ctx context.Context, s session) error {
 
 // pump runs the streams in the background.
 func (a *App) pump(ctx context.Context, s session, conn client.HijackedResponse) <-chan error {
+	if s.ended != nil {
+		conn = newSteadyConn(conn, func() *client.HijackedResponse { return a.rejoin(ctx, s) })
+	}
 	at := term.Attachment{Conn: conn, TTY: s.tty, DetachKeys: s.keys}
 	if s.stdin {
 		at.In = a.In
@@ -195,7 +207,13 @@ func (a *App) pump(ctx context.Context, s session, conn client.HijackedResponse)
 // end waits for the streams and for the exit code.
 func (a *App) end(s session, wait client.ContainerWaitResult, pumped <-chan error, cancel func()) error {
 	exited := make(chan error, 1)
-	go func() { exited <- s.exitOf(a, wait) }()
+	go func() {
+		err := s.exitOf(a, wait)
+		if s.ended != nil {
+			close(s.ended)
+		}
+		exited <- err
+	}()
 	select {
 	case err := <-pumped:
 		if errors.Is(err, term.ErrDetached) {
@@ -250,6 +268,8 @@ func (s session) afterLoss(a *App, lost error) error {
 	for {
 		c, err := a.engine.ContainerInspect(ctx, s.id, client.ContainerInspectOptions{})
 		switch {
+		case err == nil && c.Container.State.Running && s.tty: // which attaches again
+			return s.exitOf(a, a.engine.ContainerWait(context.Background(), s.id, client.ContainerWaitOptions{Condition: s.end}))
 		case err == nil && c.Container.State.Running:
 			return fail("it still runs; join it again with: hezi attach %s", strings.TrimPrefix(c.Container.Name, "/"))
 		case err == nil:

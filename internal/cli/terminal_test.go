@@ -306,13 +306,24 @@ func TestTerminalThatHangsUp(t *testing.T) {
 	}
 }
 
-// TestKeeperThatDies cuts all connections of a container that runs on.
+// TestKeeperThatDies cuts all connections of a container that runs on: a
+// terminal is joined again, what was typed arrives, and the exit code is known;
+// without a terminal hezi says how to join it.
 func TestKeeperThatDies(t *testing.T) {
 	socket, e := withEngine(t)
-	h := hezi(t, socket, "run", "-it", "--name", "box", "busybox", "sh", "-c", "echo up; sleep 100")
+	h := hezi(t, socket, "run", "-it", "--name", "box", "busybox", "sh", "-c", "echo up; read a; echo got-$a; read b; exit $b")
 	h.expect("up")
 	e.sever("box")
-	h.expect("it still runs; join it again with: hezi attach box")
+	h.press("one\r")
+	h.expect("got-one")
+	e.sever("box")
+	h.press("7\r")
+	h.exits(7)
+
+	h = hezi(t, socket, "run", "--name", "plain", "busybox", "sh", "-c", "echo up; sleep 100")
+	h.expect("up")
+	e.sever("plain")
+	h.expect("it still runs; join it again with: hezi attach plain")
 	h.exits(125)
 }
 

@@ -263,6 +263,33 @@ func TestTerminalSurvivesRestart(t *testing.T) {
 
 // TestMany: forty containers at once, then hezid killed, then all removed:
 // nothing is left.
+// TestTerminalSurvivesKeeper kills the keeper, and then keeper and hezid, under
+// a terminal: the client joins it again, and gets its exit code.
+func TestTerminalSurvivesKeeper(t *testing.T) {
+	e := start(t)
+	s := harness.Terminal(t, e.Command("run", "--rm", "-it", "busybox", "sh"))
+	s.Type(t, "echo first-$((1+1))\n")
+	s.Expect(t, "first-2")
+	keeper, _ := e.Keeper()
+	killed(t, keeper)
+	time.Sleep(time.Second) // keys that the keeper had not read yet are lost with it
+	s.Type(t, "echo second-$((2+2))\n")
+	s.Expect(t, "second-4")
+	keeper, _ = e.Keeper()
+	e.Kill()
+	killed(t, keeper)
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	s.Type(t, "echo third-$((3+3))\n")
+	s.Expect(t, "third-6")
+	s.Type(t, "exit 9\n")
+	if code := s.Wait(t); code != 9 {
+		t.Errorf("hezi run ended with %d, not 9", code)
+	}
+}
+
 func TestMany(t *testing.T) {
 	e := start(t)
 	e.Must(t, "run", "--rm", "busybox", "true")

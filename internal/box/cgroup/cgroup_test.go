@@ -263,9 +263,14 @@ func TestKillForks(t *testing.T) {
 		if err := g.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(50 * time.Millisecond)
-		if list, err := g.Procs(); err != nil || slices.ContainsFunc(list, func(pid int) bool { return !zombie(pid) }) {
-			t.Errorf("alive: %v, %v", list, err)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) { // what is killed takes a while to end
+			list, err := g.Procs()
+			if err == nil && !slices.ContainsFunc(list, func(pid int) bool { return !zombie(pid) }) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("alive: %v, %v", list, err)
+			}
 		}
 	})
 }
