@@ -187,7 +187,7 @@ func (a *App) startAttached(ctx context.Context, s session) error {
 // pump runs the streams in the background.
 func (a *App) pump(ctx context.Context, s session, conn client.HijackedResponse) <-chan error {
 	if s.ended != nil {
-		conn = newSteadyConn(conn, func() *client.HijackedResponse { return a.rejoin(ctx, s) })
+		conn = newSteadyConn(conn, func() *client.HijackedResponse { return s.rejoin(ctx, a) })
 	}
 	at := term.Attachment{Conn: conn, TTY: s.tty, DetachKeys: s.keys}
 	if s.stdin {

@@ -103,7 +103,7 @@ const (
 
 // rejoin attaches again to a container that runs; nil: it has ended, or the
 // engine does not come back.
-func (a *App) rejoin(ctx context.Context, s session) *client.HijackedResponse {
+func (s session) rejoin(ctx context.Context, a *App) *client.HijackedResponse {
 	select {
 	case <-s.ended:
 		return nil
@@ -119,7 +119,7 @@ func (a *App) rejoin(ctx context.Context, s session) *client.HijackedResponse {
 		if err == nil {
 			conn, err := a.engine.ContainerAttach(ctx, s.id, s.attachOptions())
 			if err == nil {
-				a.redraw(ctx, s.id)
+				s.redraw(ctx, a)
 				return &conn.HijackedResponse
 			}
 		}
@@ -129,12 +129,12 @@ func (a *App) rejoin(ctx context.Context, s session) *client.HijackedResponse {
 }
 
 // redraw makes the program draw its screen again, by a size that changes.
-func (a *App) redraw(ctx context.Context, id string) {
+func (s session) redraw(ctx context.Context, a *App) {
 	rows, cols := term.Size(a.Out)
 	if rows == 0 {
 		return
 	}
 	for _, more := range []uint{1, 0} {
-		_, _ = a.engine.ContainerResize(ctx, id, client.ContainerResizeOptions{Height: rows + more, Width: cols + more}) // a wish
+		_, _ = a.engine.ContainerResize(ctx, s.id, client.ContainerResizeOptions{Height: rows + more, Width: cols + more}) // a wish
 	}
 }
