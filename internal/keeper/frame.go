@@ -51,12 +51,16 @@ func WriteFrame(c *net.UnixConn, v any, fds ...int) error {
 	return err
 }
 
+// ErrFilesLost: a message came without its descriptors. It was read, and the next
+// one can be.
+var ErrFilesLost = errors.New("descriptors of a message were lost: the process has reached its limit of open files (raise LimitNOFILE of hezi's service, or fs.file-max)")
+
 // ReadFrame receives one message into v and returns the descriptors on it
-// (close-on-exec), which the caller owns.
+// (close-on-exec), which the caller owns. Error: ErrFilesLost, with v read.
 func ReadFrame(c *net.UnixConn, v any) ([]int, error) {
 	var head [frameHeader]byte
 	oob := make([]byte, unix.CmsgSpace(4*MaxFiles))
-	fds, err := readHeader(c, head[:], oob)
+	fds, lost, err := readHeader(c, head[:], oob)
 	if err != nil {
 		CloseFDs(fds)
 		return nil, err
@@ -79,31 +83,32 @@ func ReadFrame(c *net.UnixConn, v any) ([]int, error) {
 		CloseFDs(fds)
 		return nil, fmt.Errorf("message between engine and keeper: %w", err)
 	}
+	if lost {
+		CloseFDs(fds)
+		return nil, ErrFilesLost
+	}
 	return fds, nil
 }
 
-func readHeader(c *net.UnixConn, head, oob []byte) ([]int, error) {
-	var fds []int
+func readHeader(c *net.UnixConn, head, oob []byte) (fds []int, lost bool, _ error) {
 	for got := 0; got < len(head); {
 		n, oobn, flags, _, err := c.ReadMsgUnix(head[got:], oob)
 		if oobn > 0 {
 			fds = append(fds, parseRights(oob[:oobn])...)
 		}
+		lost = lost || flags&unix.MSG_CTRUNC != 0
 		if err != nil {
-			return fds, err
-		}
-		if flags&unix.MSG_CTRUNC != 0 {
-			return fds, errors.New("descriptors of a message were lost: the process has reached its limit of open files")
+			return fds, lost, err
 		}
 		if n == 0 {
 			if got == 0 {
-				return fds, io.EOF
+				return fds, lost, io.EOF
 			}
-			return fds, io.ErrUnexpectedEOF
+			return fds, lost, io.ErrUnexpectedEOF
 		}
 		got += n
 	}
-	return fds, nil
+	return fds, lost, nil
 }
 
 func parseRights(oob []byte) []int {

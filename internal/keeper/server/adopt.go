@@ -21,7 +21,7 @@ func (s *Server) TakeBack() error {
 	for {
 		var m handback
 		fds, err := keeper.ReadFrame(s.link.conn, &m)
-		if err != nil {
+		if err != nil && !errors.Is(err, keeper.ErrFilesLost) {
 			keeper.CloseFDs(fds)
 			return fmt.Errorf("take containers back from the holder: %w", err)
 		}
@@ -29,7 +29,10 @@ func (s *Server) TakeBack() error {
 			s.link.setPID(m.PID)
 			break
 		}
-		p, err := s.adopt(m.Record, fds)
+		var p *process
+		if err == nil {
+			p, err = s.adopt(m.Record, fds)
+		}
 		if err != nil {
 			s.logger.Error("a process could not be taken back", "key", m.Key, "error", err)
 			id, _, _ := strings.Cut(m.Key, "/")

@@ -257,10 +257,15 @@ func (h *holder) serve(link *net.UnixConn) {
 	for {
 		var m holderMsg
 		fds, err := keeper.ReadFrame(link, &m)
-		if err != nil {
+		r := holderReply{}
+		switch {
+		case err == nil:
+			r = h.answer(&m, fds)
+		case errors.Is(err, keeper.ErrFilesLost): // what was there before is kept
+			r.Error = err.Error()
+		default:
 			return
 		}
-		r := h.answer(&m, fds)
 		if keeper.WriteFrame(link, r) != nil {
 			return
 		}

@@ -118,6 +118,10 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	var req keeper.Request
 	fds, err := keeper.ReadFrame(c, &req)
 	defer func() { keeper.CloseFDs(fds) }()
+	if errors.Is(err, keeper.ErrFilesLost) {
+		respond(c, nil, err)
+		return
+	}
 	if err != nil {
 		return // the peer left before it had asked
 	}

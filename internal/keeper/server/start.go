@@ -97,7 +97,7 @@ func (s *Server) launch(p *process, req *keeper.StartRequest) (out keeper.Starte
 		return out, err
 	}
 	ps.closeTheirs()
-	undo = append(undo, func() { killAndReap(proc.PID) })
+	undo = append(undo, func() { endStarted(s, proc) })
 	return s.register(p, proc, ps)
 }
 
@@ -107,11 +107,25 @@ func (s *Server) register(p *process, proc *box.Proc, ps *pipes) (keeper.Started
 	if err := p.adoptProc(proc, ps, p.log != nil); err != nil {
 		return keeper.Started{}, err
 	}
-	if err := p.deposit(); err != nil {
+	if err := p.deposit(); errdefs.IsUnavailable(err) {
 		// The holder has just died: the new one is given everything.
 		s.logger.Warn("deposit a process with the holder", "error", err)
+	} else if err != nil { // nobody would have it if the keeper died
+		p.closeAll()
+		return keeper.Started{}, err
 	}
 	return keeper.Started{PID: proc.PID, StartedAt: p.rec.StartedAt, CgroupPaths: proc.CgroupPaths, Pipes: pipesOf(ps)}, nil
+}
+
+// endStarted ends a container that was started and cannot be held.
+func endStarted(s *Server, proc *box.Proc) {
+	killAndReap(proc.PID)
+	s.rt.Leave(proc.CgroupPaths)
+	if g, err := s.openCgroup(proc.CgroupPaths); err == nil {
+		if err := g.Remove(); err != nil {
+			s.logger.Warn("remove the cgroup of a container that was not started", "error", err)
+		}
+	}
 }
 
 // killAndReap undoes a start; pid is our unreaped child, so still its own.
