@@ -46,10 +46,15 @@ func probe(addr netip.Addr, proto uint8, first, last uint16) error {
 		return fmt.Errorf("look at a socket: %w", err)
 	}
 	sockets := list(proto, 0)
-	complete := sockets.has(first, st.Ino)
+	return free(addr, proto, first, last, sockets, sockets.has(first, st.Ino))
+}
+
+// free tries the ports after first; those that a complete list does not have are
+// not tried.
+func free(addr netip.Addr, proto uint8, first, last uint16, known sockets, complete bool) error {
 	for p := int(first) + 1; p <= int(last); p++ {
 		port := uint16(p)
-		if complete && !sockets.live(addr, port) {
+		if complete && !known.live(addr, port) {
 			continue
 		}
 		fd, err := bind(addr, proto, port, false)
@@ -62,7 +67,7 @@ func probe(addr netip.Addr, proto uint8, first, last uint16) error {
 		who := ""
 		if errors.Is(err, unix.EADDRINUSE) {
 			var live bool
-			if who, live = sockets.occupant(addr, proto, port); proto == unix.IPPROTO_TCP && !live {
+			if who, live = known.occupant(addr, proto, port); proto == unix.IPPROTO_TCP && !live {
 				continue // what is in TIME_WAIT keeps nobody from it
 			}
 		}
