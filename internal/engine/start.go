@@ -182,11 +182,15 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		return none, err
 	}
 	c.latest.Store(&intent)
-	began, err := e.o.Keeper.Start(ctx, keeper.StartRequest{Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce})
+	req := keeper.StartRequest{Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce}
+	if sandbox != nil {
+		req.Ports = sandbox.Sockets[:min(len(sandbox.Sockets), keeper.MaxPorts)]
+	}
+	began, err := e.o.Keeper.Start(ctx, req)
 	if errdefs.IsConflict(err) {
 		// An exit that nobody acknowledged: the engine died after it.
 		if ferr := e.o.Keeper.Forget(ctx, r.ID, false); ferr == nil {
-			began, err = e.o.Keeper.Start(ctx, keeper.StartRequest{Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce})
+			began, err = e.o.Keeper.Start(ctx, req)
 		}
 	}
 	return began, err

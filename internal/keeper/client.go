@@ -163,7 +163,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 // Start starts a container. A failed step is a *box.Error.
 func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 	var s Started
-	err := c.call(ctx, OpStart, r, &s)
+	err := c.call(ctx, OpStart, r, &s, r.Ports...)
 	return s, err
 }
 

@@ -28,7 +28,13 @@ type StartRequest struct {
 	Spec      box.Spec
 	Log       LogConfig
 	StdinOnce bool // close stdin when the first attached client ends its side
+	// Ports are bound sockets, at most MaxPorts, of which copies are kept until the
+	// container ends: its ports stay taken whatever becomes of the engine.
+	Ports []int `json:"-"`
 }
+
+// MaxPorts leaves room for a process's other descriptors on one message.
+const MaxPorts = MaxFiles - 8
 
 // Started answers Start and ExecStart.
 type Started struct {
@@ -137,6 +143,7 @@ type Status struct {
 	PID       int // 0 once it has exited
 	StartedAt time.Time
 	Paused    bool
+	Ports     int       // how many sockets of StartRequest are kept
 	Exit      *box.Exit // set once it has exited and is not yet forgotten
 	Execs     []ExecStatus
 }

@@ -17,6 +17,9 @@ type EndpointRequest struct {
 	// Ports are the published ports: host side may be zero (a free one is
 	// chosen) or an address (a binding to it alone).
 	Ports network.PortMap
+	// Kept is for Adopt: how many of the Sockets that Join answered are still open
+	// elsewhere and hold their ports.
+	Kept int
 }
 
 // Sandbox is a ready network namespace with its endpoint.
@@ -29,6 +32,9 @@ type Sandbox struct {
 	Endpoint    network.EndpointSettings
 	// Ports with the host ports that were chosen.
 	Ports network.PortMap
+	// Sockets hold the ports, each its own, in an order that Adopt knows. They are
+	// valid until Release.
+	Sockets []int `json:"-"`
 	// Interface is the name inside the box, "eth0"; "" for none.
 	Interface string
 }

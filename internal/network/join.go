@@ -144,9 +144,18 @@ func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sand
 	asked := wishes(m.req.Ports)
 	all := make([]network.PortBinding, 0, len(asked))
 	first := 0 // of the bindings of one port
+	kept := m.req.Kept
+	var sockets []int
 	for i, w := range asked {
 		if !w.many() || w.port == w.span.first {
-			h, err := c.hold(ctx, m, w)
+			var h *ports.Hold
+			var err error
+			if kept > 0 && !w.many() {
+				kept--
+				h, err = c.claim(m, w)
+			} else {
+				h, err = c.hold(ctx, m, w)
+			}
 			if err != nil && m.adopted {
 				// Another program took the port meanwhile, or the address is gone.
 				slog.Warn("a published port is not held while its container runs: what arrives there still goes to the container", "container", m.req.ContainerID, "port", w.port, "error", err)
@@ -156,6 +165,9 @@ func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sand
 				return nil, err
 			}
 			m.holds, w.span.hold = append(m.holds, h), h
+			if fd, ok := h.Socket(); ok {
+				sockets = append(sockets, fd)
+			}
 			f := nft.Forward{Proto: h.Proto, Port: h.Port, Last: h.Last, To: netip.AddrPortFrom(m.slot.address, w.port.Num())}
 			if !h.Addr.IsUnspecified() {
 				f.Host = h.Addr
@@ -177,7 +189,7 @@ func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sand
 		}
 	}
 	m.req.Ports = nil // chosen tells more, and thousands of them take memory
-	m.box = &Sandbox{ContainerID: m.req.ContainerID, Path: m.slot.path, NetworkName: name, Ports: chosen}
+	m.box = &Sandbox{ContainerID: m.req.ContainerID, Path: m.slot.path, NetworkName: name, Ports: chosen, Sockets: sockets}
 	m.box.Endpoint = network.EndpointSettings{NetworkID: c.st.IDs[name], EndpointID: endpointID(m.req.ContainerID, c.st.IDs[name])}
 	if a := m.slot.address; a.IsValid() {
 		m.box.Interface = netns.Inside

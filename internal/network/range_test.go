@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -288,5 +289,43 @@ func TestRandomPortAsksNobody(t *testing.T) {
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("%s: a free port is found after %v", ports.ProtoName(x.proto), took)
 		}
+	}
+}
+
+// TestKeptPorts: what a former engine's socket still holds is taken back without
+// asking who has it; what nobody holds any more is held again.
+func TestKeptPorts(t *testing.T) {
+	o := options(t, "kept")
+	first := open(t, o)
+	m := bindRange(network.TCP, "", 20300, 20301, 80)
+	a := join(t, first, "a", m)
+	if len(a.Sockets) != 2 {
+		t.Fatalf("sockets %v", a.Sockets)
+	}
+	kept, err := unix.FcntlInt(uintptr(a.Sockets[0]), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(kept)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c := open(t, o)
+	var said strings.Builder
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&said, nil)))
+	got, err := c.Adopt(context.Background(), EndpointRequest{ContainerID: "a", Kept: 1}, a)
+	slog.SetDefault(before)
+	if err != nil || len(got.Sockets) != 1 || c.ports.Len() != 2 {
+		t.Fatalf("%+v, %d holds: %v", got, c.ports.Len(), err)
+	}
+	if said.Len() > 0 {
+		t.Errorf("warned: %s", said.String())
+	}
+	if at, err := unix.Getsockname(got.Sockets[0]); err != nil || at.(*unix.SockaddrInet4).Port != 20301 {
+		t.Errorf("held again: %+v %v", at, err)
+	}
+	if _, err := c.Join(context.Background(), EndpointRequest{ContainerID: "b", Ports: bind("80/tcp", "", "20300")}); !errdefs.IsConflict(err) {
+		t.Errorf("a kept port: %v", err)
 	}
 }

@@ -87,6 +87,11 @@ func (s *Server) adopt(raw json.RawMessage, fds []int) (*process, error) {
 	}
 	p := newProcess(s, rec)
 	p.pidfd, p.stdin = files[filePidfd], files[fileStdin]
+	for _, name := range rec.Files {
+		if strings.HasPrefix(name, filePort) {
+			p.ports = append(p.ports, files[name])
+		}
+	}
 	if rec.Exit != nil {
 		close(p.exited)
 	}

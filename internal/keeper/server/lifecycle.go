@@ -134,6 +134,7 @@ func (p *process) awaitCaughtUp(clients []*attached) {
 // exitNow learns the exit and answers everyone who waits here.
 func (p *process) exitNow() record {
 	e := p.learnExit()
+	p.releasePorts()
 	if p.rec.ExecID == "" {
 		e.OOMKilled = p.oomKilled()
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
@@ -40,6 +42,7 @@ const (
 	fileStderr  = "stderr"
 	fileSpool   = "spool"
 	fileSpoolEr = "spool-stderr"
+	filePort    = "port" // and a number: a socket that holds a published port
 )
 
 func processKey(id, execID string) string { return id + "/" + execID }
@@ -64,6 +67,7 @@ type process struct {
 	mu       sync.Mutex
 	rec      record
 	stdin    *os.File // write end; nil without or once closed
+	ports    []*os.File
 	execs    map[string]*process
 	released bool // ready is closed
 	dropped  bool // the container is taken out, and the execs it had then
@@ -245,8 +249,11 @@ func (p *process) eachFile(f func(name string, file *os.File)) {
 		}
 	}
 	p.mu.Lock()
-	stdin := p.stdin
+	stdin, ports := p.stdin, p.ports
 	p.mu.Unlock()
+	for _, s := range ports {
+		add(s.Name(), s)
+	}
 	add(filePidfd, p.pidfd)
 	add(fileStdin, stdin)
 	for i, s := range p.streams {
@@ -256,6 +263,29 @@ func (p *process) eachFile(f func(name string, file *os.File)) {
 		add([]string{fileStdout, fileStderr}[i], s.f)
 		if s.spool != nil {
 			add([]string{fileSpool, fileSpoolEr}[i], s.spool.f)
+		}
+	}
+}
+
+// portFiles makes files of a start request's sockets.
+func portFiles(fds []int) (ports []*os.File) {
+	for i, fd := range fds {
+		ports = append(ports, os.NewFile(uintptr(fd), filePort+strconv.Itoa(i)))
+	}
+	return ports
+}
+
+// releasePorts gives up the container's ports, before anybody can know that it
+// has ended and start it again.
+func (p *process) releasePorts() {
+	p.mu.Lock()
+	ports := p.ports
+	p.ports = nil
+	p.mu.Unlock()
+	closeFiles(ports...)
+	for _, f := range ports {
+		if err := p.srv.link.drop(p.key, f.Name()); err != nil && !errors.Is(err, errdefs.ErrUnavailable) {
+			p.srv.logger.Warn("give up a container's port", "container", p.rec.ContainerID, "error", err)
 		}
 	}
 }

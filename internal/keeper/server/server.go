@@ -150,6 +150,12 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	case keeper.OpUpgrade:
 		s.handover.upgrade(req.Body, c)
 		return
+	case keeper.OpStart:
+		var r *keeper.StartRequest
+		if r, err = decode[keeper.StartRequest](req.Body); err == nil {
+			r.Ports, fds = fds, nil
+			answer, err = s.start(r)
+		}
 	default:
 		answer, err = s.answer(ctx, c, req)
 	}
@@ -211,12 +217,6 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 		return s.list(), nil
 	case keeper.OpStop:
 		return nil, s.mayStop()
-	case keeper.OpStart:
-		r, err := decode[keeper.StartRequest](req.Body)
-		if err != nil {
-			return nil, err
-		}
-		return s.start(r)
 	case keeper.OpExec:
 		r, err := decode[keeper.ExecRequest](req.Body)
 		if err != nil {
@@ -350,7 +350,7 @@ func (s *Server) list() []keeper.Status {
 	var l []keeper.Status
 	for _, p := range s.all() {
 		p.mu.Lock()
-		st := keeper.Status{ID: p.rec.ContainerID, PID: p.rec.PID, StartedAt: p.rec.StartedAt, Paused: p.rec.Paused, Exit: p.rec.Exit}
+		st := keeper.Status{ID: p.rec.ContainerID, PID: p.rec.PID, StartedAt: p.rec.StartedAt, Paused: p.rec.Paused, Ports: len(p.ports), Exit: p.rec.Exit}
 		execs := make([]*process, 0, len(p.execs))
 		for _, x := range p.execs {
 			execs = append(execs, x)

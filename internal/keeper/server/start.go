@@ -20,14 +20,17 @@ func (s *Server) start(req *keeper.StartRequest) (keeper.Started, error) {
 	id := req.Spec.ID
 	s.starts.RLock() // Upgrade waits for starts under way
 	defer s.starts.RUnlock()
+	ports := portFiles(req.Ports)
 	p := newProcess(s, record{ContainerID: id, StdinOnce: req.StdinOnce, Log: req.Log, Terminal: req.Spec.Process.Terminal, HostPID: req.Spec.Namespaces.PID.Mode == box.NamespaceHost})
 	s.mu.Lock()
 	if s.containers[id] != nil || s.starting[id] {
 		s.mu.Unlock()
+		closeFiles(ports...)
 		return keeper.Started{}, keeper.Classed(errdefs.ErrConflict, fmt.Sprintf("container %s is already running, or its last exit was not acknowledged", id))
 	}
 	s.starting[id] = true
 	s.mu.Unlock()
+	p.ports = ports
 	out, err := s.launch(p, req)
 	s.mu.Lock()
 	delete(s.starting, id)
@@ -38,6 +41,7 @@ func (s *Server) start(req *keeper.StartRequest) (keeper.Started, error) {
 	}
 	s.mu.Unlock()
 	if err != nil {
+		closeFiles(ports...)
 		if n != nil {
 			s.failPending(id, n)
 		}

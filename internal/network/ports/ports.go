@@ -221,6 +221,9 @@ func (h *Hold) Close() error {
 	return nil
 }
 
+// Socket is the hold's; it is open until Close.
+func (h *Hold) Socket() (fd int, ok bool) { return h.fd, h.fd >= 0 }
+
 // Len is the number of holds.
 func (t *Table) Len() int {
 	t.mu.Lock()
