@@ -71,9 +71,9 @@ func resourcesOf(c *Cgroup) object {
 
 // processOf has the names of the image's users resolved, as Docker does it.
 func processOf(p *Process) object {
-	user, home := object{"uid": 0, "gid": 0, "additionalGids": []int{10}}, "/root"
+	user, home := object{"uid": 0, "gid": 0, "additionalGids": []int{0, 10}}, "/root"
 	if p.User == "ann" {
-		user, home = object{"uid": 1000, "gid": 1000, "additionalGids": []int{10}}, "/home/ann"
+		user, home = object{"uid": 1000, "gid": 1000, "additionalGids": []int{1000, 10}}, "/home/ann"
 	}
 	c := p.Capabilities
 	caps := object{"bounding": c.Bounding, "effective": c.Effective, "permitted": c.Permitted}

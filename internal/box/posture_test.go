@@ -94,13 +94,13 @@ func TestSpecErrors(t *testing.T) {
 func TestUsers(t *testing.T) {
 	root := image(t)
 	for user, want := range map[string]string{
-		"":           "uid=0(root) gid=0(root) groups=10(wheel) HOME=/root",
-		"ann":        "uid=1000(ann) gid=1000(ann) groups=10(wheel) HOME=/home/ann",
-		"1000":       "uid=1000(ann) gid=1000(ann) groups=10(wheel) HOME=/home/ann",
-		"ann:audio":  "uid=1000(ann) gid=29(audio) HOME=/home/ann",
-		"1234":       "uid=1234 gid=0(root) HOME=/",
-		"1234:5678":  "uid=1234 gid=5678 HOME=/",
-		"root:wheel": "uid=0(root) gid=10(wheel) HOME=/root",
+		"":           "uid=0(root) gid=0(root) groups=0(root),10(wheel) HOME=/root",
+		"ann":        "uid=1000(ann) gid=1000(ann) groups=10(wheel),1000(ann) HOME=/home/ann",
+		"1000":       "uid=1000(ann) gid=1000(ann) groups=10(wheel),1000(ann) HOME=/home/ann",
+		"ann:audio":  "uid=1000(ann) gid=29(audio) groups=29(audio) HOME=/home/ann",
+		"1234":       "uid=1234 gid=0(root) groups=0(root) HOME=/",
+		"1234:5678":  "uid=1234 gid=5678 groups=5678 HOME=/",
+		"root:wheel": "uid=0(root) gid=10(wheel) groups=10(wheel) HOME=/root",
 	} {
 		spec := boxSpec(t, root, "sh", "-c", "echo $(id) HOME=$HOME")
 		spec.Process.User = user
@@ -110,7 +110,7 @@ func TestUsers(t *testing.T) {
 		}
 	}
 	spec := boxSpec(t, root, "id", "-G")
-	spec.Process.User, spec.Process.AdditionalGroups = "ann:ann", []string{"audio", "77"}
+	spec.Process.User, spec.Process.AdditionalGroups = "ann:ann", []string{"audio", "77", "ann", "29"}
 	if out, _ := run(t, spec); out != "1000 29 77\n" {
 		t.Errorf("additional groups: %q", out)
 	}

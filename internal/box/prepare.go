@@ -276,7 +276,11 @@ func (b *bundle) namespaces(n *Namespaces) error {
 func openNamespace(name, path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, stepError(StepNamespace, path, err, "cannot open the "+name+" namespace "+path+" (is its container still running?)")
+		message := "cannot open the " + name + " namespace " + path
+		if errors.Is(err, unix.ENOENT) {
+			message += " (is its container still running?)"
+		}
+		return -1, stepError(StepNamespace, path, err, message)
 	}
 	return fd, nil
 }

@@ -1,6 +1,7 @@
 package initproc
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -68,7 +69,9 @@ func badUser(subject, message string) error {
 }
 
 // identify resolves what --user and --group-add say, in the words of
-// moby/sys/user, on which scripts rely.
+// moby/sys/user, on which scripts rely. The main group is among the additional
+// ones too, as with Docker: a program that drops it (setgid) would otherwise
+// escape permissions that deny something to that group (CVE-2022-36109).
 func identify(p *plan.Process) (*identity, error) {
 	who := &identity{home: "/"}
 	passwd, err := readDatabase("/etc/passwd")
@@ -89,7 +92,9 @@ func identify(p *plan.Process) (*identity, error) {
 		if err != nil {
 			return nil, err
 		}
-	} else if name != "" {
+	}
+	who.join(who.gid)
+	if group == "" && name != "" {
 		who.memberships(name, groups)
 	}
 	for _, g := range p.AdditionalGroups {
@@ -97,7 +102,7 @@ func identify(p *plan.Process) (*identity, error) {
 		if err != nil {
 			return nil, err
 		}
-		who.groups = append(who.groups, uint32(gid))
+		who.join(gid)
 	}
 	return who, nil
 }
@@ -139,10 +144,16 @@ func (who *identity) memberships(name string, groups [][]string) {
 		}
 		for member := range strings.SplitSeq(field(f, 3), ",") {
 			if member == name {
-				who.groups = append(who.groups, uint32(gid))
+				who.join(gid)
 				break
 			}
 		}
+	}
+}
+
+func (who *identity) join(gid int) {
+	if g := uint32(gid); !slices.Contains(who.groups, g) {
+		who.groups = append(who.groups, g)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 // 127 or 126 instead of 125.
 func Reason(err error) string {
 	return strings.NewReplacer(syscall.ENOENT.Error(), "it does not exist", syscall.EACCES.Error(), "access is denied",
-		syscall.EISDIR.Error(), "a directory is there").Replace(err.Error())
+		syscall.EISDIR.Error(), "a directory is there",
+		syscall.EMFILE.Error(), "the engine has as many files open as its limit allows: stop containers, or start hezid with a higher one (LimitNOFILE, ulimit -n)").Replace(err.Error())
 }
 
 // Explain completes an error that came with an errno from the tape: its text,
