@@ -105,6 +105,47 @@ func TestKillKeeperAndHolder(t *testing.T) {
 	}
 }
 
+// TestLogIsGone kills what holds a container whose log cannot be opened any more:
+// it runs on, and is neither ended nor stopped by a full pipe.
+func TestLogIsGone(t *testing.T) {
+	e := start(t)
+	for _, both := range []bool{false, true} {
+		dir := t.TempDir()
+		id := e.Must(t, "run", "-d", "-v", dir+":/host", "busybox", "sh", "-c", "while [ ! -f /host/go ]; do sleep 0.1; done; yes | head -c 300000; exit 6")
+		log := filepath.Join(e.Dir, "data", "containers", id, id+"-json.log")
+		if err := os.Remove(log); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(log, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		keeper, holder := e.Keeper()
+		if killed(t, keeper); both {
+			killed(t, holder)
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			out, err := os.ReadFile(filepath.Join(e.Dir, "run", "keeper", "keeper.log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(out), `cannot be opened again: it runs on, and its output is not kept" container=`+id) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the keeper does not say within 10 s that the log is gone: %s", out)
+			}
+		}
+		time.Sleep(50 * time.Millisecond) // it is held a moment after that
+		if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := e.Must(t, "wait", id); got != "6" {
+			t.Errorf("both=%t: exit code %s, not 6: %s", both, got, e.Must(t, "inspect", "-f", "{{.State.Error}}", id))
+		}
+		e.Must(t, "rm", id)
+	}
+}
+
 // TestKeeperKilledInRow kills the keeper ten times, as fast as it comes back.
 func TestKeeperKilledInRow(t *testing.T) {
 	e := start(t)
