@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/errdefs"
 	apievents "github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 
@@ -101,7 +102,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		if !idle() {
 			return nil
 		}
-		return errors.Join(nets.Dismantle(), d.stopKeeper(held.client, id))
+		return errors.Join(nets.Dismantle(), forgetEnded(held.client), d.stopKeeper(held.client, id))
 	}
 	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Images: imgs, Volumes: vols, Networks: nets}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings}
@@ -166,6 +167,23 @@ func imageOptions(c *config.Config, log *slog.Logger, broker *events.Broker, eng
 			broker.Publish(apievents.Message{Type: apievents.Type(typ), Action: apievents.Action(action), Actor: apievents.Actor{ID: id, Attributes: attributes}})
 		},
 	}
+}
+
+// forgetEnded acknowledges exits that the engine has stored and had no time left
+// to acknowledge before it was closed.
+func forgetEnded(k *keeper.Client) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // for clients that read slowly
+	defer cancel()
+	list, err := k.List(ctx)
+	for _, s := range list {
+		if s.Exit == nil {
+			continue
+		}
+		if ferr := k.Forget(ctx, s.ID, false); ferr != nil && !errdefs.IsNotFound(ferr) {
+			err = errors.Join(err, ferr)
+		}
+	}
+	return err
 }
 
 // stopKeeper ends the keeper and removes its cgroups.

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,4 +77,44 @@ func nothingOf(dir string) error {
 		}
 	}
 	return nil
+}
+
+// TestWithoutLiveRestore: containers end with hezid, by their own signal, and
+// then nothing holds them any more.
+func TestWithoutLiveRestore(t *testing.T) {
+	e := harness.Start(t, "--live-restore=false")
+	if err := e.LoadBusybox(); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 3 {
+		keeper, holder := e.Keeper()
+		for _, name := range []string{"one", "two", "six"} {
+			e.Must(t, "run", "-d", "--name", name, "busybox", "sh", "-c", `trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done`)
+			eventually(t, name, func() error {
+				if !strings.Contains(e.Must(t, "logs", name), "up") {
+					return errors.New("it is not up")
+				}
+				return nil
+			})
+		}
+		e.Down()
+		for _, pid := range []int{keeper, holder} {
+			eventually(t, "the end of keeper and holder", func() error {
+				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+				if err == nil && !strings.Contains(string(stat), ") Z ") {
+					return fmt.Errorf("round %d: process %d has outlived hezid", round, pid)
+				}
+				return nil
+			})
+		}
+		if err := e.Up(); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"one", "two", "six"} {
+			if got := e.Must(t, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name); got != "exited 7" {
+				t.Errorf("round %d: %s is %s, want exited 7", round, name, got)
+			}
+		}
+		e.Must(t, "rm", "one", "two", "six")
+	}
 }
