@@ -286,7 +286,7 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 	if !o.ExitFrame { // who knows of it loses nothing
 		hijack = readFirst(hijack)
 	}
-	return e.handOver(hijack, func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
+	return e.handOver(hijack, outputWording(o.Tty), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
 }
 
 // execBegan notes the process, unless its end came first.

@@ -2,13 +2,14 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/term"
@@ -75,16 +76,37 @@ func awaitRead(conn net.Conn) {
 	}
 }
 
+// wording is an error as a stream says it.
+type wording func(error) []byte
+
+// outputWording is that of a container's output: raw of a terminal, else in a
+// frame of the error stream (moby's api/pkg/stdcopy).
+func outputWording(terminal bool) wording {
+	return func(err error) []byte {
+		text := []byte(err.Error() + "\r\n")
+		if terminal {
+			return text
+		}
+		return append(binary.BigEndian.AppendUint32([]byte{byte(stdcopy.Stderr), 0, 0, 0}, uint32(len(text))), text...)
+	}
+}
+
+// waitWording is that of a wait's answer.
+func waitWording(err error) []byte {
+	b, _ := json.Marshal(container.WaitResponse{StatusCode: 125, Error: &container.WaitExitError{Message: err.Error()}}) // of strings
+	return b
+}
+
 // handOver takes the client's connection out of HTTP and gives it away; what
 // fails then is written to the client, if there is still a way.
-func (e *records) handOver(hijack Hijack, give func(net.Conn, []byte) error) error {
+func (e *records) handOver(hijack Hijack, say wording, give func(net.Conn, []byte) error) error {
 	conn, buffered, err := hijack()
 	if err != nil {
 		return err
 	}
 	if err := give(conn, buffered); err != nil {
 		e.o.Log.Warn("a client's stream could not be handed to the keeper", "error", err)
-		_, _ = io.WriteString(conn, err.Error()+"\r\n") // the client may be gone
+		_, _ = conn.Write(say(err)) // the client may be gone
 		return conn.Close()
 	}
 	return nil
@@ -115,7 +137,7 @@ func (e *Streams) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 	if r.running() || o.Logs { // the others have nothing to read before they have asked for the start
 		hijack = readFirst(hijack)
 	}
-	err = e.handOver(hijack, func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, q, conn, buffered) })
+	err = e.handOver(hijack, outputWording(q.Terminal), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, q, conn, buffered) })
 	if err == nil {
 		e.publish(r, events.ActionAttach)
 	}
@@ -137,7 +159,7 @@ func (e *Streams) Logs(ctx context.Context, ref string, o LogsOptions, hijack fu
 		ContainerID: r.ID, Log: conf, Stdout: o.Stdout, Stderr: o.Stderr, Follow: o.Follow && (r.running() || r.State == container.StateRestarting),
 		Timestamps: o.Timestamps, Details: o.Details, Terminal: r.Config.Tty, Tail: o.Tail, Since: o.Since, Until: o.Until,
 	}
-	return e.handOver(hijack(r.Config.Tty), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Logs(ctx, q, conn, buffered) })
+	return e.handOver(hijack(r.Config.Tty), outputWording(r.Config.Tty), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Logs(ctx, q, conn, buffered) })
 }
 
 // Wait answers when the condition holds: at once for a container that does not
@@ -163,7 +185,7 @@ func (e *Streams) Wait(ctx context.Context, ref string, cond container.WaitCondi
 	}
 	if hijack != nil {
 		defer unlock() // the keeper knows of the wait before it can be told to forget
-		return container.WaitResponse{}, e.handOver(hijack, func(conn net.Conn, buffered []byte) error {
+		return container.WaitResponse{}, e.handOver(hijack, waitWording, func(conn net.Conn, buffered []byte) error {
 			return e.o.Keeper.Wait(ctx, keeper.WaitRequest{ContainerID: r.ID, Condition: k}, conn, buffered)
 		})
 	}
