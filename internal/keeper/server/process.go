@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
+	"hezi/internal/box/plan"
 	"hezi/internal/keeper"
 	"hezi/internal/logs"
 )
@@ -126,7 +127,7 @@ func makePipes(stdin, stdout, stderr bool) (*pipes, error) {
 	one := func(ours, theirs **os.File, weRead bool) error {
 		var fd [2]int
 		if err := unix.Pipe2(fd[:], unix.O_CLOEXEC); err != nil {
-			return fmt.Errorf("make a pipe: %w", err)
+			return fmt.Errorf("cannot make a pipe for the program: %s", plan.Reason(err))
 		}
 		o, t := fd[0], fd[1]
 		if !weRead {
