@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	apiversions "github.com/moby/moby/client/pkg/versions"
 	"github.com/spf13/cobra"
 
 	"hezi/internal/cli/endpoint"
@@ -62,6 +63,11 @@ func (a *App) runContainer(ctx context.Context, r *running, req *request.Contain
 	} else if err := a.CheckTTY(config.AttachStdin, config.Tty); err != nil {
 		return err
 	}
+	// Before API 1.25 (old engines, or DOCKER_API_VERSION) --rm is the client's work.
+	byHand := r.options.Remove() && apiversions.LessThan(a.engine.ClientVersion(), "1.25")
+	if byHand && r.detach {
+		return fmt.Errorf("--rm together with --detach needs API version 1.25, and %s is spoken: leave one of them out, or unset DOCKER_API_VERSION", a.engine.ClientVersion())
+	}
 	keys, err := a.detachKeys(r.keys)
 	if err != nil {
 		return err
@@ -85,8 +91,14 @@ func (a *App) runContainer(ctx context.Context, r *running, req *request.Contain
 	if signals != nil {
 		defer a.forwardTo(ctx, signals, id)()
 	}
-	s := session{id: id, tty: config.Tty, stdin: config.AttachStdin, stdout: config.AttachStdout, stderr: config.AttachStderr, keys: keys, removed: r.options.Remove(), proxy: r.sigProxy}
+	s := session{id: id, tty: config.Tty, stdin: config.AttachStdin, stdout: config.AttachStdout, stderr: config.AttachStderr, keys: keys, removed: r.options.Remove() && !byHand, proxy: r.sigProxy}
 	err = a.startAttached(ctx, s)
+	if byHand {
+		_, gone := a.engine.ContainerRemove(context.WithoutCancel(ctx), id, client.ContainerRemoveOptions{RemoveVolumes: true})
+		if gone != nil && !errdefs.IsConflict(gone) { // it still runs: the user has detached
+			a.warn(gone)
+		}
+	}
 	var failed *startError
 	if errors.As(err, &failed) {
 		return r.refuse(a, failed.err)
