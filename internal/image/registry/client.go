@@ -38,7 +38,8 @@ type Client struct {
 type generation struct {
 	*settings
 	strict, lax *http.Transport // lax does not verify certificates
-	slots       chan struct{}
+	downloads   chan struct{}   // holds one for each layer under way
+	uploads     chan struct{}
 
 	mu  sync.Mutex // guards own; held while certificates are read
 	own map[string]*http.Transport
@@ -64,7 +65,8 @@ func (c *Client) Reload(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	g := &generation{settings: set, strict: newTransport(set, false), lax: newTransport(set, true), slots: make(chan struct{}, set.maxDownloads)}
+	g := &generation{settings: set, strict: newTransport(set, false), lax: newTransport(set, true),
+		downloads: make(chan struct{}, set.maxDownloads), uploads: make(chan struct{}, set.maxUploads)}
 	c.mu.Lock()
 	old := c.now
 	c.now = g
@@ -119,15 +121,24 @@ func newTransport(set *settings, lax bool) *http.Transport {
 // Slot waits until the daemon may download one more layer; waiting is called
 // if that is not at once.
 func (r *Repository) Slot(ctx context.Context, waiting func()) (release func(), err error) {
+	return slot(ctx, r.gen.downloads, waiting)
+}
+
+// UploadSlot is Slot for a layer that is pushed.
+func (r *Repository) UploadSlot(ctx context.Context, waiting func()) (release func(), err error) {
+	return slot(ctx, r.gen.uploads, waiting)
+}
+
+func slot(ctx context.Context, slots chan struct{}, waiting func()) (release func(), err error) {
 	select {
-	case r.gen.slots <- struct{}{}:
-		return func() { <-r.gen.slots }, nil
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
 	default:
 		waiting()
 	}
 	select {
-	case r.gen.slots <- struct{}{}:
-		return func() { <-r.gen.slots }, nil
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

@@ -29,6 +29,7 @@ import (
 // Docker's defaults for what Config leaves at 0.
 const (
 	DefaultMaxDownloads = 3
+	DefaultMaxUploads   = 5
 	DefaultMaxAttempts  = 5
 	DefaultPatience     = 30 * time.Second
 )
@@ -44,6 +45,8 @@ type Config struct {
 	// MaxDownloads is how many layers the daemon downloads at once, over all
 	// pulls; 0 is DefaultMaxDownloads.
 	MaxDownloads int
+	// MaxUploads is the same for pushes; 0 is DefaultMaxUploads.
+	MaxUploads int
 	// MaxAttempts is how often a download is tried; 0 is DefaultMaxAttempts.
 	MaxAttempts int
 	// CertDirs hold a folder HOST or HOST:PORT for each registry that needs
@@ -69,6 +72,7 @@ type settings struct {
 	nets         []netip.Prefix
 	hosts        map[string]struct{} // insecure, as host or host:port, lower case
 	maxDownloads int
+	maxUploads   int
 	maxAttempts  int
 	patience     time.Duration
 	hub          string
@@ -76,7 +80,7 @@ type settings struct {
 }
 
 func parse(c Config) (*settings, error) {
-	s := &settings{hosts: make(map[string]struct{}), maxDownloads: c.MaxDownloads, maxAttempts: c.MaxAttempts, patience: c.Patience, hub: c.Hub, certDirs: c.CertDirs}
+	s := &settings{hosts: make(map[string]struct{}), maxDownloads: c.MaxDownloads, maxUploads: c.MaxUploads, maxAttempts: c.MaxAttempts, patience: c.Patience, hub: c.Hub, certDirs: c.CertDirs}
 	if s.certDirs == nil {
 		s.certDirs = []string{"/etc/hezi/certs.d", "/etc/docker/certs.d"}
 	}
@@ -85,6 +89,9 @@ func parse(c Config) (*settings, error) {
 	}
 	if s.maxDownloads <= 0 {
 		s.maxDownloads = DefaultMaxDownloads
+	}
+	if s.maxUploads <= 0 {
+		s.maxUploads = DefaultMaxUploads
 	}
 	if s.maxAttempts <= 0 {
 		s.maxAttempts = DefaultMaxAttempts

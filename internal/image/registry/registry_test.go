@@ -116,6 +116,7 @@ type tokens struct {
 	asked  []*http.Request
 	forms  []url.Values
 	server *url.URL
+	handle http.HandlerFunc // answers who has a token; nil is a manifest
 }
 
 func (s *tokens) registry(t *testing.T, user, password string) *url.URL {
@@ -148,6 +149,10 @@ func (s *tokens) registry(t *testing.T, user, password string) *url.URL {
 		if r.Header.Get("Authorization") != "Bearer good" {
 			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="test",scope="repository:x:pull"`, s.server))
 			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		if s.handle != nil {
+			s.handle(w, r)
 			return
 		}
 		serveManifest(w)

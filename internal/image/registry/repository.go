@@ -66,7 +66,7 @@ func objectOf(ref reference.Named) (object string, want digest.Digest) {
 }
 
 func (r *Repository) head(ctx context.Context, ep *endpoint, object string, want digest.Digest) (ocispec.Descriptor, error) {
-	resp, err := r.ask(ctx, ep, http.MethodHead, "manifests/"+object, accept())
+	resp, err := r.ask(ctx, ep, request{method: http.MethodHead, rest: "manifests/" + object, header: accept()})
 	if err == nil {
 		resp.Body.Close()
 		got := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
@@ -94,7 +94,7 @@ func (r *Repository) get(ctx context.Context, ep *endpoint, object string, want 
 	// Manifests are small: one that trickles for ever is a fault.
 	ctx, cancel := context.WithTimeout(ctx, 10*r.gen.patience)
 	defer cancel()
-	resp, err := r.ask(ctx, ep, http.MethodGet, "manifests/"+object, accept())
+	resp, err := r.ask(ctx, ep, request{method: http.MethodGet, rest: "manifests/" + object, header: accept()})
 	if err != nil {
 		return nil, "", err
 	}
@@ -164,8 +164,8 @@ func (r *Repository) Tags(ctx context.Context) (tags []string, err error) {
 
 func (r *Repository) tagsOf(ctx context.Context, ep *endpoint) ([]string, error) {
 	var tags []string
-	for next := "tags/list?n=1000"; next != ""; {
-		resp, err := r.ask(ctx, ep, http.MethodGet, next, http.Header{"Accept": {"application/json"}})
+	for next := (url.Values{"n": {"1000"}}); next != nil; {
+		resp, err := r.ask(ctx, ep, request{method: http.MethodGet, rest: "tags/list", query: next, header: http.Header{"Accept": {"application/json"}}})
 		if err != nil {
 			return nil, err
 		}
@@ -182,7 +182,7 @@ func (r *Repository) tagsOf(ctx context.Context, ep *endpoint) ([]string, error)
 			return nil, &Failure{Host: ep.base(), Cause: fmt.Errorf("more than %d tags", maxTags), class: errdefs.ErrOutOfRange, lied: true}
 		}
 		following := nextPage(resp.Header)
-		if following == next || len(page.Tags) == 0 {
+		if following.Encode() == next.Encode() || len(page.Tags) == 0 {
 			break
 		}
 		next = following
@@ -192,17 +192,17 @@ func (r *Repository) tagsOf(ctx context.Context, ep *endpoint) ([]string, error)
 
 // nextPage reads Link: <…?last=x&n=1000>; rel="next". Only its query is used:
 // the list stays with the host that was asked.
-func nextPage(h http.Header) string {
+func nextPage(h http.Header) url.Values {
 	link := h.Get("Link")
 	from, rest, ok := strings.Cut(link, ">")
 	if !ok || !strings.Contains(rest, "next") {
-		return ""
+		return nil
 	}
 	u, err := url.Parse(strings.TrimPrefix(strings.TrimSpace(from), "<"))
 	if err != nil || u.RawQuery == "" {
-		return ""
+		return nil
 	}
-	return "tags/list?" + u.RawQuery
+	return u.Query()
 }
 
 // Blob is a blob on its way.
@@ -237,7 +237,7 @@ func (r *Repository) open(ctx context.Context, ep *endpoint, d ocispec.Descripto
 	if offset > 0 {
 		h.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	resp, err := r.ask(ctx, ep, http.MethodGet, "blobs/"+d.Digest.String(), h)
+	resp, err := r.ask(ctx, ep, request{method: http.MethodGet, rest: "blobs/" + d.Digest.String(), header: h})
 	var f *Failure
 	if offset > 0 && errors.As(err, &f) && f.Status == http.StatusRequestedRangeNotSatisfiable {
 		return r.open(ctx, ep, d, 0)
@@ -283,7 +283,7 @@ func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset i
 		if offset > 0 {
 			h.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 		}
-		resp, err := r.sendOver(ctx, ep, u.Scheme, http.MethodGet, u.RequestURI(), h)
+		resp, err := r.sendOver(ctx, ep, u.Scheme, request{method: http.MethodGet, at: u, header: h})
 		if err != nil {
 			continue
 		}
