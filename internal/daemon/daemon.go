@@ -22,6 +22,7 @@ import (
 	"hezi/internal/api"
 	"hezi/internal/daemon/config"
 	"hezi/internal/engine"
+	"hezi/internal/image/registry"
 	"hezi/internal/version"
 )
 
@@ -40,6 +41,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "hezid version %s, API %s (%s and newer)\n", version.Version, version.API, version.MinAPI)
 		return 0
 	case c.Validate:
+		if err := registry.CheckHosts(nil); err != nil {
+			fmt.Fprintln(stderr, "hezid:", err)
+			return 1
+		}
 		fmt.Fprintln(stdout, "configuration OK")
 		return 0
 	}
@@ -147,6 +152,7 @@ type opened struct {
 
 func (d *daemon) greet(c *config.Config) {
 	d.log.Info("hezid starts", "version", version.Version, "pid", os.Getpid(), "data-root", c.DataRoot, "exec-root", c.ExecRoot, "config", c.File)
+	d.note(c)
 	if len(c.Overridden) > 0 {
 		d.log.Info("flags override the configuration file", "keys", strings.Join(c.Overridden, ", "), "file", c.File)
 	}
@@ -243,10 +249,18 @@ func (d *daemon) reload() {
 	if len(needRestart) > 0 {
 		d.log.Warn("these keys take effect at the next start of hezid", "keys", strings.Join(needRestart, ", "))
 	}
+	d.note(next)
 	d.conf.Store(next)
 	d.applyLevel(next)
 	d.rooms.reload(next)
 	d.log.Info("configuration reloaded", "file", next.File)
+}
+
+// note tells what was read otherwise than it is written.
+func (d *daemon) note(c *config.Config) {
+	for _, n := range c.Notes {
+		d.log.Warn(n)
+	}
 }
 
 // stop ends the service: no new requests, those in flight may finish, streams

@@ -23,6 +23,7 @@ import (
 // Info answers GET /info.
 func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 	c := s.conf()
+	proxy := c.Proxy.Environment()
 	name, osVersion := operatingSystem()
 	host, err := os.Hostname()
 	if err != nil {
@@ -40,7 +41,7 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 		NCPU: runtime.NumCPU(), MemTotal: memory(),
 		IndexServerAddress: "https://index.docker.io/v1/", RegistryConfig: registryConfig(c),
 		DockerRootDir: c.DataRoot, Labels: append([]string{}, c.Labels...),
-		HTTPProxy: withoutPassword(proxy("HTTP_PROXY")), HTTPSProxy: withoutPassword(proxy("HTTPS_PROXY")), NoProxy: proxy("NO_PROXY"),
+		HTTPProxy: withoutPassword(proxy.HTTP), HTTPSProxy: withoutPassword(proxy.HTTPS), NoProxy: proxy.No,
 		ServerVersion:  version.Version,
 		Runtimes:       map[string]system.RuntimeWithStatus{"hezi": {Runtime: system.Runtime{Path: s.keeperPath}}},
 		DefaultRuntime: "hezi", InitBinary: "hezi-tiny",
@@ -139,26 +140,29 @@ func registryConfig(c *config.Config) *registry.ServiceConfig {
 		}
 		out.IndexConfigs[r] = &registry.IndexInfo{Name: r, Mirrors: []string{}}
 	}
-	return out
-}
-
-func proxy(name string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
+	for host, list := range c.MirrorsOf {
+		if out.IndexConfigs[host] == nil {
+			out.IndexConfigs[host] = &registry.IndexInfo{Name: host, Secure: true}
+		}
+		out.IndexConfigs[host].Mirrors = append([]string{}, list...)
 	}
-	return os.Getenv(strings.ToLower(name))
+	return out
 }
 
 // withoutPassword hides the credentials of a proxy's URL.
 func withoutPassword(u string) string {
 	scheme, rest, ok := strings.Cut(u, "://")
 	if !ok {
+		scheme, rest = "", u
+	}
+	i := strings.LastIndex(rest, "@")
+	switch {
+	case i < 0:
 		return u
+	case ok:
+		scheme += "://"
 	}
-	if i := strings.LastIndex(rest, "@"); i >= 0 {
-		return scheme + "://xxxxx:xxxxx" + rest[i:]
-	}
-	return u
+	return scheme + "xxxxx:xxxxx" + rest[i:]
 }
 
 // Version answers GET /version.

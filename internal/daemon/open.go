@@ -20,7 +20,6 @@ import (
 	"hezi/internal/engine"
 	"hezi/internal/events"
 	"hezi/internal/image"
-	"hezi/internal/image/registry"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
 	"hezi/internal/snapshot"
@@ -58,7 +57,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		return nil, fmt.Errorf("images: %w", err)
 	}
 	r.onClose(imgs.Close)
-	r.onReload = append(r.onReload, func(c *config.Config) { imgs.Reload(registries(c)) })
+	r.onReload = append(r.onReload, func(c *config.Config) { imgs.Reload(c.Registries()) })
 	layers, err := snapshot.Open(filepath.Join(c.DataRoot, "writable"), d.log)
 	if err != nil {
 		return nil, fmt.Errorf("the containers' layers: %w", err)
@@ -149,14 +148,9 @@ func cgroupParent(id string) string {
 	return "/hezi-" + id
 }
 
-// registries of a configuration.
-func registries(c *config.Config) registry.Config {
-	return registry.Config{Mirrors: c.RegistryMirrors, Insecure: c.InsecureRegistries, MaxDownloads: c.MaxConcurrentDownloads, MaxAttempts: c.MaxDownloadAttempts}
-}
-
 func imageOptions(c *config.Config, log *slog.Logger, broker *events.Broker, eng *atomic.Pointer[engine.Engine]) image.Options {
 	return image.Options{
-		Root: c.DataRoot, Registries: registries(c), Log: log,
+		Root: c.DataRoot, Registries: c.Registries(), Log: log,
 		InUse: func(_ context.Context, id digest.Digest) (running, stopped []string) {
 			if e := eng.Load(); e != nil {
 				return e.ImageUsers(id.String())

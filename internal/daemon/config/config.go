@@ -35,9 +35,12 @@ type Config struct {
 	LogFormat string // text or json
 	Labels    []string
 
-	RegistryMirrors        []string
+	RegistryMirrors        []string            // of Docker Hub
+	MirrorsOf              map[string][]string // of other registries
 	InsecureRegistries     []string
+	Proxy                  registry.Proxy
 	MaxConcurrentDownloads int
+	MaxConcurrentUploads   int
 	MaxDownloadAttempts    int
 
 	BIP       string // the default bridge's address with prefix length
@@ -67,6 +70,8 @@ type Config struct {
 	File string
 	// Overridden are the keys of the file that a flag overrides.
 	Overridden []string
+	// Notes are what was read otherwise than it is written.
+	Notes []string
 	// Validate asks only whether the configuration is right.
 	Validate bool
 	// ShowVersion asks only for the version.
@@ -87,7 +92,7 @@ func defaults() *Config {
 	return &Config{
 		DataRoot: DefaultDataRoot, ExecRoot: DefaultExecRoot, Group: "hezi",
 		LogLevel: "info", LogFormat: "text",
-		MaxConcurrentDownloads: 3, MaxDownloadAttempts: 5,
+		MaxConcurrentDownloads: registry.DefaultMaxDownloads, MaxConcurrentUploads: registry.DefaultMaxUploads, MaxDownloadAttempts: registry.DefaultMaxAttempts,
 		IPForward: true, IPMasq: true,
 		DefaultShmSize: 64 << 20,
 		LogDriver:      "json-file",
@@ -159,6 +164,7 @@ func (c *Config) Reload(args []string) (next *Config, needRestart []string, err 
 		}
 		nextOpts[i].value.copyFrom(freshOpts[i].value)
 	}
+	next.Notes = fresh.Notes
 	return next, needRestart, nil
 }
 
@@ -255,8 +261,15 @@ func (c *Config) check() error {
 			return fmt.Errorf("seccomp-profile: %w", err)
 		}
 	}
-	registries := registry.Config{Mirrors: c.RegistryMirrors, Insecure: c.InsecureRegistries}
-	return errors.Join(c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), registries.Validate())
+	return errors.Join(c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), c.Registries().Validate())
+}
+
+// Registries is what concerns registries.
+func (c *Config) Registries() registry.Config {
+	return registry.Config{
+		Mirrors: c.RegistryMirrors, MirrorsOf: c.MirrorsOf, Insecure: c.InsecureRegistries, Proxy: c.Proxy,
+		MaxDownloads: c.MaxConcurrentDownloads, MaxUploads: c.MaxConcurrentUploads, MaxAttempts: c.MaxDownloadAttempts, File: c.File,
+	}
 }
 
 // The longest paths that sockets can have: sun_path of unix(7) less its zero
@@ -362,6 +375,7 @@ func (c *Config) checkNumbers() error {
 		got, min int64
 	}{
 		{"max-concurrent-downloads", int64(c.MaxConcurrentDownloads), 1},
+		{"max-concurrent-uploads", int64(c.MaxConcurrentUploads), 1},
 		{"max-download-attempts", int64(c.MaxDownloadAttempts), 1},
 		{"shutdown-timeout", int64(c.ShutdownTimeout), -1},
 		{"default-shm-size", c.DefaultShmSize, 1},

@@ -126,8 +126,12 @@ func TestBadFlags(t *testing.T) {
 		{"--log-opt=max-size=much", "a size is needed"},
 		{"--log-opt=max-file=0", "a number from 1"},
 		{"--log-opt=tag=x", "max-size, max-file and compress are"},
-		{"--registry-mirror=mirror", "not a URL"},
-		{"--insecure-registry=http://reg", "without http://"},
+		{"--registry-mirror=ftp://mirror", "unsupported scheme"},
+		{"--registry-mirror=ghcr.io=ftp://mirror", "unsupported scheme"},
+		{"--registry-mirror==https://mirror", "HOST=MIRROR is needed"},
+		{"--insecure-registry=ftp://reg", "not valid"},
+		{"--http-proxy=ftp://proxy", "cannot be used"},
+		{"--max-concurrent-uploads=0", "at least 1"},
 		{"--seccomp-profile=/nonexistent", "no such file"},
 		{"--userland-proxy", "needs no proxy processes"},
 		{"--userland-proxy=true", "needs no proxy processes"},
@@ -148,6 +152,43 @@ func TestBadFlags(t *testing.T) {
 	_, err := Load([]string{"--help"})
 	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userns-remap") {
 		t.Errorf("help: %v", err)
+	}
+}
+
+func TestRegistries(t *testing.T) {
+	path := file(t, `{
+		"registry-mirrors": {"docker.io": ["https://a", "b"], "ghcr.io": "c/ghcr", "[::1]:5000": []},
+		"insecure-registry": "http://reg:5000",
+		"insecure-registries": ["10.0.0.0/8"],
+		"proxies": {"http-proxy": "http://u:secret@p:1", "https-proxy": "http://p:2", "no-proxy": "lan"},
+		"max-concurrent-uploads": 2,
+	}`)
+	c := load(t, "--config-file", path)
+	r := c.Registries()
+	if !reflect.DeepEqual(r.Mirrors, []string{"https://a", "b"}) || !reflect.DeepEqual(r.MirrorsOf["ghcr.io"], []string{"c/ghcr"}) || r.MaxUploads != 2 || r.File != path ||
+		!reflect.DeepEqual(r.Insecure, []string{"reg:5000", "10.0.0.0/8"}) || r.Proxy.HTTP != "http://u:secret@p:1" || r.Proxy.HTTPS != "http://p:2" || r.Proxy.No != "lan" {
+		t.Errorf("%+v", r)
+	}
+	notes := strings.Join(c.Notes, "\n")
+	if !strings.Contains(notes, `line 3: "insecure-registry" is read as "insecure-registries"`) || !strings.Contains(notes, `should not contain "http://"`) {
+		t.Errorf("notes %s", notes)
+	}
+	c = load(t, "--config-file", path, "--registry-mirror", "https://x", "--registry-mirror", "quay.io=y", "--http-proxy", "http://z")
+	if r := c.Registries(); !reflect.DeepEqual(r.Mirrors, []string{"https://x"}) || !reflect.DeepEqual(r.MirrorsOf, map[string][]string{"quay.io": {"y"}}) || r.Proxy.HTTP != "http://z" || r.Proxy.HTTPS != "http://p:2" {
+		t.Errorf("%+v", r)
+	}
+	if want := []string{"registry-mirrors", "proxies.http-proxy"}; !reflect.DeepEqual(c.Overridden, want) {
+		t.Errorf("overridden %v", c.Overridden)
+	}
+	next, restart, err := c.Reload([]string{"--config-file", file(t, `{"http-proxy": "http://n"}`)})
+	if err != nil || len(restart) > 0 {
+		t.Fatal(restart, err)
+	}
+	if r := next.Registries(); len(r.Mirrors)+len(r.MirrorsOf)+len(r.Insecure) > 0 || r.Proxy.HTTP != "http://n" || r.Proxy.HTTPS != "" || r.MaxUploads != 5 {
+		t.Errorf("%+v", r)
+	}
+	if len(next.Notes) != 1 || !strings.Contains(next.Notes[0], `"http-proxy" is read as "proxies.http-proxy"`) {
+		t.Errorf("notes %q", next.Notes)
 	}
 }
 
@@ -178,7 +219,10 @@ func TestEveryKeyOfDockerIsKnown(t *testing.T) {
 	}
 	known := map[string]bool{}
 	for _, o := range new(Config).options() {
-		known[o.key] = true
+		known[o.key], known[o.alias] = true, true
+		if group, _, ok := strings.Cut(o.key, "."); ok {
+			known[group] = true
+		}
 	}
 	keys := strings.Fields(string(text))
 	if len(keys) < 95 {

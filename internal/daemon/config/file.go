@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/tailscale/hujson"
 )
@@ -48,40 +49,79 @@ func (c *Config) readFile(path string, named bool, opts []option, byFlag func(*o
 
 // apply sets every member of the file, and reports all that is wrong at once.
 func (c *Config) apply(path string, src []byte, obj *hujson.Object, opts []option, byFlag func(*option) bool) error {
-	byKey := make(map[string]*option, len(opts))
+	f := &fileReader{c: c, path: path, src: src, byKey: make(map[string]*option, len(opts)), byFlag: byFlag, seen: map[string]int{}}
 	for i := range opts {
-		byKey[opts[i].key] = &opts[i]
+		f.byKey[opts[i].key] = &opts[i]
+		if opts[i].alias != "" {
+			f.byKey[opts[i].alias] = &opts[i]
+		}
 	}
-	var errs []error
-	seen := map[string]int{}
+	f.members("", obj)
+	return errors.Join(f.errs...)
+}
+
+// fileReader applies one file.
+type fileReader struct {
+	c      *Config
+	path   string
+	src    []byte
+	byKey  map[string]*option
+	byFlag func(*option) bool
+	seen   map[string]int // key to line
+	errs   []error
+}
+
+// members applies an object's members; prefix stands before their names.
+func (f *fileReader) members(prefix string, obj *hujson.Object) {
 	for i := range obj.Members {
 		m := &obj.Members[i]
-		name := m.Name.Value.(hujson.Literal).String()
-		line := lineOf(src, m.Name.StartOffset)
-		where := fmt.Sprintf("%s, line %d", path, line)
-		if first, dup := seen[name]; dup {
-			errs = append(errs, fmt.Errorf("%s: %q is there twice (line %d too)", where, name, first))
-			continue
-		}
-		seen[name] = line
-		o := byKey[name]
-		v := m.Value.Clone()
-		v.Minimize()
-		switch {
-		case o == nil && slices.Contains(already[name], string(v.Pack())):
-		case o == nil && unsupported[name] != "":
-			errs = append(errs, fmt.Errorf("%s: %w", where, refused(name)))
-		case o == nil:
-			errs = append(errs, fmt.Errorf("%s: unknown key %q%s", where, name, suggestion(name, byKey)))
-		case byFlag(o):
-			c.Overridden = append(c.Overridden, name)
-		default:
-			if err := o.value.setJSON(json.RawMessage(v.Pack())); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %q: %w; it is %s", where, name, err, v.Pack()))
-			}
+		name := prefix + m.Name.Value.(hujson.Literal).String()
+		line := lineOf(f.src, m.Name.StartOffset)
+		if err := f.member(name, line, m.Value); err != nil {
+			f.errs = append(f.errs, fmt.Errorf("%s, line %d: %w", f.path, line, err))
 		}
 	}
-	return errors.Join(errs...)
+}
+
+func (f *fileReader) member(name string, line int, value hujson.Value) error {
+	if first, dup := f.seen[name]; dup {
+		return fmt.Errorf("%q is there twice (line %d too)", name, first)
+	}
+	f.seen[name] = line
+	o := f.byKey[name]
+	v := value.Clone()
+	v.Minimize()
+	switch obj, isObject := value.Value.(*hujson.Object); {
+	case o == nil && slices.Contains(already[name], string(v.Pack())):
+	case o == nil && isObject && f.isGroup(name):
+		f.members(name+".", obj)
+	case o == nil && f.isGroup(name):
+		return fmt.Errorf("%q: an object is needed; it is %s", name, v.Pack())
+	case o == nil && unsupported[name] != "":
+		return refused(name)
+	case o == nil:
+		return fmt.Errorf("unknown key %q%s", name, suggestion(name, f.byKey))
+	case f.byFlag(o):
+		f.c.Overridden = append(f.c.Overridden, name)
+	default:
+		if name == o.alias {
+			f.c.Notes = append(f.c.Notes, fmt.Sprintf("%s, line %d: %q is read as %q", f.path, line, name, o.key))
+		}
+		if err := o.value.setJSON(json.RawMessage(v.Pack())); err != nil {
+			return fmt.Errorf("%q: %w; it is %s", name, err, v.Pack())
+		}
+	}
+	return nil
+}
+
+// isGroup says whether a key holds options.
+func (f *fileReader) isGroup(name string) bool {
+	for key := range f.byKey {
+		if strings.HasPrefix(key, name+".") {
+			return true
+		}
+	}
+	return false
 }
 
 func lineOf(src []byte, offset int) int {

@@ -16,6 +16,9 @@ type option struct {
 	usage  string
 	value  value
 	reload bool // SIGHUP applies it
+	// alias is another key that people write for this one: it is accepted
+	// with a note.
+	alias string
 }
 
 func (o *option) flagName() string {
@@ -37,9 +40,13 @@ func (c *Config) options() []option {
 		{key: "log-level", short: "l", usage: "debug, info, warn or error", value: &text{&c.LogLevel}, reload: true},
 		{key: "log-format", usage: "hezid's own log: text or json", value: &text{&c.LogFormat}},
 		{key: "labels", flag: "label", usage: "KEY=VALUE label of the engine", value: &list{&c.Labels}, reload: true},
-		{key: "registry-mirrors", flag: "registry-mirror", usage: "mirror of Docker Hub, asked first", value: &list{&c.RegistryMirrors}, reload: true},
-		{key: "insecure-registries", flag: "insecure-registry", usage: "registry (host[:port] or network) that may speak HTTP or have an unknown certificate", value: &list{&c.InsecureRegistries}, reload: true},
-		{key: "max-concurrent-downloads", usage: "layers downloaded at once for each pull", value: &number{&c.MaxConcurrentDownloads}, reload: true},
+		{key: "registry-mirrors", flag: "registry-mirror", usage: "mirror of Docker Hub, or HOST=MIRROR for another registry's, asked first", value: &mirrors{&c.RegistryMirrors, &c.MirrorsOf}, reload: true, alias: "registry-mirror"},
+		{key: "insecure-registries", flag: "insecure-registry", usage: "registry (host[:port] or network) that may speak HTTP or have an unknown certificate", value: &insecure{list{&c.InsecureRegistries}, &c.Notes}, reload: true, alias: "insecure-registry"},
+		{key: "proxies.http-proxy", flag: "http-proxy", usage: "proxy for registries spoken to over HTTP (default HTTP_PROXY)", value: &text{&c.Proxy.HTTP}, reload: true, alias: "http-proxy"},
+		{key: "proxies.https-proxy", flag: "https-proxy", usage: "proxy for registries spoken to over HTTPS (default HTTPS_PROXY)", value: &text{&c.Proxy.HTTPS}, reload: true, alias: "https-proxy"},
+		{key: "proxies.no-proxy", flag: "no-proxy", usage: "hosts, domains and networks that are asked without a proxy (default NO_PROXY)", value: &text{&c.Proxy.No}, reload: true, alias: "no-proxy"},
+		{key: "max-concurrent-downloads", usage: "layers downloaded at once, over all pulls", value: &number{&c.MaxConcurrentDownloads}, reload: true},
+		{key: "max-concurrent-uploads", usage: "layers uploaded at once, over all pushes", value: &number{&c.MaxConcurrentUploads}, reload: true},
 		{key: "max-download-attempts", usage: "tries of each download", value: &number{&c.MaxDownloadAttempts}, reload: true},
 		{key: "bip", usage: "address and prefix length of the default bridge, as in 10.88.0.1/16", value: &text{&c.BIP}},
 		{key: "fixed-cidr", usage: "part of the bridge's network that containers get", value: &text{&c.FixedCIDR}},
@@ -81,11 +88,9 @@ var unsupported = map[string]string{
 	"exec-opts": "Hezi makes its cgroups itself", "experimental": "there are no experimental features to switch",
 	"features": "there are no features to switch", "firewall-backend": "Hezi uses nftables always", "fixed-cidr-v6": restricted,
 	"host-gateway-ip": "host-gateway is the bridge's address", "host-gateway-ips": "host-gateway is the bridge's address",
-	"http-proxy": "set HTTP_PROXY in hezid's environment", "https-proxy": "set HTTPS_PROXY in hezid's environment",
-	"no-proxy": "set NO_PROXY in hezid's environment", "proxies": "set HTTP_PROXY, HTTPS_PROXY and NO_PROXY in hezid's environment",
 	"icc": restricted, "init-path": "Hezi has an init of its own", "ip-forward-no-drop": "Hezi does not change the policy of FORWARD",
 	"ip6tables": "Hezi uses nftables always", "iptables": "Hezi uses nftables always", "ipv6": restricted,
-	"max-concurrent-uploads": "there is no push yet", "metrics-addr": restricted, "min-api-version": "Hezi serves API 1.24 and newer always",
+	"metrics-addr": restricted, "min-api-version": "Hezi serves API 1.24 and newer always",
 	"network-control-plane-mtu": "there is no swarm", "network-diagnostic-port": "there is no swarm", "node-generic-resources": "there is no swarm",
 	"nri-opts": restricted, "raw-logs": "hezid's log has no colours", "resolv-conf": "use dns, dns-search and dns-opts", "rootless": restricted,
 	"runtimes": "Hezi starts containers itself", "selinux-enabled": restricted, "storage-opts": restricted,

@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -142,3 +143,102 @@ func (v *table) setJSON(b json.RawMessage) error {
 	}
 	return nil
 }
+
+// insecure is a list of registries; a scheme before a name is left out, with a
+// note, as Docker has it.
+type insecure struct {
+	list
+	notes *[]string
+}
+
+func (v *insecure) Set(s string) error {
+	if scheme, rest, ok := strings.Cut(s, "://"); ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")) {
+		rest = strings.TrimSuffix(rest, "/")
+		*v.notes = append(*v.notes, fmt.Sprintf("insecure registry %s should not contain %q: it is read as %s", s, scheme+"://", rest))
+		s = rest
+	}
+	return v.list.Set(s)
+}
+func (v *insecure) copyFrom(o value) { v.list.copyFrom(&o.(*insecure).list) }
+func (v *insecure) setJSON(b json.RawMessage) error {
+	var one string
+	var all []string
+	if json.Unmarshal(b, &one) == nil {
+		all = []string{one}
+	} else if err := (&list{&all}).setJSON(b); err != nil {
+		return err
+	}
+	for _, s := range all {
+		if err := v.Set(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mirrors are those of Docker Hub, a list, or of every registry, an object of
+// lists. As a flag HOST=MIRROR is a mirror of HOST.
+type mirrors struct {
+	hub *[]string
+	of  *map[string][]string
+}
+
+func (v *mirrors) Type() string { return "list" }
+func (v *mirrors) Set(s string) error {
+	host, mirror, ok := strings.Cut(s, "=")
+	if !ok || strings.ContainsRune(host, '/') {
+		*v.hub = append(*v.hub, s)
+		return nil
+	}
+	if host == "" || mirror == "" {
+		return fmt.Errorf("MIRROR or HOST=MIRROR is needed")
+	}
+	v.add(host, mirror)
+	return nil
+}
+func (v *mirrors) add(host string, list ...string) {
+	if host == "docker.io" {
+		*v.hub = append(*v.hub, list...)
+		return
+	}
+	if *v.of == nil {
+		*v.of = map[string][]string{}
+	}
+	(*v.of)[host] = append((*v.of)[host], list...)
+}
+func (v *mirrors) String() string {
+	all := slices.Clone(*v.hub)
+	for _, host := range slices.Sorted(maps.Keys(*v.of)) {
+		for _, m := range (*v.of)[host] {
+			all = append(all, host+"="+m)
+		}
+	}
+	return strings.Join(all, ",")
+}
+func (v *mirrors) copyFrom(o value) {
+	from := o.(*mirrors)
+	*v.hub = slices.Clone(*from.hub)
+	*v.of = maps.Clone(*from.of)
+}
+func (v *mirrors) setJSON(b json.RawMessage) error {
+	if json.Unmarshal(b, v.hub) == nil {
+		return nil
+	}
+	var object map[string]json.RawMessage
+	if json.Unmarshal(b, &object) != nil {
+		return errMirrors
+	}
+	for _, host := range slices.Sorted(maps.Keys(object)) {
+		var one string
+		var all []string
+		if json.Unmarshal(object[host], &one) == nil {
+			all = []string{one}
+		} else if json.Unmarshal(object[host], &all) != nil {
+			return errMirrors
+		}
+		v.add(host, all...)
+	}
+	return nil
+}
+
+var errMirrors = errors.New(`a list of mirrors of Docker Hub is needed, or an object of lists, as in {"docker.io": ["https://mirror.example"], "ghcr.io": ["mirror.example/ghcr"]}`)

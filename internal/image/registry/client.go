@@ -2,10 +2,7 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -17,6 +14,7 @@ import (
 const (
 	demotion   = 5 * time.Minute  // how long a failing mirror comes last
 	maxConnect = 15 * time.Second // for connecting, and again for TLS
+	minSilence = time.Second      // the least that a mirror is waited for
 	maxWait    = time.Minute      // the longest Retry-After that is waited for
 	firstPause = 500 * time.Millisecond
 	maxPause   = 30 * time.Second
@@ -30,19 +28,25 @@ type Client struct {
 
 	mu      sync.Mutex // guards all below; never held while waiting
 	now     *generation
-	demoted map[string]time.Time // mirror -> until when
-	schemes map[string]scheme    // of hosts that may be without TLS
+	demoted map[string]demoted // by mirror
+	schemes map[string]scheme  // of hosts that may be without TLS
 }
 
 // generation is what one configuration brings.
 type generation struct {
 	*settings
-	strict, lax *http.Transport // lax does not verify certificates
-	downloads   chan struct{}   // holds one for each layer under way
-	uploads     chan struct{}
+	downloads chan struct{} // holds one for each layer under way
+	uploads   chan struct{}
+	connect   func(ctx context.Context, network, addr string) (net.Conn, error) // of tests; nil dials
 
-	mu  sync.Mutex // guards own; held while certificates are read
-	own map[string]*http.Transport
+	mu         sync.Mutex // guards transports; held while certificates are read
+	transports map[string]*http.Transport
+}
+
+// demoted is a mirror that failed.
+type demoted struct {
+	until time.Time
+	why   string
 }
 
 type scheme struct {
@@ -55,7 +59,7 @@ func New(c Config, agent string, log *slog.Logger) (*Client, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	cl := &Client{log: log, agent: agent, demoted: make(map[string]time.Time), schemes: make(map[string]scheme)}
+	cl := &Client{log: log, agent: agent, demoted: make(map[string]demoted), schemes: make(map[string]scheme)}
 	return cl, cl.Reload(c)
 }
 
@@ -65,10 +69,20 @@ func (c *Client) Reload(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	g := &generation{settings: set, strict: newTransport(set, false), lax: newTransport(set, true),
-		downloads: make(chan struct{}, set.maxDownloads), uploads: make(chan struct{}, set.maxUploads)}
+	if err := CheckHosts(set.certDirs); err != nil {
+		// One registry's file is no reason to serve nobody; who asks that
+		// registry is told.
+		c.log.Error("a registry cannot be asked", "error", err)
+	}
+	g := &generation{settings: set, downloads: make(chan struct{}, set.maxDownloads), uploads: make(chan struct{}, set.maxUploads)}
 	c.mu.Lock()
 	old := c.now
+	if old != nil && cap(old.downloads) == set.maxDownloads {
+		g.downloads = old.downloads // what is under way counts
+	}
+	if old != nil && cap(old.uploads) == set.maxUploads {
+		g.uploads = old.uploads
+	}
 	c.now = g
 	clear(c.demoted)
 	clear(c.schemes)
@@ -83,11 +97,9 @@ func (c *Client) Reload(cfg Config) error {
 func (c *Client) Close() { c.current().close() }
 
 func (g *generation) close() {
-	g.strict.CloseIdleConnections()
-	g.lax.CloseIdleConnections()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, t := range g.own {
+	for _, t := range g.transports {
 		t.CloseIdleConnections()
 	}
 }
@@ -96,26 +108,6 @@ func (c *Client) current() *generation {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.now
-}
-
-// newTransport has a limit for each wait. It does not ask for compression: a
-// blob is wanted byte by byte as its digest knows it.
-func newTransport(set *settings, lax bool) *http.Transport {
-	connect := min(set.patience, maxConnect)
-	dialer := &net.Dialer{Timeout: connect, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
-		TLSHandshakeTimeout:    connect,
-		ResponseHeaderTimeout:  set.patience,
-		ExpectContinueTimeout:  time.Second,
-		IdleConnTimeout:        30 * time.Second,
-		MaxIdleConnsPerHost:    4,
-		MaxResponseHeaderBytes: 1 << 20,
-		DisableCompression:     true,
-		ForceAttemptHTTP2:      true,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: lax}, //nolint:gosec // lax is for registries the user called insecure
-	}
 }
 
 // Slot waits until the daemon may download one more layer; waiting is called
@@ -158,17 +150,25 @@ func (r *Repository) Again(err error, n int) (time.Duration, bool) {
 	return pause + rand.N(pause/4+1), true
 }
 
-func (c *Client) demote(base string) {
+func (c *Client) demote(base string, why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.demoted[base] = time.Now().Add(demotion)
+	c.demoted[base] = demoted{until: time.Now().Add(demotion), why: why.Error()}
 }
 
-func (c *Client) isDemoted(base string) bool {
+// demotedMirror says until when a mirror comes last, and why; the time is zero if it
+// does not.
+func (c *Client) demotedMirror(base string) demoted {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return time.Now().Before(c.demoted[base])
+	if d := c.demoted[base]; time.Now().Before(d.until) {
+		return d
+	}
+	delete(c.demoted, base)
+	return demoted{}
 }
+
+func (c *Client) isDemoted(base string) bool { return !c.demotedMirror(base).until.IsZero() }
 
 // schemeOf is the scheme that worked for a host lately.
 func (c *Client) schemeOf(host string) string {
@@ -200,41 +200,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// errSilent ends a body that brings nothing for too long.
-var errSilent = errors.New("nothing arrived for too long")
-
-// guarded is a body whose reads end if nothing arrives. The time runs only
-// within Read: a slow reader is no fault of the registry.
-type guarded struct {
-	rc       io.ReadCloser
-	patience time.Duration
-	timer    *time.Timer
-	cancel   context.CancelCauseFunc
-	ctx      context.Context
-}
-
-func guard(ctx context.Context, cancel context.CancelCauseFunc, rc io.ReadCloser, patience time.Duration) *guarded {
-	g := &guarded{rc: rc, patience: patience, cancel: cancel, ctx: ctx}
-	g.timer = time.AfterFunc(patience, func() { cancel(errSilent) })
-	g.timer.Stop()
-	return g
-}
-
-func (g *guarded) Read(p []byte) (int, error) {
-	g.timer.Reset(g.patience)
-	n, err := g.rc.Read(p)
-	g.timer.Stop()
-	if err != nil && !errors.Is(err, io.EOF) && errors.Is(context.Cause(g.ctx), errSilent) {
-		err = fmt.Errorf("%w (%s)", errSilent, g.patience)
-	}
-	return n, err
-}
-
-func (g *guarded) Close() error {
-	g.timer.Stop()
-	err := g.rc.Close()
-	g.cancel(nil)
-	return err
 }

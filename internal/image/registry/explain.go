@@ -36,10 +36,12 @@ func (e *explained) As(target any) bool {
 // explain tells why ref could not be resolved.
 func (r *Repository) explain(ref reference.Named, err error) error {
 	var f *Failure
-	if !errors.As(err, &f) || f.Status == 0 {
-		return err
-	}
 	switch {
+	case !errors.As(err, &f):
+		return err
+	case f.Status == 0:
+		return r.unreached(f, err)
+	case f.page: // the status is a web server's
 	case f.Status == http.StatusUnauthorized, f.Status == http.StatusForbidden, f.Code == "DENIED", f.Code == "UNAUTHORIZED", f.Code == "NAME_UNKNOWN":
 		return &explained{class: errdefs.ErrNotFound, cause: f, text: fmt.Sprintf(
 			"pull access denied for %s, repository does not exist or may require 'docker login': %s", reference.FamiliarName(ref), f.words())}
@@ -56,10 +58,13 @@ func (r *Repository) explain(ref reference.Named, err error) error {
 // explainBlob tells why a blob could not be fetched.
 func (r *Repository) explainBlob(d ocispec.Descriptor, err error) error {
 	var f *Failure
-	if !errors.As(err, &f) || f.Status == 0 {
+	switch {
+	case !errors.As(err, &f):
 		return err
+	case f.Status == 0:
+		return r.unreached(f, err)
 	}
-	if f.Status == http.StatusNotFound {
+	if f.Status == http.StatusNotFound && !f.page {
 		return &explained{class: errdefs.ErrNotFound, cause: f, text: fmt.Sprintf(
 			"blob %s of %s not found on %s: %s: the image is not whole there; push it again", d.Digest, reference.FamiliarName(r.name), f.Host, f.words())}
 	}
@@ -69,12 +74,18 @@ func (r *Repository) explainBlob(d ocispec.Descriptor, err error) error {
 func (r *Repository) explainStatus(what string, f *Failure) error {
 	switch {
 	case f.Status == http.StatusTooManyRequests:
-		when := "wait some minutes"
+		limit, when := "", "wait some minutes"
+		if f.Limit != nil {
+			limit = " (" + f.Limit.String() + ")"
+			if f.Limit.Window > 0 {
+				when = fmt.Sprintf("wait, at the most %s", f.Limit.Window)
+			}
+		}
 		if f.RetryAfter > 0 {
-			when = "wait " + f.RetryAfter.Round(time.Second).String()
+			when = fmt.Sprintf("wait %s (until %s)", f.RetryAfter.Round(time.Second), time.Now().Add(f.RetryAfter).Format(time.DateTime))
 		}
 		return &explained{class: errdefs.ErrResourceExhausted, cause: f, text: fmt.Sprintf(
-			"%s: %s limits how often images are pulled: %s, log in (docker login) for a higher limit, or name a mirror in registry-mirrors of daemon.json", f.words(), f.Host, when)}
+			"%s: %s limits how often images are pulled%s: %s, log in (docker login) for a higher limit, or %s", f.words(), f.Host, limit, when, r.mirrorHint())}
 	case f.Status >= 500:
 		words := ""
 		if f.Code != "" || f.Message != "" {
@@ -84,4 +95,24 @@ func (r *Repository) explainStatus(what string, f *Failure) error {
 			"received unexpected HTTP status: %d %s from %s%s: %s could not be pulled; the registry itself fails: try again later", f.Status, http.StatusText(f.Status), f.Host, words, what)}
 	}
 	return &explained{class: f.class, cause: f, text: fmt.Sprintf("%s: pull %s: %s", f.Host, what, f.words())}
+}
+
+// unreached adds to a Failure of Docker Hub what helps where it is out of
+// reach.
+func (r *Repository) unreached(f *Failure, err error) error {
+	if r.name == nil || reference.Domain(r.name) != hubName || f.lied && !f.page || f.local {
+		return err
+	}
+	told := *f
+	told.also += "; where Docker Hub is out of reach, " + r.mirrorHint()
+	return &told
+}
+
+// mirrorHint says how to set a mirror.
+func (r *Repository) mirrorHint() string {
+	mirrors := `["https://MIRROR"]`
+	if domain := reference.Domain(r.name); domain != hubName {
+		mirrors = fmt.Sprintf(`{%q: %s}`, domain, mirrors)
+	}
+	return fmt.Sprintf(`name a mirror that you can reach in %s: "registry-mirrors": %s, and reload hezid (systemctl reload hezi, or SIGHUP); hezi registry test shows what each answers`, r.gen.file, mirrors)
 }

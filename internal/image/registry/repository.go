@@ -38,9 +38,13 @@ func accept() http.Header {
 // sense of registries' rate limits, where the registry answers HEAD.
 func (r *Repository) Resolve(ctx context.Context, ref reference.Named) (ocispec.Descriptor, error) {
 	object, want := objectOf(ref)
+	need := canResolve
+	if want != "" {
+		need = canPull
+	}
 	var d ocispec.Descriptor
 	err := r.persist(ctx, func() error {
-		return r.each(ctx, func(ep *endpoint) (err error) {
+		return r.each(ctx, need, func(ep *endpoint) (err error) {
 			d, err = r.head(ctx, ep, object, want)
 			return err
 		})
@@ -70,7 +74,7 @@ func (r *Repository) head(ctx context.Context, ep *endpoint, object string, want
 	if err == nil {
 		resp.Body.Close()
 		got := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-		if got.Validate() == nil && resp.ContentLength > 0 && (want == "" || got == want) {
+		if got.Validate() == nil && !isPage(resp.Header, nil) && resp.ContentLength > 0 && (want == "" || got == want) {
 			return ocispec.Descriptor{MediaType: mediaType(resp.Header), Digest: got, Size: resp.ContentLength}, nil
 		}
 	}
@@ -92,7 +96,7 @@ func (r *Repository) head(ctx context.Context, ep *endpoint, object string, want
 // get fetches a manifest and verifies it, if its digest is known.
 func (r *Repository) get(ctx context.Context, ep *endpoint, object string, want digest.Digest) ([]byte, string, error) {
 	// Manifests are small: one that trickles for ever is a fault.
-	ctx, cancel := context.WithTimeout(ctx, 10*r.gen.patience)
+	ctx, cancel := context.WithTimeout(ctx, 10*ep.silence(r.gen.settings))
 	defer cancel()
 	resp, err := r.ask(ctx, ep, request{method: http.MethodGet, rest: "manifests/" + object, header: accept()})
 	if err != nil {
@@ -106,6 +110,9 @@ func (r *Repository) get(ctx context.Context, ep *endpoint, object string, want 
 	}
 	if err != nil {
 		return nil, "", r.c.unreachable(ep, r.gen.settings, err)
+	}
+	if isPage(resp.Header, body) {
+		return nil, "", pageFailure(ep.base(), body)
 	}
 	if want != "" {
 		if got := want.Algorithm().FromBytes(body); got != want {
@@ -133,7 +140,7 @@ func wrongDigest(ep *endpoint, what string, want, got digest.Digest) *Failure {
 // Manifest fetches a manifest or index whose digest is known.
 func (r *Repository) Manifest(ctx context.Context, d ocispec.Descriptor) (body []byte, kind string, err error) {
 	err = r.persist(ctx, func() error {
-		return r.each(ctx, func(ep *endpoint) (err error) {
+		return r.each(ctx, canPull, func(ep *endpoint) (err error) {
 			body, kind, err = r.get(ctx, ep, d.Digest.String(), d.Digest)
 			return err
 		})
@@ -151,7 +158,7 @@ func (r *Repository) Manifest(ctx context.Context, d ocispec.Descriptor) (body [
 // Tags lists every tag of the repository.
 func (r *Repository) Tags(ctx context.Context) (tags []string, err error) {
 	err = r.persist(ctx, func() error {
-		return r.each(ctx, func(ep *endpoint) (err error) {
+		return r.each(ctx, canResolve, func(ep *endpoint) (err error) {
 			tags, err = r.tagsOf(ctx, ep)
 			return err
 		})
@@ -217,7 +224,7 @@ type Blob struct {
 // caller's, who knows how far it got (see Again).
 func (r *Repository) Blob(ctx context.Context, d ocispec.Descriptor, offset int64) (*Blob, error) {
 	var b *Blob
-	err := r.each(ctx, func(ep *endpoint) (err error) {
+	err := r.each(ctx, canPull, func(ep *endpoint) (err error) {
 		b, err = r.open(ctx, ep, d, offset)
 		return err
 	})
@@ -251,6 +258,9 @@ func (r *Repository) open(ctx context.Context, ep *endpoint, d ocispec.Descripto
 // opened checks that an answer is the part that was asked for.
 func (r *Repository) opened(ep *endpoint, d ocispec.Descriptor, offset int64, resp *http.Response) (*Blob, error) {
 	b := &Blob{ReadCloser: resp.Body, Host: ep.base(), ep: ep}
+	if isPage(resp.Header, nil) && resp.ContentLength != d.Size-offset {
+		return nil, webPage(ep.base(), resp)
+	}
 	if resp.StatusCode == http.StatusPartialContent {
 		first, _, _ := strings.Cut(strings.TrimPrefix(resp.Header.Get("Content-Range"), "bytes "), "-")
 		n, err := strconv.ParseInt(first, 10, 64)
@@ -277,7 +287,7 @@ func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset i
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			continue
 		}
-		ep := &endpoint{c: r.c, scheme: u.Scheme, host: u.Host, mirror: true}
+		ep := &endpoint{c: r.c, scheme: u.Scheme, host: u.Host, mirror: true, can: canPull}
 		ep.auth = r.authorizer(ep, nil)
 		h := http.Header{"Accept": {"*/*"}}
 		if offset > 0 {
@@ -303,7 +313,7 @@ func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset i
 // passed over.
 func (r *Repository) Cut(b *Blob, err error) error {
 	f := r.c.unreachable(b.ep, r.gen.settings, err)
-	if !f.quiet {
+	if !f.quiet && !errors.Is(err, errSlow) {
 		f.text = fmt.Sprintf("registry %s broke off while it sent a blob: %s", b.Host, plainCause(err))
 	}
 	if b.ep.mirror {
@@ -323,7 +333,7 @@ func (r *Repository) Wrong(b *Blob, want ocispec.Descriptor, got digest.Digest) 
 	r.mu.Lock()
 	r.bad[b.ep] = f
 	r.mu.Unlock()
-	return f, len(r.order()) > 0
+	return f, len(r.order(canPull)) > 0
 }
 
 // persist tries again what may succeed a little later. A host that was silent

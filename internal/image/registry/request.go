@@ -2,13 +2,14 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 )
@@ -36,6 +37,9 @@ type request struct {
 	// it sent again; it gives the length in bytes, -1 if that is unknown. nil
 	// sends none. The request closes what it opened.
 	body func() (io.ReadCloser, int64, error)
+	// path replaces all of the address after the host, for what is in no
+	// repository.
+	path string
 	// actions on the repository that the token must allow; "" is actionPull.
 	actions string
 	// scopes are further ones: "repository:other:pull" for a mount from there.
@@ -48,7 +52,16 @@ func (r *Repository) ask(ctx context.Context, ep *endpoint, q request) (*http.Re
 	if q.actions == "" {
 		q.actions = actionPull
 	}
-	ctx = docker.WithScope(ctx, "repository:"+r.path+":"+q.actions)
+	if q.actions == actionPull && ep.ns != "" {
+		q.query = maps.Clone(q.query)
+		if q.query == nil {
+			q.query = make(url.Values)
+		}
+		q.query.Set("ns", ep.ns)
+	}
+	if r.path != "" {
+		ctx = docker.WithScope(ctx, "repository:"+r.path+":"+q.actions)
+	}
 	for _, s := range q.scopes {
 		ctx = docker.WithScope(ctx, s)
 	}
@@ -83,7 +96,8 @@ func (r *Repository) send(ctx context.Context, ep *endpoint, q request) (*http.R
 	known := r.c.schemeOf(ep.host)
 	if known != "" {
 		resp, err := r.sendOver(ctx, ep, known, q)
-		if err != nil {
+		var auth *authError
+		if err != nil && !errors.As(err, &auth) {
 			r.c.setScheme(ep.host, "")
 		}
 		return resp, err
@@ -93,22 +107,44 @@ func (r *Repository) send(ctx context.Context, ep *endpoint, q request) (*http.R
 		r.c.setScheme(ep.host, "https")
 		return resp, nil
 	}
-	if ctx.Err() != nil || errors.Is(err, errRedirect) {
+	if ctx.Err() != nil || errors.Is(err, errRedirect) || spokeTLS(err) {
 		return nil, err
 	}
-	resp, err = r.sendOver(ctx, ep, "http", q)
-	if err == nil {
+	resp, plainErr := r.sendOver(ctx, ep, "http", q)
+	switch {
+	case plainErr == nil:
 		r.c.setScheme(ep.host, "http")
+		return resp, nil
+	case errors.Is(plainErr, errWantsTLS):
+		return nil, err
 	}
-	return resp, err
+	return nil, plainErr
 }
+
+// spokeTLS says whether a host that failed has TLS: then it is not asked
+// without.
+func spokeTLS(err error) bool {
+	var verify *tls.CertificateVerificationError
+	var auth *authError
+	return alertOf(err) != "" || errors.As(err, &verify) || errors.As(err, &auth)
+}
+
+// authError is why there is no token for a request.
+type authError struct{ error }
+
+func (e *authError) Unwrap() error { return e.error }
 
 // address is where a request goes, and whether that is the endpoint itself.
 func (r *Repository) address(ep *endpoint, scheme string, q request) (addr string, own bool) {
 	if q.at != nil {
 		return q.at.String(), strings.EqualFold(q.at.Host, ep.host) && (ep.probe || q.at.Scheme == ep.scheme)
 	}
-	addr = scheme + "://" + ep.host + ep.prefix + "/v2/" + r.path + "/" + q.rest
+	addr = scheme + "://" + ep.host
+	if q.path != "" {
+		addr += q.path
+	} else {
+		addr += ep.root + "/" + r.path + "/" + q.rest
+	}
 	if len(q.query) > 0 {
 		addr += "?" + q.query.Encode()
 	}
@@ -150,19 +186,29 @@ func (r *Repository) sendOver(ctx context.Context, ep *endpoint, scheme string, 
 				req.Body.Close()
 			}
 			cancel(nil)
-			return nil, err
+			return nil, &authError{err}
 		}
 	}
-	client := &http.Client{Transport: dialler{r.gen}, CheckRedirect: follow}
+	silence, hurried := ep.silence(r.gen.settings), ep.hurried()
+	timer := stopped(silence, cancel)
+	if hurried && req.Body == nil {
+		timer.Reset(silence)
+	}
+	client := &http.Client{Transport: dialler{r.gen, ep}, CheckRedirect: follow}
 	resp, err := client.Do(req)
+	timer.Stop()
+	if err == nil && wantsTLS(resp) {
+		err = errWantsTLS
+		resp.Body.Close()
+	}
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errSilent) {
-			err = fmt.Errorf("%w (%s)", errSilent, r.gen.patience)
+			err = &silent{silence}
 		}
 		cancel(nil)
 		return nil, err
 	}
-	resp.Body = guard(ctx, cancel, resp.Body, r.gen.patience)
+	resp.Body = guard(ctx, cancel, resp.Body, silence, hurried)
 	return resp, nil
 }
 
@@ -203,34 +249,6 @@ func (r *Repository) newRequest(ctx context.Context, cancel context.CancelCauseF
 		req.GetBody = open // for redirects, and connections that were closed
 	}
 	return req, own, nil
-}
-
-// taken is a body on its way to a host: the time runs while the host takes
-// what it was given, not while it is read from us.
-type taken struct {
-	rc       io.ReadCloser
-	patience time.Duration
-	timer    *time.Timer
-}
-
-func stopped(patience time.Duration, cancel context.CancelCauseFunc) *time.Timer {
-	t := time.AfterFunc(patience, func() { cancel(errSilent) })
-	t.Stop()
-	return t
-}
-
-func (t *taken) Read(p []byte) (int, error) {
-	t.timer.Stop()
-	n, err := t.rc.Read(p)
-	if err == nil {
-		t.timer.Reset(t.patience)
-	}
-	return n, err
-}
-
-func (t *taken) Close() error {
-	t.timer.Stop()
-	return t.rc.Close()
 }
 
 // follow lets redirects be followed, without credentials to another origin. A
