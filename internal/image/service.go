@@ -8,7 +8,8 @@
 //	DATAROOT
 //	├── images.db   names, labels, leases, which blob refers to which (bbolt)
 //	├── content/    blobs by digest: indexes, manifests, configs, layers
-//	└── layers/     one directory for each chain of layers
+//	├── layers/     one directory for each chain of layers
+//	└── trash/      what is being deleted
 //
 // A name in images.db is what keeps content and layers; a lease keeps what is
 // on its way, and for a day what a pull had downloaded when it was cut off. Two kinds of names are not the user's:
@@ -49,6 +50,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"hezi/internal/image/registry"
+	"hezi/internal/image/sweep"
 	"hezi/internal/version"
 )
 
@@ -81,6 +83,7 @@ type depot struct {
 	leases  leases.Manager
 	log     *slog.Logger
 	flights flights // layers that several pulls want
+	flush   *flusher
 }
 
 // index is the names of what is stored.
@@ -98,6 +101,7 @@ type index struct {
 type Service struct {
 	index
 	bolt     *bolt.DB
+	sweeper  sweep.Store
 	inUse    InUse
 	announce func(typ, action, id string, attributes map[string]string)
 
@@ -129,6 +133,11 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 		return nil, fmt.Errorf("make the data root: %w", err)
 	}
 	path := filepath.Join(o.Root, "images.db")
+	if !exists(path) {
+		if err := refuseHeadless(o.Root); err != nil {
+			return nil, err
+		}
+	}
 	s.bolt, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: 500 * time.Millisecond, FreelistType: bolt.FreelistMapType})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s is in use by another hezid: stop it first, or use another --data-root", path))
@@ -161,14 +170,28 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	}
 	s.blobs, s.layers = s.db.ContentStore(), s.db.Snapshotter(snapshotter)
 	s.leases, s.names = metadata.NewLeaseManager(s.db), metadata.NewImageStore(s.db)
+	if s.flush, err = newFlusher(filepath.Join(o.Root, "layers", "snapshots")); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.flush.close()
+		}
+	}()
+	if err = s.reconcile(ctx); err != nil {
+		return nil, err
+	}
 	dropped, err := s.dropOldLeases(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	if dropped {
-		s.inBackground(s.collectLeft)
-	}
+	s.inBackground(func(ctx context.Context) {
+		if dropped {
+			s.collectLeft(ctx)
+		}
+		s.sweeper.EmptyTrash(ctx)
+	})
 	return s, nil
 }
 
@@ -195,6 +218,7 @@ func (s *Service) Close() error {
 	s.stop()
 	s.background.Wait()
 	s.registries.Close()
+	s.flush.close()
 	return errors.Join(s.overlay.Close(), s.bolt.Close())
 }
 

@@ -176,6 +176,9 @@ func (b *builder) make(ctx context.Context, w watch) error {
 			return layerError(b.layer, err)
 		}
 	}
+	if err := st.save(ctx); err != nil {
+		return layerError(b.layer, err)
+	}
 	if err := b.wait(ctx); err != nil {
 		st.abort(ctx)
 		return err

@@ -57,6 +57,7 @@ type staged struct {
 	// rebase: the snapshot was made without the layers below and is put on
 	// top of them when it is committed.
 	rebase bool
+	since  int // of the flusher
 }
 
 // stage unpacks a layer into a directory of its own, without the layers
@@ -142,7 +143,7 @@ func (c *counter) Read(p []byte) (int, error) {
 
 // prepare makes an empty snapshot on parent, "" for none.
 func (s *depot) prepare(ctx context.Context, l layer, parent string) (*staged, []mount.Mount, error) {
-	st := &staged{s: s, layer: l, key: "unpack-" + uuid.NewString()}
+	st := &staged{s: s, layer: l, key: "unpack-" + uuid.NewString(), since: s.flush.mark()}
 	mounts, err := s.layers.Prepare(ctx, st.key, parent)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a directory for layer %s: %w", l.blob.Digest, err)
@@ -172,13 +173,18 @@ func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, op
 	return nil
 }
 
-// commit gives the snapshot its place: the layer below is committed by now,
-// and what was written is on disk before the name is.
-func (st *staged) commit(ctx context.Context) error {
-	if err := syncFS(st.path); err != nil {
+// save puts on disk what was unpacked.
+func (st *staged) save(ctx context.Context) error {
+	if err := st.s.flush.sync(st.since); err != nil {
 		st.abort(ctx)
 		return err
 	}
+	return nil
+}
+
+// commit gives the snapshot its place: it is saved, and the layer below is
+// committed.
+func (st *staged) commit(ctx context.Context) error {
 	var opts []snapshots.Opt
 	if st.rebase {
 		opts = append(opts, snapshots.WithParent(st.layer.parent.String()))
@@ -202,18 +208,6 @@ func (st *staged) abort(ctx context.Context) {
 	if err := st.s.layers.Remove(context.WithoutCancel(ctx), st.key); err != nil && !errdefs.IsNotFound(err) {
 		st.s.log.Warn("remove a layer that was not finished", "layer", st.layer.blob.Digest, "error", err)
 	}
-}
-
-func syncFS(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("write the layer to disk: %w", err)
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("write the layer to disk: %w", err)
-	}
-	return nil
 }
 
 const (

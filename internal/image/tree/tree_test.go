@@ -91,7 +91,9 @@ func TestSumSeesEveryChange(t *testing.T) {
 		{func() error { return os.Chtimes(at("etc.conf"), time.Time{}, time.Unix(1, 0)) }, "etc.conf", "was changed at 1970"},
 		{func() error { return unix.Setxattr(at("etc/passwd"), "user.a", []byte("c"), 0) }, "etc/passwd", "has other extended attributes"},
 		{func() error { return unix.Removexattr(at("etc/deep"), "trusted.overlay.opaque") }, "etc/deep", "has other extended attributes"},
-		{func() error { return replace(at("etc/link"), func(p string) error { return os.Symlink("/etc/shadow", p) }) }, "etc/link", `points to "/etc/shadow", not to "../etc/passwd"`},
+		{func() error {
+			return replace(at("etc/link"), func(p string) error { return os.Symlink("/etc/shadow", p) })
+		}, "etc/link", `points to "/etc/shadow", not to "../etc/passwd"`},
 		{func() error {
 			return replace(at("null"), func(p string) error { return unix.Mknod(p, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) })
 		}, "null", "is another device"},
