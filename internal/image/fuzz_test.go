@@ -96,25 +96,26 @@ func FuzzLayer(f *testing.F) {
 		}
 		defer plain.Close()
 		data, _ := io.ReadAll(io.LimitReader(plain, 1<<20)) // what is broken is seen below
-		for _, way := range []string{"alone", "over"} {
+		for _, way := range []string{"alone", "bottom", "over"} {
 			root := filepath.Join(top, way)
 			if err := os.Mkdir(root, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			u := upper{root: root, dirs: map[string]struct{}{}, hidden: map[string]struct{}{}}
-			opts := []archive.ApplyOpt{archive.WithFilter(u.filter), archive.WithConvertWhiteout(u.whiteout)}
+			var err error
 			if way == "over" {
 				h := hider{made: map[string]struct{}{}}
-				opts = []archive.ApplyOpt{archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout)}
+				_, err = archive.Apply(t.Context(), root, bytes.NewReader(data), archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout))
+			} else {
+				err = unpackAlone(t.Context(), root, way == "bottom", bytes.NewReader(data))
 			}
-			if _, err := archive.Apply(t.Context(), root, bytes.NewReader(data), opts...); err != nil && err.Error() == "" {
+			if err != nil && err.Error() == "" {
 				t.Error("an error without words")
 			}
 		}
 		if got := tree(t, outside); got != "secret=secret\n" {
 			t.Errorf("changed outside: %s", got)
 		}
-		if list, err := os.ReadDir(top); err != nil || len(list) != 3 {
+		if list, err := os.ReadDir(top); err != nil || len(list) != 4 {
 			t.Errorf("beside the layer: %v, %v", list, err)
 		}
 	})

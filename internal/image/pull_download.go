@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/errdefs"
+	"github.com/klauspost/readahead"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/image/registry"
@@ -266,8 +267,19 @@ func (x *transfer) beginTap(ctx context.Context) {
 	x.pipe, x.tapDone = w, done
 	go func() {
 		defer close(done)
-		r.CloseWithError(errors.Join(x.t(ctx, r), io.ErrClosedPipe))
+		r.CloseWithError(errors.Join(x.tapped(ctx, r), io.ErrClosedPipe))
 	}()
+}
+
+// tapped runs the tap some parts behind the download, so that neither waits
+// for the other at each of them.
+func (x *transfer) tapped(ctx context.Context, r io.Reader) error {
+	ahead, err := readahead.NewReaderSize(r, aheadParts, chunkSize)
+	if err != nil {
+		return err
+	}
+	defer ahead.Close()
+	return x.t(ctx, ahead)
 }
 
 // endTap tells the tap that there is no more, with the reason if that is

@@ -208,8 +208,12 @@ func (b *builder) fromStore(ctx context.Context, before error, w watch) (*staged
 	}
 	release := func() { <-b.slots }
 	if alone {
-		st, err := b.s.stageStored(ctx, b.layer, w, b.s.stage)
-		if err == nil || b.layer.parent == "" || !needsParents(err) {
+		how := b.s.stage
+		if needsParents(before) {
+			how = b.s.stageBottom
+		}
+		st, err := b.s.stageStored(ctx, b.layer, w, how)
+		if err == nil || !needsParents(err) || b.layer.parent == "" && needsParents(before) {
 			release()
 			return st, err
 		}

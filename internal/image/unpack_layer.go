@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -24,6 +23,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/readahead"
 	"github.com/therootcompany/xz"
 	"golang.org/x/sys/unix"
 )
@@ -62,7 +62,23 @@ type staged struct {
 
 // stage unpacks a layer into a directory of its own, without the layers
 // below, in overlay's form of whiteouts.
-func (s *depot) stage(ctx context.Context, l layer, r io.Reader) (_ *staged, err error) {
+func (s *depot) stage(ctx context.Context, l layer, r io.Reader) (*staged, error) {
+	return s.stageFresh(ctx, l, r, func(root string, r io.Reader) error {
+		return unpackAlone(ctx, root, l.parent == "", r)
+	})
+}
+
+// stageBottom is stage for a lowest layer whose entries go through its own
+// links, or come before their folders.
+func (s *depot) stageBottom(ctx context.Context, l layer, r io.Reader) (*staged, error) {
+	h := hider{made: make(map[string]struct{})}
+	return s.stageFresh(ctx, l, r, func(root string, r io.Reader) error {
+		_, err := archive.Apply(ctx, root, r, archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout))
+		return err
+	})
+}
+
+func (s *depot) stageFresh(ctx context.Context, l layer, r io.Reader, unpack unpacker) (_ *staged, err error) {
 	st, mounts, err := s.prepare(ctx, l, "")
 	if err != nil {
 		return nil, err
@@ -76,12 +92,7 @@ func (s *depot) stage(ctx context.Context, l layer, r io.Reader) (_ *staged, err
 		return nil, fmt.Errorf("the store of layers gave %v for an empty layer: %w", mounts, errdefs.ErrInternal)
 	}
 	st.path, st.rebase = mounts[0].Source, l.parent != ""
-	opts := []archive.ApplyOpt{archive.WithFilter(clean)}
-	if st.rebase {
-		u := upper{root: st.path, dirs: make(map[string]struct{}), hidden: make(map[string]struct{})}
-		opts = []archive.ApplyOpt{archive.WithFilter(u.filter), archive.WithConvertWhiteout(u.whiteout)}
-	}
-	if err := s.apply(ctx, l, st.path, r, opts...); err != nil {
+	if err := s.apply(ctx, l, st.path, r, unpack); err != nil {
 		return nil, err
 	}
 	return st, nil
@@ -108,7 +119,10 @@ func (s *depot) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged,
 	}
 	h := hider{made: make(map[string]struct{})}
 	err = over(mounts[0], func(root string) error {
-		return s.apply(ctx, l, root, r, archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout))
+		return s.apply(ctx, l, root, r, func(root string, r io.Reader) error {
+			_, err := archive.Apply(ctx, root, r, archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout))
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -151,21 +165,36 @@ func (s *depot) prepare(ctx context.Context, l layer, parent string) (*staged, [
 	return st, mounts, nil
 }
 
+// unpacker unpacks a plain archive into root.
+type unpacker func(root string, r io.Reader) error
+
+// Between the stages of unpacking (decompress and digest, write files) this
+// many parts of this many bytes wait.
+const (
+	aheadParts = 4
+	aheadSize  = 512 << 10
+)
+
 // apply unpacks r, a layer as stored, into root and verifies its diff id.
-func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, opts ...archive.ApplyOpt) error {
+func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, unpack unpacker) error {
 	plain, err := decompress(r)
 	if err != nil {
 		return err
 	}
 	defer plain.Close()
 	sum := l.diffID.Algorithm().Digester()
-	t := io.TeeReader(plain, sum.Hash())
-	if _, err := archive.Apply(ctx, root, t, opts...); err != nil {
+	t, err := readahead.NewReaderSize(io.TeeReader(plain, sum.Hash()), aheadParts, aheadSize)
+	if err != nil {
+		return err
+	}
+	defer t.Close() // before plain, which it reads
+	if err := unpack(root, t); err != nil {
 		return s.unpackError(root, err)
 	}
 	if _, err := io.Copy(io.Discard, t); err != nil { // what follows the archive's end
 		return s.unpackError(root, err)
 	}
+	t.Close()
 	if got := sum.Digest(); got != l.diffID {
 		return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(
 			"wrong diff id: the image's config says %s, its content is %s; the image is broken where it was built", l.diffID, got))
@@ -220,6 +249,9 @@ const (
 // clean drops what no image may set: attributes that overlay itself reads,
 // and the files that aufs left in old images.
 func clean(h *tar.Header) (bool, error) {
+	if err := inside(h.Name); err != nil {
+		return false, err
+	}
 	maps.DeleteFunc(h.PAXRecords, func(k, _ string) bool {
 		name, ok := strings.CutPrefix(k, xattrRecord)
 		return ok && (strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay."))
@@ -230,63 +262,6 @@ func clean(h *tar.Header) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-// upper notices entries of a layer that cannot be unpacked without the layers
-// below: those in a folder that the layer does not have (below, it may have
-// other rights, or be a symbolic link), and a folder that the layer first
-// hides and then makes anew, which overlay would merge with the old one.
-type upper struct {
-	root   string
-	dirs   map[string]struct{} // that the layer has so far
-	hidden map[string]struct{} // by whiteouts
-}
-
-func (u *upper) filter(h *tar.Header) (bool, error) {
-	if ok, err := clean(h); !ok {
-		return false, err
-	}
-	name := path.Clean("/" + h.Name)
-	dir, base := path.Split(name)
-	dir = path.Clean(dir)
-	if _, ok := u.dirs[dir]; dir != "/" && !ok {
-		return false, errNeedsParents
-	}
-	switch {
-	case base == whiteoutOpaque && dir == "/": // the root of an overlay is always merged
-		return false, errNeedsParents
-	case base == whiteoutOpaque:
-	case strings.HasPrefix(base, whiteoutPrefix):
-		u.hidden[path.Join(dir, base[len(whiteoutPrefix):])] = struct{}{}
-	case h.Typeflag == tar.TypeDir:
-		if _, ok := u.hidden[name]; ok {
-			return false, errNeedsParents
-		}
-		u.dirs[name] = struct{}{}
-	default:
-		if _, ok := u.dirs[name]; ok { // what follows may go through what it became
-			return false, errNeedsParents
-		}
-	}
-	return true, nil
-}
-
-// whiteout turns whiteouts into overlay's. A whiteout speaks of the layers
-// below only: what this layer itself has of that name stays.
-func (u *upper) whiteout(h *tar.Header, p string) (bool, error) {
-	dir, base := filepath.Split(p)
-	if base == whiteoutOpaque || !strings.HasPrefix(base, whiteoutPrefix) {
-		return archive.OverlayConvertWhiteout(h, p)
-	}
-	info, err := os.Lstat(filepath.Join(dir, base[len(whiteoutPrefix):]))
-	switch {
-	case err != nil:
-		return archive.OverlayConvertWhiteout(h, p)
-	case info.IsDir():
-		return false, errNeedsParents
-	default:
-		return false, nil
-	}
 }
 
 // hider obeys whiteouts over the mounted layers below. They speak of those

@@ -234,7 +234,7 @@ func TestLayersBuildOnEachOther(t *testing.T) {
 		{"parent only below", [][]entry{base, {file("usr/lib/y", "2")}}, "d/\nd/a=1\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\nusr/lib/y=2\n"},
 		{"file becomes folder", [][]entry{base, {dir("d"), dir("d/a"), file("d/a/f", "2")}}, "d/\nd/a/\nd/a/f=2\nd/b=1\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
 		{"folder becomes file", [][]entry{base, {file("d", "2")}}, "d=2\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
-		{"escape", [][]entry{base, {file("../../../d2", "2"), {name: "l", kind: tar.TypeSymlink, link: "/etc"}}}, "d/\nd/a=1\nd/b=1\nd2=2\nl->/etc\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
+		{"absolute", [][]entry{base, {file("/d2", "2"), {name: "l", kind: tar.TypeSymlink, link: "/etc"}}}, "d/\nd/a=1\nd/b=1\nd2=2\nl->/etc\nlib->usr/lib\nusr/\nusr/lib/\nusr/lib/x=1\n"},
 		{"same layer twice", [][]entry{{file("q", "1")}, {file("q", "1")}, {file("r", "1")}}, "q=1\nr=1\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -26,6 +26,8 @@ type contender struct {
 	name string
 	argv []string
 	env  []string
+	// before is run ahead of each measured run, and may fail.
+	before []string
 }
 
 type work struct {
@@ -82,16 +84,37 @@ func run(rounds int, only string) (err error) {
 			}
 		}
 	}
-	memory(e)
+	wanted := func(name string) bool {
+		return only == "" || strings.Contains(name, only) || strings.Contains(only, name)
+	}
+	if err := images(e, max(3, rounds/6), wanted); err != nil {
+		return err
+	}
+	if only == "" {
+		memory(e)
+	}
 	return nil
+}
+
+// peak is the most memory a process had resident, as the kernel says it.
+func peak(pid int) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return "?"
 }
 
 func works(e *harness.Engine, bundle string) ([]work, func(), error) {
 	hezi := filepath.Join(harness.Bin(), "hezi")
 	env := e.Env()
-	h := func(args ...string) contender { return contender{"hezi", append([]string{hezi}, args...), env} }
+	h := func(args ...string) contender {
+		return contender{name: "hezi", argv: append([]string{hezi}, args...), env: env}
+	}
 	via := func(args ...string) contender {
-		return contender{"docker cli, our daemon", append([]string{"docker"}, args...), env}
+		return contender{name: "docker cli, our daemon", argv: append([]string{"docker"}, args...), env: env}
 	}
 	if r := e.Hezi("run", "-d", "--name", "bench", "busybox", "sleep", "100000"); r.Code != 0 {
 		return nil, func() {}, fmt.Errorf("hezi run: %s", r.Err)
@@ -104,7 +127,9 @@ func works(e *harness.Engine, bundle string) ([]work, func(), error) {
 
 	if host := os.Getenv("DOCKER_BENCH_HOST"); host != "" {
 		denv := append(os.Environ(), "DOCKER_HOST="+host)
-		d := func(args ...string) contender { return contender{"docker", append([]string{"docker"}, args...), denv} }
+		d := func(args ...string) contender {
+			return contender{name: "docker", argv: append([]string{"docker"}, args...), env: denv}
+		}
 		start := exec.Command("docker", "run", "-d", "--name", "hezi-bench", "busybox", "sleep", "100000")
 		start.Env = denv
 		if out, err := start.CombinedOutput(); err != nil {
@@ -123,11 +148,11 @@ func works(e *harness.Engine, bundle string) ([]work, func(), error) {
 		version.contenders = append(version.contenders, d("version"))
 	}
 	if exec.Command("podman", "image", "exists", "busybox").Run() == nil {
-		runs.contenders = append(runs.contenders, contender{"podman", []string{"podman", "run", "--rm", "busybox", "true"}, nil})
+		runs.contenders = append(runs.contenders, contender{name: "podman", argv: []string{"podman", "run", "--rm", "busybox", "true"}})
 	}
 	for _, runtime := range []string{"crun", "runc"} {
 		if _, err := exec.LookPath(runtime); err == nil {
-			c := contender{runtime + " run (no network)", []string{runtime, "run", "-b", bundle, "hezi-bench-" + runtime}, nil}
+			c := contender{name: runtime + " run (no network)", argv: []string{runtime, "run", "-b", bundle, "hezi-bench-" + runtime}}
 			runs.contenders = append(runs.contenders, c)
 			none.contenders = append(none.contenders, c)
 		}
@@ -174,6 +199,11 @@ func measure(w work, rounds int) error {
 		for i, c := range w.contenders {
 			if dead[i] != "" {
 				continue
+			}
+			if c.before != nil {
+				before := exec.Command(c.before[0], c.before[1:]...)
+				before.Env = c.env
+				_ = before.Run()
 			}
 			cmd := exec.Command(c.argv[0], c.argv[1:]...)
 			cmd.Env = c.env

@@ -130,80 +130,110 @@ func (e *Engine) LoadBusybox() error {
 // Debian is the path of a root file system archive that debootstrap made once.
 func Debian(t testing.TB) string {
 	t.Helper()
-	path := filepath.Join(cache(), "debian-bookworm.tar")
-	unlock := lock(t, path+".lock")
-	defer unlock()
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	cmd := exec.Command("debootstrap", "--variant=minbase", "--make-tarball="+path+".debs.tar", "bookworm", filepath.Join(t.TempDir(), "debs"))
-	out, err := cmd.CombinedOutput()
-	if err != nil { // a mirror may be slow once
-		cmd = exec.Command(cmd.Args[0], append(cmd.Args[1:4:4], filepath.Join(t.TempDir(), "debs"))...)
-		out, err = cmd.CombinedOutput()
-	}
+	path, err := DebianArchive()
 	if err != nil {
-		t.Fatalf("debootstrap: %v\n%s", err, out)
-	}
-	root := filepath.Join(t.TempDir(), "root")
-	for _, c := range [][]string{
-		{"debootstrap", "--variant=minbase", "--unpack-tarball=" + path + ".debs.tar", "bookworm", root},
-		{"tar", "-C", root, "--exclude=./var/cache/apt/archives/*.deb", "--exclude=./dev/*", "-cf", path + ".part", "."},
-	} {
-		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", c[0], err, out)
-		}
-	}
-	_ = os.Remove(path + ".debs.tar")
-	if err := os.Rename(path+".part", path); err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-func lock(t testing.TB, path string) (unlock func()) {
+// DebianArchive is Debian, for programs that are no tests.
+func DebianArchive() (path string, err error) {
+	path = filepath.Join(cache(), "debian-bookworm.tar")
+	unlock, err := lock(path + ".lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	dir, err := os.MkdirTemp("", "hezi-debian-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	debs := path + ".debs.tar"
+	defer os.Remove(debs)
+	fetch := func() error {
+		return command("debootstrap", "--variant=minbase", "--make-tarball="+debs, "bookworm", filepath.Join(dir, "debs"))
+	}
+	if err := fetch(); err != nil { // a mirror may be slow once
+		if err := fetch(); err != nil {
+			return "", err
+		}
+	}
+	root := filepath.Join(dir, "root")
+	if err := command("debootstrap", "--variant=minbase", "--unpack-tarball="+debs, "bookworm", root); err != nil {
+		return "", err
+	}
+	if err := command("tar", "-C", root, "--exclude=./var/cache/apt/archives/*.deb", "--exclude=./dev/*", "-cf", path+".part", "."); err != nil {
+		return "", err
+	}
+	return path, os.Rename(path+".part", path)
+}
+
+func command(argv ...string) error {
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", argv[0], err, out)
+	}
+	return nil
+}
+
+func lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
+		f.Close()
+		return nil, err
 	}
-	return func() { f.Close() }
+	return func() { f.Close() }, nil
 }
 
 // Registry runs Debian's docker-registry on loopback and returns its address.
 func Registry(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, stop, err := ServeRegistry(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
+	t.Cleanup(stop)
+	return addr
+}
+
+// ServeRegistry is Registry, for programs that are no tests; it keeps its data in dir.
+func ServeRegistry(dir string) (addr string, stop func(), err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	addr = l.Addr().String()
 	l.Close()
 	cfg := fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s\n  delete:\n    enabled: true\nhttp:\n  addr: %s\n", dir, addr)
 	path := filepath.Join(dir, "config.yml")
 	if err := os.WriteFile(path, []byte(cfg), 0o644); err != nil {
-		t.Fatal(err)
+		return "", nil, err
 	}
 	cmd := exec.Command("docker-registry", "serve", path)
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("%v: install Debian's docker-registry", err)
+		return "", nil, fmt.Errorf("%w: install Debian's docker-registry", err)
 	}
-	t.Cleanup(func() {
+	stop = func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-	})
+	}
 	for range 100 {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
-			return addr
+			return addr, stop, nil
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	t.Fatalf("docker-registry does not answer on %s", addr)
-	return ""
+	stop()
+	return "", nil, fmt.Errorf("docker-registry does not answer on %s", addr)
 }
 
 // Push puts an image into a registry.
