@@ -1,24 +1,19 @@
 package image
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/bzip2"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"syscall"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/flate"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/therootcompany/xz"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/image/unpack"
 )
 
 // told is an error in words for a person; what it was stays to be asked for.
@@ -50,33 +45,14 @@ func (s *depot) unpackError(root string, err error) error {
 		return s.diskError(err)
 	}
 	var sys syscall.Errno
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &sys) && !needsParents(err) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &sys) && !unpack.NeedsParents(err) {
 		return err // not the layer's fault
 	}
 	text := strings.ReplaceAll(err.Error(), root+"/", "/")
-	if isBroken(err) {
+	if unpack.Broken(err) {
 		text = "it is no whole tar archive: " + text
 	}
 	return &told{text: text, causes: []error{err}}
-}
-
-// isBroken says whether an error is of the bytes of a compressed archive.
-func isBroken(err error) bool {
-	var corrupt flate.CorruptInputError
-	var bz bzip2.StructuralError
-	if errors.As(err, &corrupt) || errors.As(err, &bz) {
-		return true
-	}
-	for _, is := range []error{
-		io.ErrUnexpectedEOF, tar.ErrHeader, tar.ErrFieldTooLong, gzip.ErrHeader, gzip.ErrChecksum,
-		zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrUnexpectedBlockSize, zstd.ErrWindowSizeExceeded,
-		xz.ErrBuf, xz.ErrData, xz.ErrFormat, xz.ErrMemlimit, xz.ErrOptions,
-	} {
-		if errors.Is(err, is) {
-			return true
-		}
-	}
-	return false
 }
 
 // layerError names the layer. One that could be stored as its digest says and

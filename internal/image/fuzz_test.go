@@ -10,9 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/image/unpack"
 )
 
 // What a user types is a name or an error that says how to write one.
@@ -90,7 +91,7 @@ func FuzzLayer(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(outside, "secret"), []byte("secret"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		plain, err := decompress(bytes.NewReader(blob))
+		plain, err := unpack.Decompress(bytes.NewReader(blob))
 		if err != nil {
 			return
 		}
@@ -103,10 +104,9 @@ func FuzzLayer(f *testing.F) {
 			}
 			var err error
 			if way == "over" {
-				h := hider{made: map[string]struct{}{}}
-				_, err = archive.Apply(t.Context(), root, bytes.NewReader(data), archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout))
+				err = unpack.Apply(t.Context(), root, bytes.NewReader(data))
 			} else {
-				err = unpackAlone(t.Context(), root, way == "bottom", bytes.NewReader(data))
+				err = unpack.Alone(t.Context(), root, way == "bottom", bytes.NewReader(data))
 			}
 			if err != nil && err.Error() == "" {
 				t.Error("an error without words")

@@ -19,6 +19,8 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/image/unpack"
 )
 
 // Import makes an image of one layer from a tar archive, plain or compressed.
@@ -118,7 +120,7 @@ func download(ctx context.Context, source string) (io.ReadCloser, error) {
 // writeLayer stores an archive uncompressed, once it has been read to its end as one.
 func (s *depot) writeLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, error) {
 	var none ocispec.Descriptor
-	plain, err := decompress(r)
+	plain, err := unpack.Decompress(r)
 	if err != nil {
 		return none, notATar(err)
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/moby/moby/api/types/jsonstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/image/unpack"
 )
 
 // Load takes the images of an archive that `docker save` or an OCI tool wrote,
@@ -30,7 +32,7 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platfo
 	}
 	d := newDisplay(watching)
 	defer d.close()
-	plain, err := decompress(&counter{r: r, w: d.layer("archive"), step: step{status: statusReading}})
+	plain, err := unpack.Decompress(&counter{r: r, w: d.layer("archive"), step: step{status: statusReading}})
 	if err != nil {
 		return notAnArchive(err)
 	}

@@ -95,7 +95,7 @@ func TestRefusals(t *testing.T) {
 		{"a web page", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
 			fmt.Fprint(w, `<html>`)
 			return true
-		}, errdefs.IsInvalidArgument, []string{"is a web page, not JSON: this is no registry, or a proxy"}},
+		}, errdefs.IsUnavailable, []string{"answered with a web page: it is no registry, or a proxy"}},
 		{"not JSON", "x:1", answer(`{"schemaVersion":2`), errdefs.IsInvalidArgument, []string{"is not JSON: unexpected end of JSON input: push the image again"}},
 		{"null", "x:1", answer(`null`), errdefs.IsInvalidArgument, []string{"lists neither layers nor manifests"}},
 		{"other JSON", "x:1", answer(`[1]`), errdefs.IsInvalidArgument, []string{"is not what it should be: it is of JSON type array"}},

@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"hezi/internal/image/unpack"
 )
 
 // maxLayers is more than overlay can stack; it bounds what a manifest can ask.
@@ -195,7 +197,7 @@ func (b *builder) make(ctx context.Context, w watch) error {
 // the layers below. before is what unpacking it on arrival said, if that was
 // tried.
 func (b *builder) fromStore(ctx context.Context, before error, w watch) (*staged, error) {
-	alone := b.layer.parent == "" || !needsParents(before)
+	alone := b.layer.parent == "" || !unpack.NeedsParents(before)
 	if !alone {
 		if err := b.wait(ctx); err != nil {
 			return nil, err
@@ -209,11 +211,11 @@ func (b *builder) fromStore(ctx context.Context, before error, w watch) (*staged
 	release := func() { <-b.slots }
 	if alone {
 		how := b.s.stage
-		if needsParents(before) {
+		if unpack.NeedsParents(before) {
 			how = b.s.stageBottom
 		}
 		st, err := b.s.stageStored(ctx, b.layer, w, how)
-		if err == nil || !needsParents(err) || b.layer.parent == "" && needsParents(before) {
+		if err == nil || !unpack.NeedsParents(err) || b.layer.parent == "" && unpack.NeedsParents(before) {
 			release()
 			return st, err
 		}

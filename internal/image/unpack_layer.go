@@ -1,52 +1,25 @@
 package image
 
 import (
-	"archive/tar"
-	"bufio"
-	"bytes"
-	"compress/bzip2"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/klauspost/readahead"
-	"github.com/therootcompany/xz"
-	"golang.org/x/sys/unix"
+
+	"hezi/internal/image/unpack"
 )
 
 // tap reads a blob, as it is stored, while it arrives.
 type tap func(ctx context.Context, r tapReader) error
 
 type tapReader = io.Reader
-
-// errNeedsParents says that a layer cannot be unpacked on its own: it names
-// things that only the layers below have.
-var errNeedsParents = errors.New("the layer builds on files of the layers below")
-
-// needsParents says whether an unpacking failed in a way in which it may not
-// fail over the layers below: a hard link to a file of theirs, or a folder.
-func needsParents(err error) bool {
-	for _, is := range []error{errNeedsParents, fs.ErrNotExist, fs.ErrExist, unix.ENOTDIR, unix.ELOOP, unix.ENOTEMPTY, unix.EISDIR} {
-		if errors.Is(err, is) {
-			return true
-		}
-	}
-	return false
-}
 
 // staged is a layer that is unpacked but has no place in a chain yet.
 type staged struct {
@@ -64,21 +37,17 @@ type staged struct {
 // below, in overlay's form of whiteouts.
 func (s *depot) stage(ctx context.Context, l layer, r io.Reader) (*staged, error) {
 	return s.stageFresh(ctx, l, r, func(root string, r io.Reader) error {
-		return unpackAlone(ctx, root, l.parent == "", r)
+		return unpack.Alone(ctx, root, l.parent == "", r)
 	})
 }
 
 // stageBottom is stage for a lowest layer whose entries go through its own
 // links, or come before their folders.
 func (s *depot) stageBottom(ctx context.Context, l layer, r io.Reader) (*staged, error) {
-	h := hider{made: make(map[string]struct{})}
-	return s.stageFresh(ctx, l, r, func(root string, r io.Reader) error {
-		_, err := archive.Apply(ctx, root, r, archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout))
-		return err
-	})
+	return s.stageFresh(ctx, l, r, func(root string, r io.Reader) error { return unpack.Apply(ctx, root, r) })
 }
 
-func (s *depot) stageFresh(ctx context.Context, l layer, r io.Reader, unpack unpacker) (_ *staged, err error) {
+func (s *depot) stageFresh(ctx context.Context, l layer, r io.Reader, how unpacker) (_ *staged, err error) {
 	st, mounts, err := s.prepare(ctx, l, "")
 	if err != nil {
 		return nil, err
@@ -92,7 +61,7 @@ func (s *depot) stageFresh(ctx context.Context, l layer, r io.Reader, unpack unp
 		return nil, fmt.Errorf("the store of layers gave %v for an empty layer: %w", mounts, errdefs.ErrInternal)
 	}
 	st.path, st.rebase = mounts[0].Source, l.parent != ""
-	if err := s.apply(ctx, l, st.path, r, unpack); err != nil {
+	if err := s.apply(ctx, l, st.path, r, how); err != nil {
 		return nil, err
 	}
 	return st, nil
@@ -117,12 +86,8 @@ func (s *depot) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged,
 			st.path = dir
 		}
 	}
-	h := hider{made: make(map[string]struct{})}
-	err = over(mounts[0], func(root string) error {
-		return s.apply(ctx, l, root, r, func(root string, r io.Reader) error {
-			_, err := archive.Apply(ctx, root, r, archive.WithFilter(clean), archive.WithConvertWhiteout(h.whiteout))
-			return err
-		})
+	err = unpack.Mounted(mounts[0], func(root string) error {
+		return s.apply(ctx, l, root, r, func(root string, r io.Reader) error { return unpack.Apply(ctx, root, r) })
 	})
 	if err != nil {
 		return nil, err
@@ -176,8 +141,8 @@ const (
 )
 
 // apply unpacks r, a layer as stored, into root and verifies its diff id.
-func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, unpack unpacker) error {
-	plain, err := decompress(r)
+func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, how unpacker) error {
+	plain, err := unpack.Decompress(r)
 	if err != nil {
 		return err
 	}
@@ -188,7 +153,7 @@ func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, un
 		return err
 	}
 	defer t.Close() // before plain, which it reads
-	if err := unpack(root, t); err != nil {
+	if err := how(root, t); err != nil {
 		return s.unpackError(root, err)
 	}
 	if _, err := io.Copy(io.Discard, t); err != nil { // what follows the archive's end
@@ -237,125 +202,4 @@ func (st *staged) abort(ctx context.Context) {
 	if err := st.s.layers.Remove(context.WithoutCancel(ctx), st.key); err != nil && !errdefs.IsNotFound(err) {
 		st.s.log.Warn("remove a layer that was not finished", "layer", st.layer.blob.Digest, "error", err)
 	}
-}
-
-const (
-	whiteoutPrefix = ".wh."
-	whiteoutMeta   = ".wh..wh." // aufs's own files
-	whiteoutOpaque = ".wh..wh..opq"
-	xattrRecord    = "SCHILY.xattr."
-)
-
-// clean drops what no image may set: attributes that overlay itself reads,
-// and the files that aufs left in old images.
-func clean(h *tar.Header) (bool, error) {
-	if err := inside(h.Name); err != nil {
-		return false, err
-	}
-	maps.DeleteFunc(h.PAXRecords, func(k, _ string) bool {
-		name, ok := strings.CutPrefix(k, xattrRecord)
-		return ok && (strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay."))
-	})
-	for part := range strings.SplitSeq(h.Name, "/") {
-		if strings.HasPrefix(part, whiteoutMeta) && part != whiteoutOpaque {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// hider obeys whiteouts over the mounted layers below. They speak of those
-// only, wherever in the layer they stand (image-spec, layer.md, whiteouts).
-type hider struct{ made map[string]struct{} } // paths that the layer itself has
-
-func (h *hider) whiteout(_ *tar.Header, p string) (bool, error) {
-	dir, base := filepath.Split(p)
-	switch {
-	case base == whiteoutOpaque:
-		list, err := os.ReadDir(dir)
-		if err != nil {
-			return false, err
-		}
-		for _, e := range list {
-			if err := h.hide(filepath.Join(dir, e.Name())); err != nil {
-				return false, err
-			}
-		}
-		return false, nil
-	case strings.HasPrefix(base, whiteoutPrefix):
-		return false, h.hide(filepath.Join(dir, base[len(whiteoutPrefix):]))
-	}
-	for _, known := h.made[p]; !known; _, known = h.made[p] { // with its folders, up to /
-		h.made[p] = struct{}{}
-		p = filepath.Dir(p)
-	}
-	return true, nil
-}
-
-// hide removes p, or all in p that is not the layer's own. It follows no
-// symbolic link.
-func (h *hider) hide(p string) error {
-	if _, own := h.made[p]; !own {
-		return os.RemoveAll(p)
-	}
-	info, err := os.Lstat(p)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	list, err := os.ReadDir(p)
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		if err := h.hide(filepath.Join(p, e.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// maxXZ is the most memory that xz may want: what its strongest preset does.
-const maxXZ = 64 << 20
-
-// decompress recognises gzip, zstd, xz and bzip2 by their first bytes; what is
-// none of them is a plain archive. No program is called.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 64<<10)
-	magic, err := b.Peek(4)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(b)
-		if err != nil {
-			return nil, fmt.Errorf("decompress with gzip: %w", err)
-		}
-		return z, nil
-	case isZstd(magic):
-		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
-		if err != nil {
-			return nil, fmt.Errorf("decompress with zstd: %w", err)
-		}
-		return z.IOReadCloser(), nil
-	case bytes.Equal(magic, []byte("\xfd7zX")):
-		z, err := xz.NewReader(b, maxXZ)
-		if err != nil {
-			return nil, fmt.Errorf("decompress with xz: %w", err)
-		}
-		return io.NopCloser(z), nil
-	case bytes.HasPrefix(magic, []byte("BZh")):
-		return io.NopCloser(bzip2.NewReader(b)), nil
-	}
-	return io.NopCloser(b), nil
-}
-
-// isZstd knows zstd's frames and its skippable frames (RFC 8878, 3.1), with
-// which zstd:chunked layers may begin.
-func isZstd(magic []byte) bool {
-	return bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) ||
-		len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], []byte{0x2a, 0x4d, 0x18})
 }

@@ -1,4 +1,10 @@
-package image
+// Package unpack writes the layers of images into folders: it decompresses
+// them and unpacks their archives, on their own (Alone) or over the mounted
+// layers below (Mounted, Apply). It knows neither digests nor a store.
+//
+// Every layer is hostile: nothing of it is made, read or removed outside its
+// folder.
+package unpack
 
 import (
 	"fmt"
@@ -11,17 +17,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// over calls f with the path of a mounted snapshot. The mount is in a mount
+// Mounted calls f with the path of a mounted snapshot. The mount is in a mount
 // namespace of one thread, which ends with the thread: not even a kill leaves
 // it behind, and nobody else sees it. f must stay on its goroutine wherever it
 // touches that path.
-func over(m mount.Mount, f func(root string) error) error {
+func Mounted(m mount.Mount, f func(root string) error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() { // the first thread never ends: keep it busy and take another
 			defer runtime.UnlockOSThread()
-			done <- over(m, f)
+			done <- Mounted(m, f)
 			return
 		}
 		done <- mounted(m, f) // never unlocked: the thread ends with its namespace

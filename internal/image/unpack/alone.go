@@ -1,4 +1,4 @@
-package image
+package unpack
 
 import (
 	"archive/tar"
@@ -23,7 +23,7 @@ import (
 // overlay's form of whiteouts. Nearly every layer has each entry after the
 // folder that it is in: then no path leads through a link, and an entry takes
 // the four or five calls that it needs. What is otherwise ends with
-// errNeedsParents, and containerd's archive unpacks it.
+// ErrNeedsParents, and containerd's archive unpacks it.
 type alone struct {
 	root   string
 	fd     int  // of root
@@ -44,10 +44,12 @@ type dirTime struct {
 	ts   [2]unix.Timespec
 }
 
+// maxNames bounds what is kept of a layer's names, in bytes: half a million
+// folders.
+var maxNames = 64 << 20
+
 const (
-	// maxNames bounds what is kept of a layer's names, in bytes: a million
-	// folders.
-	maxNames = 64 << 20
+	copySize = 256 << 10
 	// earlyFlush is from which size, in bytes, the kernel is told to begin
 	// writing a file while the rest of the layer is still unpacked.
 	earlyFlush = 1 << 20
@@ -68,14 +70,16 @@ var umask = sync.OnceValue(func() uint32 {
 	return 0o777
 })
 
-// unpackAlone unpacks a plain layer archive into root, which is empty.
-func unpackAlone(ctx context.Context, root string, bottom bool, r io.Reader) (err error) {
+// Alone unpacks a plain layer archive into root, which is empty, in overlay's
+// form of whiteouts; bottom says that no layer is below. It returns
+// ErrNeedsParents for what Apply must do.
+func Alone(ctx context.Context, root string, bottom bool, r io.Reader) (err error) {
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", root, err)
 	}
 	defer unix.Close(fd)
-	a := &alone{root: root, fd: fd, bottom: bottom, dirs: make(map[string]int), hidden: make(map[string]struct{}), cwdFD: -1, buf: make([]byte, chunkSize)}
+	a := &alone{root: root, fd: fd, bottom: bottom, dirs: make(map[string]int), hidden: make(map[string]struct{}), cwdFD: -1, buf: make([]byte, copySize)}
 	defer a.leave()
 	t := tar.NewReader(r)
 	for {
@@ -124,7 +128,7 @@ func (a *alone) enter(dir string) (gid int, err error) {
 	if dir != "" {
 		var ok bool
 		if gid, ok = a.dirs[dir]; !ok {
-			return 0, errNeedsParents
+			return 0, ErrNeedsParents
 		}
 	}
 	if a.cwdFD >= 0 && a.cwd == dir {
@@ -162,7 +166,7 @@ func (a *alone) whiteout(dir, base string, h *tar.Header) error {
 		case a.bottom:
 			return nil
 		case dir == "": // the root of an overlay is always merged
-			return errNeedsParents
+			return ErrNeedsParents
 		}
 		return a.failed("hide what is below", dir, unix.Setxattr(a.path(dir), "trusted.overlay.opaque", []byte{'y'}, 0))
 	}
@@ -172,7 +176,7 @@ func (a *alone) whiteout(dir, base string, h *tar.Header) error {
 	}
 	name := path.Join(dir, hidden)
 	if _, ok := a.dirs[name]; ok && !a.bottom {
-		return errNeedsParents // hidden and made anew: overlay would merge the two
+		return ErrNeedsParents // hidden and made anew: overlay would merge the two
 	}
 	if a.bottom {
 		return nil
@@ -220,7 +224,7 @@ func (a *alone) place(name, base string, h *tar.Header) error {
 	_, isHidden := a.hidden[name]
 	switch {
 	case h.Typeflag == tar.TypeDir && isHidden, h.Typeflag != tar.TypeDir && isDir:
-		return errNeedsParents // overlay would merge it; what follows may go through it
+		return ErrNeedsParents // overlay would merge it; what follows may go through it
 	case isHidden: // a file in the place of one below needs no whiteout
 		delete(a.hidden, name)
 		return a.failed("replace", name, unix.Unlinkat(a.cwdFD, base, 0))
@@ -239,7 +243,7 @@ func (a *alone) create(name, base string, parentGID int, h *tar.Header, body io.
 		} else if err := a.again(base, name, func() error { return unix.Mkdirat(a.cwdFD, base, mode) }); err != nil {
 			return err
 		}
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // old archives have TypeRegA
+	case tar.TypeReg, 0, tar.TypeGNUSparse: // 0: archives of before POSIX
 		if err := a.file(base, name, mode, h, body); err != nil {
 			return err
 		}
@@ -351,11 +355,11 @@ func (a *alone) link(base, name string, h *tar.Header) error {
 	target := strings.TrimPrefix(path.Clean("/"+h.Linkname), "/")
 	if dir := path.Dir(target); dir != "." {
 		if _, ok := a.dirs[dir]; !ok {
-			return errNeedsParents
+			return ErrNeedsParents
 		}
 	}
 	if _, ok := a.hidden[target]; ok || target == "" || target == name {
-		return errNeedsParents
+		return ErrNeedsParents
 	}
 	err := a.again(base, name, func() error { return unix.Linkat(a.fd, target, a.cwdFD, base, 0) })
 	if errors.Is(err, unix.EPERM) { // a link to a folder
@@ -461,10 +465,10 @@ func timespec(t time.Time) unix.Timespec {
 	return unix.NsecToTimespec(t.UnixNano())
 }
 
-// finish sets the times of folders, the inner ones first.
+// finish sets the times of folders; of several entries for one the last counts.
 func (a *alone) finish() error {
 	a.leave()
-	for i := len(a.times) - 1; i >= 0; i-- {
+	for i := range a.times {
 		d := &a.times[i]
 		if err := unix.UtimesNanoAt(a.fd, d.name, d.ts[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return a.failed("set the times of", d.name, err)
