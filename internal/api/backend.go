@@ -9,13 +9,14 @@ import (
 	"github.com/moby/moby/api/types/events"
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/network"
-	"github.com/moby/moby/api/types/registry"
+	types "github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/engine"
 	"hezi/internal/image"
+	"hezi/internal/image/registry"
 )
 
 // Filters as the API sends them: key to set of values.
@@ -77,6 +78,14 @@ type Images interface {
 	Remove(ctx context.Context, ref string, o image.RemoveOptions) ([]imagetypes.DeleteResponse, error)
 }
 
+// Registries is what asks registries without storing anything. *registry.Client has it.
+type Registries interface {
+	Login(ctx context.Context, auth types.AuthConfig) (types.AuthResponse, error)
+	Search(ctx context.Context, r registry.SearchRequest) ([]types.SearchResult, error)
+	Inspect(ctx context.Context, name string, o registry.RepositoryOptions) (types.DistributionInspect, error)
+	Test(ctx context.Context, name string, auth *types.AuthConfig) (registry.Report, error)
+}
+
 // Volumes is what the handlers of /volumes need. *volume.Store has it.
 type Volumes interface {
 	Create(ctx context.Context, r volume.CreateRequest) (volume.Volume, error)
@@ -91,11 +100,10 @@ type Networks interface {
 	Inspect(ctx context.Context, ref string) (network.Inspect, error)
 }
 
-// System is what /info, /version, /auth and /events need. The daemon implements it.
+// System is what /info, /version and /events need. The daemon implements it.
 type System interface {
 	Info(ctx context.Context) (system.Info, error)
 	Version(ctx context.Context) (system.VersionResponse, error)
-	Login(ctx context.Context, auth registry.AuthConfig) (registry.AuthResponse, error)
 	// Events sends what happened since and what happens until to out, until ctx
 	// ends; a zero time is no bound.
 	Events(ctx context.Context, since, until time.Time, f Filters, out func(events.Message) error) error

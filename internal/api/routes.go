@@ -54,6 +54,7 @@ func routes() []route {
 		{streamRoutes, func(b *Backend) (string, bool) { return "containers", b.Streams != nil }},
 		{execRoutes, func(b *Backend) (string, bool) { return "execs", b.Execs != nil }},
 		{imageRoutes, func(b *Backend) (string, bool) { return "images", b.Images != nil }},
+		{registryRoutes, func(b *Backend) (string, bool) { return "registries", b.Registries != nil }},
 		{networkRoutes, func(b *Backend) (string, bool) { return "networks", b.Networks != nil }},
 		{volumeRoutes, func(b *Backend) (string, bool) { return "volumes", b.Volumes != nil }},
 		{missingRoutes, nil}, {swarmRoutes, nil}, {pluginRoutes, nil},

@@ -22,6 +22,7 @@ type Backend struct {
 	Streams    Streams
 	Execs      Execs
 	Images     Images
+	Registries Registries
 	Volumes    Volumes
 	Networks   Networks
 	System     System

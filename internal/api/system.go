@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/registry"
 )
 
 var systemRoutes = []route{
@@ -22,7 +21,6 @@ var systemRoutes = []route{
 	{method: "HEAD", path: "/_ping", handle: ping, early: true},
 	{method: "GET", path: "/version", handle: systemVersion},
 	{method: "GET", path: "/info", handle: systemInfo},
-	{method: "POST", path: "/auth", handle: systemAuth},
 	{method: "GET", path: "/events", handle: systemEvents},
 	{method: "GET", path: "/debug/pprof/{name...}", handle: debugProfile, early: true},
 	{method: "GET", path: "/debug/pprof/", handle: debugProfile, early: true},
@@ -60,18 +58,6 @@ func systemInfo(c *call) error {
 		return err
 	}
 	return c.writeJSON(http.StatusOK, infoFor(c.version, info))
-}
-
-func systemAuth(c *call) error {
-	var auth registry.AuthConfig
-	if err := c.body(&auth); err != nil {
-		return err
-	}
-	resp, err := c.backend.System.Login(c.ctx(), auth)
-	if err != nil {
-		return err
-	}
-	return c.writeJSON(http.StatusOK, resp)
 }
 
 // systemEvents sends events until the client goes away or `until` is past.

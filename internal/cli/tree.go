@@ -55,7 +55,7 @@ func commands() []entry {
 		top(pick(images, "ls").named("images")),
 		top(entry{name: "login", short: "Authenticate to a registry", build: newLogin}),
 		top(entry{name: "logout", short: "Log out from a registry", build: newLogout}),
-		missing("search", "Search Docker Hub for images", "look the image up on the registry's own page"),
+		top(entry{name: "search", short: "Search Docker Hub for images", build: newSearch}),
 		top(entry{name: "version", short: "Show the version of client and engine", build: newVersion}),
 		top(pick(system, "info")),
 
@@ -73,6 +73,9 @@ func commands() []entry {
 		{name: "image", short: "Manage images", sub: images},
 		{name: "manifest", hidden: true, short: "Manage image manifests and manifest lists", sub: manifestCommands()},
 		{name: "network", short: "Manage networks", sub: networkCommands()},
+		{name: "registry", short: "Find out how registries are reached", sub: []entry{
+			{name: "test", short: "Show which host serves a registry's images, and why others do not", build: newRegistryTest},
+		}},
 		{name: "system", short: "Manage the engine", sub: system},
 		{name: "volume", short: "Manage volumes", sub: volumeCommands()},
 

@@ -6,16 +6,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/registry"
 
 	"hezi/internal/daemon/config"
 )
@@ -164,40 +159,5 @@ func TestNotify(t *testing.T) {
 	}
 	if !strings.HasPrefix(reloading(), "RELOADING=1\nMONOTONIC_USEC=") {
 		t.Error(reloading())
-	}
-}
-
-func TestLogin(t *testing.T) {
-	mux := http.NewServeMux()
-	srv := httptest.NewServer(mux)
-	defer srv.Close()
-	mux.HandleFunc("/v2/", func(w http.ResponseWriter, r *http.Request) {
-		if u, p, ok := r.BasicAuth(); ok && u == "me" && p == "right" || r.Header.Get("Authorization") == "Bearer good" {
-			return
-		}
-		w.Header().Set("Www-Authenticate", `Basic realm="x"`)
-		w.WriteHeader(http.StatusUnauthorized)
-	})
-	s := &systemRoom{conf: func() *config.Config { return &config.Config{} }}
-	host := strings.TrimPrefix(srv.URL, "http://")
-	resp, err := s.Login(t.Context(), registry.AuthConfig{Username: "me", Password: "right", ServerAddress: host})
-	if err != nil || resp.Status != "Login Succeeded" {
-		t.Errorf("%v %v", resp, err)
-	}
-	_, err = s.Login(t.Context(), registry.AuthConfig{Username: "me", Password: "wrong", ServerAddress: host})
-	if !errdefs.IsUnauthorized(err) || strings.Contains(err.Error(), "wrong") {
-		t.Errorf("a wrong password: %v", err)
-	}
-}
-
-func TestInsecure(t *testing.T) {
-	c := &config.Config{InsecureRegistries: []string{"reg.example:5000", "10.0.0.0/8"}}
-	for host, want := range map[string]bool{
-		"127.0.0.1:5000": true, "localhost:5000": true, "[::1]:5000": true, "reg.example:5000": true,
-		"10.1.2.3:5000": true, "registry-1.docker.io": false, "11.1.2.3": false, "reg.example": false,
-	} {
-		if got := isInsecure(c, host); got != want {
-			t.Errorf("%s: %v", host, got)
-		}
 	}
 }

@@ -230,6 +230,9 @@ func (s *Service) Reload(c registry.Config) {
 	}
 }
 
+// Registries is how they are asked.
+func (s *Service) Registries() *registry.Client { return s.registries }
+
 // context puts our containerd namespace in.
 func (s *depot) context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, namespace)

@@ -30,6 +30,7 @@ type endpoint struct {
 	from         string    // where it is configured
 	auth         docker.Authorizer
 	bearer       string // a token the user gave
+	user         string // who asks; "" is nobody
 	headers      http.Header
 }
 
@@ -186,6 +187,7 @@ func (c *Client) registry(domain string, o RepositoryOptions) *Repository {
 		var auth *registry.AuthConfig
 		if mine {
 			auth, ep.bearer, reached = o.Auth, o.Auth.RegistryToken, true
+			ep.user = userName(o.Auth)
 		}
 		ep.auth = r.authorizer(ep, auth)
 		if !ep.mirror && sameHost(ep.host, origin) {
@@ -247,6 +249,20 @@ func credentials(a *registry.AuthConfig) (user, secret string) {
 		}
 	}
 	return a.Username, a.Password
+}
+
+// userName is for people.
+func userName(a *registry.AuthConfig) string {
+	user, _ := credentials(a)
+	switch {
+	case a.Username != "":
+		return a.Username
+	case user != "":
+		return user
+	case a.IdentityToken != "" || a.RegistryToken != "":
+		return "the owner of a token"
+	}
+	return ""
 }
 
 // order is whom to ask for something: see the package's comment.

@@ -26,6 +26,7 @@ type Failure struct {
 	Cause error
 	class error
 	text  string
+	brief string // the same in a few words, for lists
 	quiet bool   // the host said nothing for too long
 	lied  bool   // it sent what it was not asked for
 	page  bool   // it sent a web page

@@ -49,7 +49,7 @@ func webPage(host string, resp *http.Response) *Failure {
 }
 
 func pageFailure(host string, body []byte) *Failure {
-	return &Failure{Host: host, class: errdefs.ErrUnavailable, lied: true, page: true, text: fmt.Sprintf(
+	return &Failure{Host: host, class: errdefs.ErrUnavailable, lied: true, page: true, brief: "a web page" + title(body), text: fmt.Sprintf(
 		"%s answered with a web page%s: it is no registry, or a proxy or a login page of the network (a captive portal) answers in its place: "+
 			"open a page in a browser on this network to log in, and check the name and the proxy (proxies in daemon.json, HTTPS_PROXY)", host, title(body))}
 }

@@ -178,6 +178,7 @@ func (r *Repository) sendOver(ctx context.Context, ep *endpoint, scheme string, 
 	}
 	switch {
 	case !own:
+	case q.header.Get("Authorization") != "":
 	case ep.bearer != "":
 		req.Header.Set("Authorization", "Bearer "+ep.bearer)
 	default:

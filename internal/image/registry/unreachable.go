@@ -64,48 +64,51 @@ func isPlain(err error) bool {
 func (c *Client) unreachable(ep *endpoint, set *settings, err error) *Failure {
 	f := &Failure{Host: ep.base(), Cause: err, class: errdefs.ErrUnavailable}
 	w := whoFailed(ep, err)
-	if text := w.tlsTrouble(err, time.Now()); text != "" {
-		f.text = text
+	if f.brief, f.text = w.tlsTrouble(err, time.Now()); f.text != "" {
 		return f
 	}
 	var dns *net.DNSError
 	var proxy *proxyRefused
 	var quiet *silent
 	var op *net.OpError
+	cannot := w.base + " cannot be reached: "
 	switch {
 	case errdefs.IsInvalidArgument(err): // our own: certificates of the host
 		f.class, f.local = errdefs.ErrInvalidArgument, true
-		f.text = w.host + ": " + plainCause(err)
+		f.brief, f.text = "wrong configuration", w.host+": "+plainCause(err)
 	case errors.As(err, &proxy):
-		f.text = fmt.Sprintf("%s cannot be reached: %v: check the proxy (proxies in daemon.json, HTTPS_PROXY), or name the host in no-proxy", w.base, proxy)
+		f.brief, f.text = "the proxy answered "+proxy.status, cannot+proxy.Error()+checkProxy
 	case errors.As(err, &op) && op.Op == "proxyconnect":
-		f.text = fmt.Sprintf("%s cannot be reached: the proxy %s cannot be reached: %s: check the proxy (proxies in daemon.json, HTTPS_PROXY), or name the host in no-proxy",
-			w.base, proxyOf(set, w.url), lastCause(err))
+		f.brief = "proxy: " + lastCause(err)
+		f.text = fmt.Sprintf("%sthe proxy %s cannot be reached: %s%s", cannot, proxyOf(set, w.url), lastCause(err), checkProxy)
 	case errors.As(err, &quiet):
 		f.quiet = true
-		f.text = w.noAnswer(quiet.after)
+		f.brief, f.text = w.noAnswer(quiet.after)
 	case errors.Is(err, errSlow):
-		f.text = fmt.Sprintf("%s is too slow: %s", w.base, strings.TrimPrefix(lastText(err), errSlow.Error()+": "))
-	case isTimeout(err) && !(errors.As(err, &dns)):
+		f.brief, f.text = "too slow", fmt.Sprintf("%s is too slow: %s", w.base, strings.TrimPrefix(lastText(err), errSlow.Error()+": "))
+	case isTimeout(err) && !errors.As(err, &dns):
 		f.quiet = true
-		f.text = w.noAnswer(set.patience)
+		f.brief, f.text = w.noAnswer(set.patience)
 	case errors.As(err, &dns) && dns.IsNotFound:
-		f.text = fmt.Sprintf("%s: no such host: check the spelling of the image's name, and DNS", w.host)
+		f.brief, f.text = "no such host", w.host+": no such host: check the spelling of the image's name, and DNS"
 	case errors.As(err, &dns):
+		f.brief = "DNS: " + dns.Err
 		f.text = fmt.Sprintf("%s: its address cannot be looked up: %s: DNS does not answer: check /etc/resolv.conf and this machine's network", w.host, dns.Err)
 	case errors.Is(err, errRedirect):
-		f.text = fmt.Sprintf("%s: %s: a proxy or a login page of the network (a captive portal) may answer in its place", w.base, lastText(err))
+		f.brief, f.text = "redirected elsewhere", fmt.Sprintf("%s: %s: a proxy or a login page of the network (a captive portal) may answer in its place", w.base, lastText(err))
 	case errors.Is(err, syscall.ECONNREFUSED):
-		f.text = fmt.Sprintf("%s cannot be reached: connection refused: check that it runs and listens on this port", w.base)
+		f.brief, f.text = "connection refused", cannot+"connection refused: check that it runs and listens on this port"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		f.text = fmt.Sprintf("%s cannot be reached: %s: check this machine's network", w.base, lastCause(err))
+		f.brief, f.text = lastCause(err), cannot+lastCause(err)+": check this machine's network"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		f.text = fmt.Sprintf("%s cannot be reached: it closed the connection without an answer", w.base)
+		f.brief, f.text = "connection closed", cannot+"it closed the connection without an answer"
 	default:
-		f.text = fmt.Sprintf("%s cannot be reached: %s", w.base, plainCause(err))
+		f.brief, f.text = lastCause(err), cannot+plainCause(err)
 	}
 	return f
 }
+
+const checkProxy = ": check the proxy (proxies in daemon.json, HTTPS_PROXY), or name the host in no-proxy"
 
 // who is the host that an error is about: the endpoint, or where it led.
 type who struct {
@@ -134,13 +137,14 @@ func whoFailed(ep *endpoint, err error) who {
 	return w
 }
 
-func (w who) noAnswer(after time.Duration) string {
-	return fmt.Sprintf("%s did not answer within %s: check that the host is up, and firewalls, proxies (HTTPS_PROXY) and DNS between here and it", w.base, after)
+func (w who) noAnswer(after time.Duration) (brief, text string) {
+	return fmt.Sprintf("no answer within %s", after),
+		fmt.Sprintf("%s did not answer within %s: check that the host is up, and firewalls, proxies (HTTPS_PROXY) and DNS between here and it", w.base, after)
 }
 
 // tlsTrouble explains what TLS, or its absence, has to do with an error; "" is
 // nothing.
-func (w who) tlsTrouble(err error, now time.Time) string {
+func (w who) tlsTrouble(err error, now time.Time) (brief, text string) {
 	var authority x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	var name x509.HostnameError
@@ -151,27 +155,30 @@ func (w who) tlsTrouble(err error, now time.Time) string {
 	failed := w.host + ": tls: failed to verify certificate: "
 	switch {
 	case isPlain(err):
-		return fmt.Sprintf("%s: http: server gave HTTP response to HTTPS client: it speaks plain HTTP only; %s", w.host, trust)
+		return "HTTP answered to HTTPS", fmt.Sprintf("%s: http: server gave HTTP response to HTTPS client: it speaks plain HTTP only; %s", w.host, trust)
 	case errors.Is(err, errWantsTLS), strings.Contains(err.Error(), `malformed HTTP response "\x15\x03`):
-		return fmt.Sprintf("%s speaks HTTPS and was asked over plain HTTP: write https://%s where it is configured", w.host, w.addr)
+		return "HTTPS was asked by HTTP", fmt.Sprintf("%s speaks HTTPS and was asked over plain HTTP: write https://%s where it is configured", w.host, w.addr)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return failed + expired(invalid.Cert, now)
+		brief, text = expired(invalid.Cert, now)
+		return brief, failed + text
 	case errors.As(err, &name):
-		return failed + fmt.Sprintf("%s: the name in the reference or in the mirror's URL must be one of the certificate's; %s", name, trust)
-	case errors.As(err, &authority), errors.As(err, &verify):
-		return failed + fmt.Sprintf("%s: add the authority's certificate to the system's or as /etc/hezi/certs.d/%s/ca.crt; or, %s", plainCause(err), w.addr, trust)
+		return "certificate of another name", failed + fmt.Sprintf("%s: the name in the reference or in the mirror's URL must be one of the certificate's; %s", name, trust)
+	case errors.As(err, &authority):
+		return "certificate of an unknown authority", failed + fmt.Sprintf("%s: add the authority's certificate to the system's or as /etc/hezi/certs.d/%s/ca.crt; or, %s", plainCause(err), w.addr, trust)
+	case errors.As(err, &verify):
+		return "certificate refused", failed + fmt.Sprintf("%s; %s", plainCause(err), trust)
 	case strings.Contains(alert, "certificate"):
-		return fmt.Sprintf("%s: %s: it wants a certificate of this machine that it knows: put it into /etc/hezi/certs.d/%s/ as client.cert, with client.key", w.host, alert, w.addr)
+		return "a client certificate is wanted", fmt.Sprintf("%s: %s: it wants a certificate of this machine that it knows: put it into /etc/hezi/certs.d/%s/ as client.cert, with client.key", w.host, alert, w.addr)
 	case alert != "":
-		return fmt.Sprintf("%s: %s: the two ends have no version or cipher of TLS in common, or something between is in the way", w.host, alert)
+		return alert, fmt.Sprintf("%s: %s: the two ends have no version or cipher of TLS in common, or something between is in the way", w.host, alert)
 	case errors.As(err, &record):
-		return fmt.Sprintf("%s: %s: what listens there speaks neither HTTPS nor HTTP: check the port", w.host, record.Msg)
+		return "neither HTTPS nor HTTP", fmt.Sprintf("%s: %s: what listens there speaks neither HTTPS nor HTTP: check the port", w.host, record.Msg)
 	}
-	return ""
+	return "", ""
 }
 
 // expired tells whose certificate is out of its time, and since when.
-func expired(c *x509.Certificate, now time.Time) string {
+func expired(c *x509.Certificate, now time.Time) (brief, text string) {
 	of := c.Subject.CommonName
 	if of == "" && len(c.DNSNames) > 0 {
 		of = c.DNSNames[0]
@@ -183,13 +190,15 @@ func expired(c *x509.Certificate, now time.Time) string {
 	what += fmt.Sprintf(" of %q (issued by %q)", printable(of), printable(c.Issuer.CommonName))
 	clock := "this machine's clock says " + now.UTC().Format(time.DateTime) + " UTC"
 	if now.Before(c.NotBefore) {
-		return fmt.Sprintf("%s is valid only from %s on, and %s: set the clock (timedatectl set-ntp true)", what, c.NotBefore.UTC().Format(time.DateOnly), clock)
+		from := c.NotBefore.UTC().Format(time.DateOnly)
+		return "certificate valid only from " + from + " on", fmt.Sprintf("%s is valid only from %s on, and %s: set the clock (timedatectl set-ntp true)", what, from, clock)
 	}
-	text := fmt.Sprintf("%s expired on %s: it must be renewed there", what, c.NotAfter.UTC().Format(time.DateOnly))
+	to := c.NotAfter.UTC().Format(time.DateOnly)
+	text = fmt.Sprintf("%s expired on %s: it must be renewed there", what, to)
 	if now.Before(built()) {
-		return text + "; but " + clock + ", which is before this program was made: set the clock (timedatectl set-ntp true)"
+		return "certificate expired on " + to, text + "; but " + clock + ", which is before this program was made: set the clock (timedatectl set-ntp true)"
 	}
-	return text + "; or the clock is wrong: " + clock
+	return "certificate expired on " + to, text + "; or the clock is wrong: " + clock
 }
 
 // built is when the program's source was committed; zero if it is not known.

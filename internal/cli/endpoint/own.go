@@ -1,0 +1,66 @@
+package endpoint
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+
+	"github.com/moby/moby/client"
+)
+
+// ErrNotHezi is the answer of an engine that lacks what only Hezi's has.
+var ErrNotHezi = errors.New("this engine is not Hezi's, or older than this command")
+
+// maxOwn bounds an answer to GetOwn in bytes.
+const maxOwn = 16 << 20
+
+// GetOwn asks for what Docker's API does not have, below /hezi, and decodes the
+// JSON that is answered. raw is that answer.
+func (c *Connection) GetOwn(ctx context.Context, path string, query url.Values, header http.Header, out any) (raw []byte, err error) {
+	addr := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range c.headers {
+		req.Header.Set(k, v)
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	req.Header.Set("User-Agent", c.userAgent)
+	dial := c.Dialer()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }, DisableKeepAlives: true}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if raw, err = io.ReadAll(io.LimitReader(resp.Body, maxOwn)); err != nil {
+		return nil, fmt.Errorf("read the engine's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, refusedOwn(resp, raw)
+	}
+	if err := json.Unmarshal(raw, out); err != nil {
+		return nil, fmt.Errorf("the engine's answer is not what it should be: %w", err)
+	}
+	return raw, nil
+}
+
+// refusedOwn reads an error as the API has it.
+func refusedOwn(resp *http.Response, raw []byte) error {
+	var e struct{ Message string }
+	if json.Unmarshal(raw, &e) != nil || e.Message == "" {
+		e.Message = "the engine answered " + resp.Status
+	}
+	if resp.StatusCode == http.StatusNotFound && e.Message == "page not found" {
+		return ErrNotHezi
+	}
+	return fmt.Errorf("Error response from daemon: %s", e.Message) //nolint:staticcheck // Docker's words
+}
