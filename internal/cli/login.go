@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
+	"github.com/containerd/errdefs"
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/config/types"
 	"github.com/moby/moby/client"
 	mobyterm "github.com/moby/term"
@@ -53,6 +56,7 @@ func newLogin(a *App) *cobra.Command {
 		} else if password != "" {
 			a.warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
 		}
+		warnOfEnvironment(a)
 		server := hubServer
 		if len(args) == 1 && args[0] != "docker.io" {
 			server = hostname(args[0])
@@ -72,22 +76,25 @@ type registryLogin struct {
 // run proves the credentials by the engine and stores them. Those that are
 // stored already are tried when none are given.
 func (a registryLogin) run(ctx context.Context, user, password string) error {
+	known := ""
 	if user == "" && password == "" {
 		stored, err := a.config.GetAuthConfig(a.server)
 		if err == nil && stored.Username != "" && (stored.Password != "" || stored.IdentityToken != "") {
-			a.warn(fmt.Sprintf("Authenticating with existing credentials... [Username: %s]", stored.Username))
+			a.warn(fmt.Sprintf("Authenticating with existing credentials... [Username: %s]\nTo login with a different account, run 'hezi logout' followed by 'hezi login'\n", stored.Username))
 			auth := types.AuthConfig{Username: stored.Username, Password: stored.Password, ServerAddress: a.server, IdentityToken: stored.IdentityToken}
 			if err := a.authenticate(ctx, auth); err == nil {
 				return nil
 			} else if ctx.Err() != nil {
 				return ctx.Err()
+			} else if errdefs.IsUnauthorized(err) {
+				a.warn("Stored credentials invalid or expired")
 			} else {
 				a.warn("Login did not succeed, error:", err)
 			}
-			user = stored.Username
+			known = stored.Username
 		}
 	}
-	user, password, err := a.askCredentials(ctx, user, password)
+	user, password, err := a.askCredentials(ctx, user, password, known)
 	if err != nil {
 		return err
 	}
@@ -111,16 +118,29 @@ func (a registryLogin) authenticate(ctx context.Context, auth types.AuthConfig) 
 	return nil
 }
 
-// askCredentials asks on the terminal for what is missing.
-func (a registryLogin) askCredentials(ctx context.Context, user, password string) (string, string, error) {
+// askCredentials asks on the terminal for what is missing; known is the user
+// who is meant if none is named.
+func (a registryLogin) askCredentials(ctx context.Context, user, password, known string) (string, string, error) {
 	if (user == "" || password == "") && !term.IsTerminal(a.In) {
 		return "", "", errors.New("error: cannot perform an interactive login from a non-TTY device: give --username and --password-stdin")
 	}
 	in := bufio.NewReader(a.In)
 	var err error
 	if user == "" {
-		if user, err = a.ask(ctx, in, "Username: "); err != nil {
+		if a.server == hubServer {
+			a.println("Log in with your Docker ID or email address to push and pull images from Docker Hub. If you don't have a Docker ID, head over to https://hub.docker.com/ to create one.")
+			a.println("You can log in with your password or a Personal Access Token (PAT). Using a limited-scope PAT grants better security and is required for organizations using SSO. Learn more at https://docs.docker.com/go/access-tokens/")
+			a.println()
+		}
+		question := "Username: "
+		if known != "" {
+			question = fmt.Sprintf("Username (%s): ", known)
+		}
+		if user, err = a.ask(ctx, in, question); err != nil {
 			return "", "", err
+		}
+		if user == "" {
+			user = known
 		}
 		if user == "" {
 			return "", "", errors.New("error: username is required")
@@ -146,6 +166,13 @@ func (a registryLogin) askCredentials(ctx context.Context, user, password string
 		}
 	}
 	return user, password, nil
+}
+
+// warnOfEnvironment tells that what is stored is not what is used.
+func warnOfEnvironment(a *App) {
+	if os.Getenv(configfile.DockerEnvConfigKey) != "" {
+		a.warn(fmt.Sprintf("WARNING: %[1]s is set and takes precedence.\nUnset %[1]s to restore the CLI auth behaviour.", configfile.DockerEnvConfigKey))
+	}
 }
 
 // ask reads one line, or ends with the context.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -22,15 +23,16 @@ func newLogout(a *App) *cobra.Command {
 			// Older clients stored a server under any of these names.
 			names, shown = []string{args[0], host, "http://" + host, "https://" + host}, host
 		}
+		warnOfEnvironment(a)
 		a.println("Removing login credentials for", shown)
-		failed := 0
+		var failed []string
 		for _, name := range names {
-			if err = cfg.GetCredentialsStore(name).Erase(name); err != nil {
-				failed++
+			if err := cfg.GetCredentialsStore(name).Erase(name); err != nil {
+				failed = append(failed, fmt.Sprintf("%s: %v", name, err))
 			}
 		}
-		if failed == len(names) {
-			return fmt.Errorf("could not erase credentials: %w", err)
+		if len(failed) == len(names) { // no error, as with Docker
+			a.warn("WARNING: could not erase credentials:\n" + strings.Join(failed, "\n"))
 		}
 		return nil
 	}

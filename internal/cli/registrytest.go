@@ -31,7 +31,7 @@ The exit code is 1 if none serves.`,
 		if len(args) == 1 {
 			name = args[0]
 		}
-		auth, err := a.authAt(searched(hostOf(name) + "/"))
+		auth, err := authAt(a.config, searched(hostOf(name)+"/"))
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/opts"
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
@@ -30,7 +31,7 @@ func newSearch(a *App) *cobra.Command {
 		if _, ok := filters["is-automated"]; ok {
 			a.warn(`WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=true" will not yield any results in future.`)
 		}
-		auth, err := a.authAt(searched(args[0]))
+		auth, err := authAt(a.config, searched(args[0]))
 		if err != nil {
 			return err
 		}
@@ -55,8 +56,8 @@ func searched(term string) string {
 
 // authAt encodes the credentials for a server. What cannot be read counts as
 // none: the registry then says whether it wants some.
-func (a *App) authAt(server string) (string, error) {
-	auth, _ := a.config.GetAuthConfig(server)
+func authAt(cfg *configfile.ConfigFile, server string) (string, error) {
+	auth, _ := cfg.GetAuthConfig(server)
 	return authconfig.Encode(registry.AuthConfig{
 		Username: auth.Username, Password: auth.Password, ServerAddress: auth.ServerAddress,
 		Auth: auth.Auth, IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken,

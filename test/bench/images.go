@@ -41,7 +41,7 @@ func images(e *harness.Engine, rounds int, wanted func(string) bool) (err error)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	addr, stop, err := harness.ServeRegistry(dir)
+	addr, stop, err := harness.ServeRegistry(dir, &harness.RegistryOptions{})
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func images(e *harness.Engine, rounds int, wanted func(string) bool) (err error)
 		return err
 	}
 	for repository, layers := range map[string][]string{"debian": {""}, "big": {"0/", "1/", "2/", "3/", "4/", "5/", "6/", "7/", "8/", "9/"}} {
-		if _, err := os.Stat(filepath.Join(dir, "docker/registry/v2/repositories", repository)); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "data/docker/registry/v2/repositories", repository)); err == nil {
 			continue
 		}
 		if err := publish(addr+"/"+repository, debian, dir, layers); err != nil {

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -196,44 +194,7 @@ func lock(path string) (unlock func(), err error) {
 // Registry runs Debian's docker-registry on loopback and returns its address.
 func Registry(t testing.TB) string {
 	t.Helper()
-	addr, stop, err := ServeRegistry(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(stop)
-	return addr
-}
-
-// ServeRegistry is Registry, for programs that are no tests; it keeps its data in dir.
-func ServeRegistry(dir string) (addr string, stop func(), err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	addr = l.Addr().String()
-	l.Close()
-	cfg := fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s\n  delete:\n    enabled: true\nhttp:\n  addr: %s\n", dir, addr)
-	path := filepath.Join(dir, "config.yml")
-	if err := os.WriteFile(path, []byte(cfg), 0o644); err != nil {
-		return "", nil, err
-	}
-	cmd := exec.Command("docker-registry", "serve", path)
-	if err := cmd.Start(); err != nil {
-		return "", nil, fmt.Errorf("%w: install Debian's docker-registry", err)
-	}
-	stop = func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}
-	for range 100 {
-		if c, err := net.Dial("tcp", addr); err == nil {
-			c.Close()
-			return addr, stop, nil
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	stop()
-	return "", nil, fmt.Errorf("docker-registry does not answer on %s", addr)
+	return RegistryWith(t, &RegistryOptions{})
 }
 
 // Push puts an image into a registry.

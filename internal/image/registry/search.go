@@ -110,7 +110,8 @@ func (c *Client) Search(ctx context.Context, q SearchRequest) ([]registry.Search
 		if filter.byOfficial && r.IsOfficial != filter.official || r.StarCount < filter.stars {
 			continue
 		}
-		r.IsAutomated = false //nolint:staticcheck // Docker Hub's word for it is no longer true, see moby
+		//lint:ignore SA1019 older clients show it, and Docker Hub's word for it is no longer true (as moby has it)
+		r.IsAutomated = false
 		found = append(found, r)
 	}
 	return found, nil

@@ -52,7 +52,8 @@ func TestSearch(t *testing.T) {
 		var names []string
 		for _, r := range found {
 			names = append(names, r.Name)
-			if r.IsAutomated { //nolint:staticcheck // it must not be
+			//lint:ignore SA1019 it must not be
+			if r.IsAutomated {
 				t.Errorf("%s is automated", r.Name)
 			}
 		}
