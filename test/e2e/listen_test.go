@@ -115,7 +115,7 @@ func TestListeners(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(e.Dir, "hezid.log")); err != nil || !strings.Contains(string(b), "take effect at the next start") || !strings.Contains(string(b), "keys=mtu") {
 		t.Errorf("nothing says that mtu needs a restart: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(e.Dir, "daemon.json"), []byte(`{"labels": ["place=cellar"], "registry-mirrors": ["nonsense"]}`), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(e.Dir, "daemon.json"), []byte(`{"labels": ["place=cellar"], "registry-mirrors": ["ftp://nonsense"]}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Kill(e.PID(), syscall.SIGHUP); err != nil {
