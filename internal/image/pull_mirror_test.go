@@ -69,6 +69,40 @@ func TestMirrors(t *testing.T) {
 		{"cuts blobs", func(m *fake) func(w http.ResponseWriter, r *http.Request) bool {
 			return cutting(m, 1000, func() bool { return false })
 		}, "broke off"},
+		{"trickles in the middle of a blob", func(m *fake) func(w http.ResponseWriter, r *http.Request) bool {
+			return func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.Contains(r.URL.Path, "/blobs/") {
+					return false
+				}
+				rec := httptest.NewRecorder()
+				m.real.ServeHTTP(rec, withoutRange(r))
+				body := rec.Body.Bytes()
+				w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+				for i, b := range body {
+					if _, err := w.Write([]byte{b}); err != nil {
+						break
+					}
+					if i < 1000 {
+						continue
+					}
+					_ = http.NewResponseController(w).Flush()
+					select {
+					case <-hang:
+						return true
+					case <-r.Context().Done():
+						return true
+					case <-time.After(20 * time.Millisecond):
+					}
+				}
+				return true
+			}
+		}, "is too slow: "},
+		{"sends web pages", func(*fake) func(w http.ResponseWriter, r *http.Request) bool {
+			return func(w http.ResponseWriter, r *http.Request) bool {
+				fmt.Fprint(w, "<html><title>Login</title></html>")
+				return true
+			}
+		}, "answered with a web page (\"Login\")"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			origin, mirror := newFake(t), newFake(t)

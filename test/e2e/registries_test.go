@@ -217,6 +217,11 @@ func TestMirrorsOfARealRegistry(t *testing.T) {
 		t.Errorf("hezid --validate: %v %s", err, out)
 	}
 	h.fails("nobody serves 127.0.0.1:1", "", "registry", "test", "127.0.0.1:1")
+
+	six := harness.RegistryWith(t, &harness.RegistryOptions{Address: "::1"})
+	harness.Push(t, six, "a/busybox:1", img)
+	h.succeeds("Downloaded newer image for "+six+"/a/busybox:1", "", "pull", six+"/a/busybox:1")
+	h.succeeds("http://"+six+" serves "+six, "", "registry", "test", six)
 }
 
 func insecureTransport() http.RoundTripper {

@@ -57,7 +57,7 @@ func ServeRegistry(dir string, o *RegistryOptions) (addr string, stop func(), er
 	}
 	addr = l.Addr().String()
 	l.Close()
-	cfg := fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s\n  delete:\n    enabled: true\nhttp:\n  addr: %s\n", filepath.Join(dir, "data"), addr)
+	cfg := fmt.Sprintf("version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: %s\n  delete:\n    enabled: true\nhttp:\n  addr: %q\n", filepath.Join(dir, "data"), addr)
 	files := map[string][]byte{}
 	if o.TLS {
 		cert, key, err := selfSigned(host)
