@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 )
@@ -147,7 +148,7 @@ func errorWords(body []byte) (code, message string) {
 // printable keeps a registry from writing on the user's terminal.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
