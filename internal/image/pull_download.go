@@ -51,6 +51,7 @@ type transfer struct {
 	at      int64 // bytes in the store
 	since   int64 // at, when the present count of tries began
 	mixed   bool  // what is stored came from several answers
+	whole   bool  // asking for parts failed: it comes over one connection
 	pipe    *io.PipeWriter
 	tapDone chan struct{}
 }
@@ -190,9 +191,10 @@ func (x *transfer) try(ctx context.Context) error {
 // copy stores the body and hands it to the tap.
 func (x *transfer) copy(ctx context.Context, b *registry.Blob) error {
 	buf := make([]byte, chunkSize)
+	line := lineWatch{begun: time.Now()}
 	for {
 		x.w(step{status: statusDownloading, current: x.at, total: x.blob.Size})
-		n, err := b.Read(buf)
+		n, err := line.read(b, buf)
 		if x.at+int64(n) > x.blob.Size {
 			n = int(x.blob.Size - x.at)
 			err = errors.New("it sent more than the blob's size")
@@ -217,10 +219,45 @@ func (x *transfer) copy(ctx context.Context, b *registry.Blob) error {
 			}
 			err = io.ErrUnexpectedEOF
 		}
+		if err != nil && line.split {
+			x.whole = true
+			x.f.s.log.Info("layer comes over one connection again", "blob", x.blob.Digest, "at", x.at, "error", err)
+		}
 		if err != nil {
 			return x.f.repo.Cut(b, err)
 		}
+		if !x.whole && b.Splits() && line.slow(x.blob.Size-x.at) {
+			line.split = true
+			x.f.repo.Split(ctx, b, x.blob, x.at)
+		}
 	}
+}
+
+// A connection that brings a large layer slower than we take it is helped by
+// others: registries and the way to them often limit each connection.
+var (
+	splitAfter = time.Second     // what comes sooner needs no help
+	splitWorth = int64(32 << 20) // bytes that must be left
+)
+
+// lineWatch tells a slow line from a slow reader.
+type lineWatch struct {
+	begun  time.Time
+	waited time.Duration // for the line
+	split  bool
+}
+
+func (l *lineWatch) read(r io.Reader, buf []byte) (int, error) {
+	t := time.Now()
+	n, err := r.Read(buf)
+	l.waited += time.Since(t)
+	return n, err
+}
+
+// slow says whether the line is what is waited for, with left bytes to come.
+func (l *lineWatch) slow(left int64) bool {
+	all := time.Since(l.begun)
+	return !l.split && left >= splitWorth && all >= splitAfter && l.waited > all/2
 }
 
 // verify compares digests and names the blob. b is the answer whose end

@@ -218,6 +218,7 @@ type Blob struct {
 	Host   string
 	Offset int64 // of the first byte: as asked, or 0 if the host cannot do that
 	ep     *endpoint
+	ranges bool // the host serves parts
 }
 
 // Blob opens a blob at offset. It asks each host once; trying again is the
@@ -261,6 +262,7 @@ func (r *Repository) opened(ep *endpoint, d ocispec.Descriptor, offset int64, re
 	if isPage(resp.Header, nil) && resp.ContentLength != d.Size-offset {
 		return nil, webPage(ep.base(), resp)
 	}
+	b.ranges = resp.StatusCode == http.StatusPartialContent || resp.Header.Get("Accept-Ranges") == "bytes"
 	if resp.StatusCode == http.StatusPartialContent {
 		first, _, _ := strings.Cut(strings.TrimPrefix(resp.Header.Get("Content-Range"), "bytes "), "-")
 		n, err := strconv.ParseInt(first, 10, 64)
@@ -302,6 +304,7 @@ func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset i
 			continue
 		}
 		if b, err := r.opened(ep, d, offset, resp); err == nil {
+			b.ranges = false // ep is not where its parts are
 			r.once(d.Digest.String(), "Layer "+d.Digest.Encoded()[:12]+" comes from "+u.Host)
 			return b
 		}
