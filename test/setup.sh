@@ -18,6 +18,7 @@ if [ "${1-}" != gcc ]; then
 	need runc runc
 	need docker docker.io
 	need curl curl
+	need skopeo skopeo
 	/usr/bin/python3 -c 'import docker' 2>/dev/null || missing="$missing python3-docker"
 	[ -e /usr/share/doc/libseccomp-dev ] || missing="$missing libseccomp-dev"
 	[ -e /usr/share/doc/libc6-dev ] || missing="$missing libc6-dev"

@@ -76,12 +76,9 @@ func imagePull(c *call, platform *ocispec.Platform) error {
 }
 
 func imageLoad(c *call) error {
-	var list []ocispec.Platform
-	if c.version >= 48 {
-		var err error
-		if list, err = platformList(c.query()["platform"]); err != nil {
-			return err
-		}
+	list, err := c.platforms()
+	if err != nil {
+		return err
 	}
 	out := c.progress()
 	return out.end(c.backend.Images.Load(c.ctx(), c.r.Body, list, c.flagOr("quiet", true), out.send))

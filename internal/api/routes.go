@@ -55,6 +55,7 @@ func routes() []route {
 		{execRoutes, func(b *Backend) (string, bool) { return "execs", b.Execs != nil }},
 		{imageRoutes, func(b *Backend) (string, bool) { return "images", b.Images != nil }},
 		{registryRoutes, func(b *Backend) (string, bool) { return "registries", b.Registries != nil }},
+		{transferRoutes, func(b *Backend) (string, bool) { return "images", b.Transfers != nil }},
 		{networkRoutes, func(b *Backend) (string, bool) { return "networks", b.Networks != nil }},
 		{volumeRoutes, func(b *Backend) (string, bool) { return "volumes", b.Volumes != nil }},
 		{missingRoutes, nil}, {swarmRoutes, nil}, {pluginRoutes, nil},

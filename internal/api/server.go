@@ -23,6 +23,7 @@ type Backend struct {
 	Execs      Execs
 	Images     Images
 	Registries Registries
+	Transfers  Transfers
 	Volumes    Volumes
 	Networks   Networks
 	System     System

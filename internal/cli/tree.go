@@ -135,7 +135,7 @@ func imageCommands() []entry {
 		{name: "pull", short: "Download an image from a registry", build: newPull},
 		missing("push", "Upload an image to a registry", "copy the image with a tool that reads it from its source registry, such as skopeo or crane"),
 		{name: "rm", aliases: []string{"rmi", "remove"}, short: "Remove one or more images", build: newRmi},
-		missing("save", "Save one or more images to a tar archive (streamed to STDOUT by default)", "pull the image where it is needed"),
+		{name: "save", short: "Save one or more images to a tar archive (streamed to STDOUT by default)", build: newSave},
 		{name: "tag", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", build: newTag},
 	}
 }

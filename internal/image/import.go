@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/image/changes"
 	"hezi/internal/image/unpack"
 )
 
@@ -41,7 +42,7 @@ func (s *Service) Import(ctx context.Context, r ImportRequest, show Progress) er
 	if r.Platform != nil {
 		config.Platform = platforms.Normalize(*r.Platform)
 	}
-	if err := applyChanges(&config.Config, r.Changes); err != nil {
+	if err := changes.Apply(&config.Config, r.Changes); err != nil {
 		return err
 	}
 	body := r.Body

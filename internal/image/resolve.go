@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -95,17 +94,32 @@ func (s *depot) readVariant(ctx context.Context, d ocispec.Descriptor) (*variant
 }
 
 func (s *depot) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
-	if d.Size > maxManifest {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the blob %s is too large for a manifest: %d bytes", d.Digest, d.Size))
-	}
-	b, err := content.ReadBlob(ctx, s.blobs, d)
+	b, err := s.readSmall(ctx, d)
 	if err != nil {
-		return fmt.Errorf("read the image content %s: %w", d.Digest, err)
+		return err
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the image is broken: %s is no JSON: %v", d.Digest, err))
 	}
 	return nil
+}
+
+// readSmall reads a manifest, an index or a config. How large it is, is the
+// blob's own word: d may be anybody's.
+func (s *depot) readSmall(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	ra, err := s.blobs.ReaderAt(ctx, d)
+	if err != nil {
+		return nil, fmt.Errorf("read the image content %s: %w", d.Digest, err)
+	}
+	defer ra.Close()
+	if ra.Size() > maxManifest {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the blob %s is too large for a manifest: %d bytes", d.Digest, ra.Size()))
+	}
+	b := make([]byte, ra.Size())
+	if n, err := ra.ReadAt(b, 0); n < len(b) {
+		return nil, fmt.Errorf("read the image content %s: %w", d.Digest, err)
+	}
+	return b, nil
 }
 
 var shortDigest = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(sha256:)?([a-f0-9]{4,64})$`) })

@@ -42,6 +42,10 @@ assert ("ContainerConfig" in img.attrs) == (minor < 45)
 assert any(i.id == img.id for i in d.images.list("busybox"))
 assert img.tag(name + "/image", "v1") and d.images.get(name + "/image:v1").id == img.id
 assert img.history()
+saved = b"".join(d.images.get(name + "/image:v1").save(named=name + "/image:v1"))
+d.images.remove(name + "/image:v1")
+loaded = d.images.load(saved)
+assert [i.id for i in loaded] == [img.id] and d.images.get(name + "/image:v1").id == img.id, loaded
 d.images.remove(name + "/image:v1")
 try:
     d.images.get("nosuch-image")

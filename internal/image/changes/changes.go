@@ -1,4 +1,6 @@
-package image
+// Package changes applies Dockerfile instructions to an image's configuration, as
+// import and commit take them with --change.
+package changes
 
 import (
 	"encoding/json"
@@ -13,8 +15,8 @@ import (
 	"github.com/moby/sys/signal"
 )
 
-// applyChanges applies the Dockerfile instructions of import -c to a config.
-func applyChanges(c *dockerspec.DockerOCIImageConfig, changes []string) error {
+// Apply applies instructions in turn. The error is InvalidArgument and names the line.
+func Apply(c *dockerspec.DockerOCIImageConfig, changes []string) error {
 	for _, line := range changes {
 		line = strings.TrimSpace(line)
 		word, rest, _ := strings.Cut(line, " ")
