@@ -9,6 +9,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/pkg/authconfig"
+	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/client"
 	"github.com/moby/moby/client/pkg/jsonmessage"
@@ -98,19 +99,24 @@ func (a *App) authFor(image string) (string, error) {
 }
 
 // progress shows a stream of messages: on a terminal one line for each layer,
-// else each change. A nil out shows nothing but returns the stream's error.
-func progress(ctx context.Context, body io.Reader, out *os.File) error {
+// else each change. A nil out shows nothing but returns the stream's error. aux
+// is told what is for programs.
+func progress(ctx context.Context, body io.Reader, out *os.File, aux ...func(jsonstream.Message)) error {
 	stop := context.AfterFunc(ctx, func() {
 		if c, ok := body.(io.Closer); ok {
 			c.Close()
 		}
 	})
 	defer stop()
+	var tell func(jsonstream.Message)
+	if len(aux) > 0 {
+		tell = aux[0]
+	}
 	var err error
 	if out == nil {
-		err = jsonmessage.DisplayJSONMessagesStream(body, io.Discard, 0, false, nil)
+		err = jsonmessage.DisplayJSONMessagesStream(body, io.Discard, 0, false, tell)
 	} else {
-		err = jsonmessage.DisplayJSONMessagesStream(body, out, out.Fd(), term.IsTerminal(out), nil)
+		err = jsonmessage.DisplayJSONMessagesStream(body, out, out.Fd(), term.IsTerminal(out), tell)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -133,7 +133,7 @@ func imageCommands() []entry {
 		{name: "ls", aliases: []string{"list"}, short: "List images", build: newImages},
 		missing("image prune", "Remove unused images", "remove images by name: hezi rmi IMAGE"),
 		{name: "pull", short: "Download an image from a registry", build: newPull},
-		missing("push", "Upload an image to a registry", "copy the image with a tool that reads it from its source registry, such as skopeo or crane"),
+		{name: "push", short: "Upload an image to a registry", build: newPush},
 		{name: "rm", aliases: []string{"rmi", "remove"}, short: "Remove one or more images", build: newRmi},
 		{name: "save", short: "Save one or more images to a tar archive (streamed to STDOUT by default)", build: newSave},
 		{name: "tag", short: "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", build: newTag},

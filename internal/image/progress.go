@@ -84,6 +84,13 @@ func (d *display) say(id, status string) {
 	d.addLocked(jsonstream.Message{ID: id, Status: status})
 }
 
+// send sends a line as it is.
+func (d *display) send(m jsonstream.Message) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.addLocked(m)
+}
+
 func (d *display) addLocked(m jsonstream.Message) {
 	if d.closed {
 		return

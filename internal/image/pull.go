@@ -149,6 +149,9 @@ func (p *pull) content(ctx, plain context.Context, ref reference.Named, target *
 	if err := p.s.build(ctx, m.Config, list, f.bring, func(i int) watch { return f.watches[i] }); err != nil {
 		return false, err
 	}
+	if err := p.s.noteSource(ctx, ref, append([]ocispec.Descriptor{*target, manifest, m.Config}, m.Layers...)); err != nil {
+		return false, err
+	}
 	return f.fresh.Load(), nil
 }
 

@@ -123,14 +123,14 @@ func (x *transfer) run(ctx context.Context) error {
 			return err
 		}
 		x.f.s.log.Info("download tried again", "blob", x.blob.Digest, "at", x.at, "after", wait.Round(time.Millisecond), "error", err)
-		if err := x.pause(ctx, wait); err != nil {
+		if err := countdown(ctx, wait, x.w); err != nil {
 			return err
 		}
 	}
 }
 
-// pause waits, telling the user each second.
-func (x *transfer) pause(ctx context.Context, d time.Duration) error {
+// countdown waits, telling the user each second.
+func countdown(ctx context.Context, d time.Duration, w watch) error {
 	for d > 0 {
 		part := min(d, time.Second)
 		if d >= time.Second {
@@ -139,7 +139,7 @@ func (x *transfer) pause(ctx context.Context, d time.Duration) error {
 			if n == 1 {
 				unit = "second"
 			}
-			x.w(step{status: fmt.Sprintf("Retrying in %d %s", n, unit)})
+			w(step{status: fmt.Sprintf("Retrying in %d %s", n, unit)})
 		}
 		t := time.NewTimer(part)
 		select {

@@ -107,7 +107,9 @@ func (s *depot) hold(ctx context.Context, list []ocispec.Descriptor) error {
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		ctx := boltutil.WithTransaction(ctx, tx)
 		for _, d := range list {
-			if _, err := s.blobs.Info(ctx, d.Digest); err != nil {
+			if _, err := s.blobs.Info(ctx, d.Digest); errdefs.IsNotFound(err) {
+				continue
+			} else if err != nil {
 				return err
 			}
 			if err := s.leases.AddResource(ctx, leases.Lease{ID: id}, leases.Resource{ID: d.Digest.String(), Type: "content"}); err != nil {

@@ -18,10 +18,11 @@ func TestScripts(t *testing.T) { engine.Scripts(t) }
 
 // TestOldClient: Debian's python3-docker speaks the API as it was years ago.
 func TestOldClient(t *testing.T) {
+	registry := harness.Registry(t)
 	for _, version := range []string{"1.24", "1.30", "1.40", "1.43", "1.44"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.Command("/usr/bin/python3", "testdata/old_client.py", engine.Host, version)
+			cmd := exec.Command("/usr/bin/python3", "testdata/old_client.py", engine.Host, version, registry)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}

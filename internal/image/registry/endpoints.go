@@ -31,6 +31,7 @@ type endpoint struct {
 	auth         docker.Authorizer
 	bearer       string // a token the user gave
 	user         string // who asks; "" is nobody
+	trusted      bool   // the user's credentials are for it
 	headers      http.Header
 }
 
@@ -186,7 +187,7 @@ func (c *Client) registry(domain string, o RepositoryOptions) *Repository {
 		mine := o.Auth != nil && sameHost(ep.host, audience) && (!ep.mirror || o.Auth.ServerAddress != "")
 		var auth *registry.AuthConfig
 		if mine {
-			auth, ep.bearer, reached = o.Auth, o.Auth.RegistryToken, true
+			auth, ep.bearer, ep.trusted, reached = o.Auth, o.Auth.RegistryToken, true, true
 			ep.user = userName(o.Auth)
 		}
 		ep.auth = r.authorizer(ep, auth)

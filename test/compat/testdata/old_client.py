@@ -9,7 +9,7 @@ import time
 import docker
 from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
 
-host, version = sys.argv[1], sys.argv[2]
+host, version, registry = sys.argv[1:4]
 d = docker.DockerClient(base_url=host, version=version, timeout=60)
 api = d.api
 minor = int(version.split(".")[1])
@@ -42,6 +42,13 @@ assert ("ContainerConfig" in img.attrs) == (minor < 45)
 assert any(i.id == img.id for i in d.images.list("busybox"))
 assert img.tag(name + "/image", "v1") and d.images.get(name + "/image:v1").id == img.id
 assert img.history()
+remote = registry + "/" + name + "/image"
+assert img.tag(remote, "v1")
+lines = list(d.images.push(remote, "v1", stream=True, decode=True))
+assert not any("error" in line for line in lines) and any(line.get("aux", {}).get("Tag") == "v1" for line in lines), lines
+d.images.remove(remote + ":v1")
+assert d.images.pull(remote, "v1").id == img.id
+d.images.remove(remote + ":v1")
 saved = b"".join(d.images.get(name + "/image:v1").save(named=name + "/image:v1"))
 d.images.remove(name + "/image:v1")
 loaded = d.images.load(saved)

@@ -14,12 +14,29 @@ import (
 // Transfers is what the handlers need that send images elsewhere.
 // *image.Service has it.
 type Transfers interface {
+	Push(ctx context.Context, r image.PushRequest, p image.Progress) error
 	Save(ctx context.Context, refs []string, platforms []ocispec.Platform) (*image.Archive, error)
 }
 
 var transferRoutes = []route{
+	{method: "POST", path: "/images/{name...}/push", handle: imagePush},
 	{method: "GET", path: "/images/get", handle: func(c *call) error { return imageSave(c, c.query()["names"]) }},
 	{method: "GET", path: "/images/{name...}/get", handle: func(c *call) error { return imageSave(c, []string{c.arg}) }},
+}
+
+func imagePush(c *call) error {
+	auth, err := c.registryAuth()
+	if err != nil {
+		return err
+	}
+	r := image.PushRequest{Reference: withTag(c.arg, c.get("tag")), Auth: auth, Headers: metaHeaders(c.r.Header)}
+	if c.version >= 46 { // older clients may send it, and do not mean it
+		if r.Platform, err = platformJSON(c.get("platform")); err != nil {
+			return err
+		}
+	}
+	out := c.progress()
+	return out.end(c.backend.Transfers.Push(c.ctx(), r, out.send))
 }
 
 func imageSave(c *call, names []string) error {
