@@ -16,6 +16,7 @@ import (
 
 	"hezi/internal/engine"
 	"hezi/internal/image"
+	"hezi/internal/image/check"
 	"hezi/internal/image/registry"
 )
 
@@ -76,6 +77,7 @@ type Images interface {
 	History(ctx context.Context, ref string, platform *ocispec.Platform) ([]imagetypes.HistoryResponseItem, error)
 	Tag(ctx context.Context, source, target string) error
 	Remove(ctx context.Context, ref string, o image.RemoveOptions) ([]imagetypes.DeleteResponse, error)
+	Check(ctx context.Context, r image.CheckRequest, tell func(check.Event)) (*check.Report, error)
 }
 
 // Registries is what asks registries without storing anything. *registry.Client has it.

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"hezi/internal/cli/upkeep"
 )
 
 // entry is a command of the tree. A group has sub, all others build.
@@ -166,6 +168,7 @@ func networkCommands() []entry {
 
 func systemCommands() []entry {
 	return []entry{
+		{name: "check", short: "Verify what the engine has on disk, and repair it", build: upkept(upkeep.NewCheck)},
 		missing("system df", "Show disk usage of the engine", "use df and du on the engine's data root"),
 		{name: "dial-stdio", short: "Proxy the stdio stream to the daemon connection. Should not be invoked manually.", hidden: true, build: newDialStdio},
 		{name: "events", short: "Get real time events from the server", build: newEvents},

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	apievents "github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
 
 	"hezi/internal/api"
 	"hezi/internal/box/seccomp"
@@ -52,7 +53,9 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onClose(db.Close)
 	broker := events.New()
 	eng := new(atomic.Pointer[engine.Engine]) // rooms that are asked by it ask it back
-	imgs, err := image.Open(ctx, imageOptions(c, d.log, broker, eng))
+	imageOpts := imageOptions(c, d.log, broker, eng)
+	imageOpts.Databases = map[string]func(func(*bolt.Tx) error) error{"hezi.db": db.Bolt().View}
+	imgs, err := image.Open(ctx, imageOpts)
 	if err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}

@@ -170,7 +170,7 @@ func (s *depot) measure(ctx context.Context, sum *summary, o ListOptions, shared
 // size is what an image takes on disk: its blobs and its unpacked layers, in bytes.
 func (s *depot) size(ctx context.Context, target ocispec.Descriptor, in *contents) (int64, error) {
 	var total int64
-	seen := map[digest.Digest]bool{}
+	seen, unpacked := map[digest.Digest]bool{}, map[digest.Digest]bool{} // a plain lowest layer has one digest in both
 	add := func(d ocispec.Descriptor) {
 		if seen[d.Digest] {
 			return
@@ -191,10 +191,10 @@ func (s *depot) size(ctx context.Context, target ocispec.Descriptor, in *content
 			add(l)
 		}
 		for _, chain := range v.chains {
-			if seen[chain] {
+			if unpacked[chain] {
 				continue
 			}
-			seen[chain] = true
+			unpacked[chain] = true
 			n, err := s.unpackedSize(ctx, chain)
 			if err != nil {
 				return 0, err

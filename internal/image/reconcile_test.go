@@ -48,7 +48,8 @@ func TestStartRemovesWhatBelongsToNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	load(t, s, saved(t, small(t, "kept"), "kept:1"))
-	s.background.Wait()
+	must(t, s.CollectGarbage(t.Context()))
+	s.trees.Drain(t.Context())
 	blobs, ingest, snaps := filepath.Join(s.root, "content/blobs/sha256"), filepath.Join(s.root, "content/ingest"), filepath.Join(s.root, "layers/snapshots")
 	blobsBefore, snapsBefore := files(t, blobs), files(t, snaps)
 

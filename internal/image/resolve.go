@@ -273,6 +273,7 @@ func (s *Service) RootFS(ctx context.Context, img *Image) (RootFS, error) {
 		return RootFS{}, nil
 	}
 	top := img.Layers[len(img.Layers)-1]
+	defer s.gate.pass(top)
 	if v, ok := s.rootfs.Load(top); ok {
 		// Directories of snapshots are never reused: one that is there is the
 		// layer, and it holds those below.

@@ -28,6 +28,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -49,6 +50,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"hezi/internal/image/check"
 	"hezi/internal/image/registry"
 	"hezi/internal/image/sweep"
 	"hezi/internal/version"
@@ -70,6 +72,8 @@ type Options struct {
 	// Publish announces what happened to an image; nil drops it.
 	Publish func(typ, action, id string, attributes map[string]string)
 	Log     *slog.Logger // nil: slog's default
+	// Databases of the engine's other rooms, which a check looks into, too.
+	Databases map[string]func(func(*bolt.Tx) error) error
 }
 
 // depot is the content and the layers, and what protects them while they
@@ -84,6 +88,7 @@ type depot struct {
 	log     *slog.Logger
 	flights flights // layers that several pulls want
 	flush   *flusher
+	trees   *check.Trees
 }
 
 // index is the names of what is stored.
@@ -108,10 +113,14 @@ type Service struct {
 	registries *registry.Client
 
 	pins         pins
-	rootfs       sync.Map    // digest.Digest of a top layer -> RootFS
+	rootfs       sync.Map // digest.Digest of a top layer -> RootFS
+	gate         gate
 	helloChecked atomic.Bool // the built-in image is this build's
+	checking     sync.Mutex  // held while a check runs
+	databases    map[string]func(func(*bolt.Tx) error) error
 
-	background sync.WaitGroup
+	background sync.WaitGroup     // of what ends by itself
+	lasting    sync.WaitGroup     // of what ends with the service
 	stop       context.CancelFunc // ends background work
 	life       context.Context
 }
@@ -170,6 +179,9 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	}
 	s.blobs, s.layers = s.db.ContentStore(), s.db.Snapshotter(snapshotter)
 	s.leases, s.names = metadata.NewLeaseManager(s.db), metadata.NewImageStore(s.db)
+	s.trees = &check.Trees{Layers: s.layers, UpperLabel: upperLabel, Context: s.context, Log: s.log}
+	s.databases = map[string]func(func(*bolt.Tx) error) error{"images.db": s.bolt.View}
+	maps.Copy(s.databases, o.Databases)
 	if s.flush, err = newFlusher(filepath.Join(o.Root, "layers", "snapshots")); err != nil {
 		return nil, err
 	}
@@ -186,6 +198,7 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 		return nil, err
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	s.lasting.Go(func() { s.trees.Run(s.life) })
 	s.inBackground(func(ctx context.Context) {
 		if dropped {
 			s.collectLeft(ctx)
@@ -217,6 +230,7 @@ func (s *Service) collectLeft(ctx context.Context) {
 func (s *Service) Close() error {
 	s.stop()
 	s.background.Wait()
+	s.lasting.Wait()
 	s.registries.Close()
 	s.flush.close()
 	return errors.Join(s.overlay.Close(), s.bolt.Close())

@@ -95,6 +95,7 @@ type bring func(ctx context.Context, l layer, t tap, w watch) error
 // build makes the snapshots of a chain of layers, side by side; each is
 // committed as soon as the one below is.
 func (s *depot) build(ctx context.Context, config ocispec.Descriptor, list []layer, get bring, show func(i int) watch) error {
+	defer s.trees.Busy()()
 	g, gctx := errgroup.WithContext(ctx)
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	var below chan struct{}

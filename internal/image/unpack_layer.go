@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/klauspost/readahead"
 
+	"hezi/internal/image/check"
 	"hezi/internal/image/unpack"
 )
 
@@ -179,12 +180,13 @@ func (st *staged) save(ctx context.Context) error {
 // commit gives the snapshot its place: it is saved, and the layer below is
 // committed.
 func (st *staged) commit(ctx context.Context) error {
-	var opts []snapshots.Opt
+	opts := []snapshots.Opt{check.Mark()}
 	if st.rebase {
 		opts = append(opts, snapshots.WithParent(st.layer.parent.String()))
 	}
 	err := st.s.layers.Commit(ctx, st.layer.chain.String(), st.key, opts...)
 	if err == nil {
+		st.s.trees.Later(st.layer.chain.String())
 		return nil
 	}
 	st.abort(ctx)

@@ -35,6 +35,7 @@ type Connection struct {
 	userAgent  string
 	headers    map[string]string
 	dialSocket func(ctx context.Context) (net.Conn, error) // of a local socket
+	http       *http.Client                                // of Call; nil before the first
 }
 
 // Connect makes a client for the endpoint. The API version is negotiated with
@@ -72,7 +73,8 @@ func (ep *Endpoint) options(c *Connection) ([]client.Opt, error) {
 		}
 		transport := &socketTransport{dial: c.remember(dial)}
 		c.dialSocket = func(ctx context.Context) (net.Conn, error) { return transport.dial(ctx, "unix", path) }
-		return []client.Opt{client.WithHost(ep.Host), client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect})}, nil
+		c.http = &http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}
+		return []client.Opt{client.WithHost(ep.Host), client.WithHTTPClient(c.http)}, nil
 	case ep.stored != nil:
 		return ep.stored.ClientOpts()
 	}

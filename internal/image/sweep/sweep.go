@@ -21,6 +21,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -38,6 +40,9 @@ type Store struct {
 	Snapshotter string                // its name in the metadata
 	UpperLabel  string                // of its snapshots: where their files are
 	Log         *slog.Logger
+
+	mu    sync.Mutex // guards using
+	using []string   // names of temporary files in the trash
 }
 
 // known is what the metadata says that there is.
@@ -59,6 +64,16 @@ type Orphans struct {
 // Empty says whether there are none.
 func (o *Orphans) Empty() bool {
 	return len(o.Blobs)+len(o.Downloads)+len(o.Folders)+len(o.Snapshots) == 0
+}
+
+// Keep leaves only orphans of which nothing has changed since before.
+func (o *Orphans) Keep(before time.Time) {
+	young := func(path string) bool {
+		var st unix.Stat_t
+		return unix.Lstat(path, &st) != nil || time.Unix(st.Ctim.Unix()).After(before)
+	}
+	o.Blobs, o.Downloads, o.Folders = slices.DeleteFunc(o.Blobs, young), slices.DeleteFunc(o.Downloads, young), slices.DeleteFunc(o.Folders, young)
+	o.Snapshots = nil
 }
 
 // Find looks for orphans. Nothing may be pulled or loaded meanwhile: what is
@@ -270,9 +285,32 @@ func (s *Store) Throw(path string) error {
 	return nil
 }
 
+// Temporary makes a file that nobody needs after a crash. Its maker removes it.
+func (s *Store) Temporary(name string) (*os.File, error) {
+	if err := os.MkdirAll(s.trash(), 0o700); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, err := os.CreateTemp(s.trash(), "*-"+name)
+	if err == nil {
+		s.using = append(s.using, filepath.Base(f.Name()))
+	}
+	return f, err
+}
+
+// unused is what of the trash nobody uses.
+func (s *Store) unused() ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list, err := names(s.trash())
+	s.using = slices.DeleteFunc(s.using, func(n string) bool { return !slices.Contains(list, n) })
+	return slices.DeleteFunc(list, func(n string) bool { return slices.Contains(s.using, n) }), err
+}
+
 // EmptyTrash deletes what was thrown away, by this engine or one before.
 func (s *Store) EmptyTrash(ctx context.Context) {
-	list, err := names(s.trash())
+	list, err := s.unused()
 	for _, n := range list {
 		if ctx.Err() != nil {
 			return
