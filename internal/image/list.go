@@ -33,7 +33,7 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]imagetypes.Summary
 	if err != nil {
 		return nil, err
 	}
-	passes, err := s.filters(ctx, c, o.Filters)
+	passes, err := selection{&s.index, c}.filters(ctx, o.Filters)
 	if err != nil {
 		return nil, err
 	}
@@ -242,15 +242,21 @@ func (s *depot) manifests(ctx context.Context, in *contents) ([]imagetypes.Manif
 	return out, nil
 }
 
+// selection is what filters choose from.
+type selection struct {
+	s *index
+	c *catalog
+}
+
 // filters makes one test of all filters.
-func (s *Service) filters(ctx context.Context, c *catalog, f map[string]map[string]bool) (func(*summary) bool, error) {
+func (s selection) filters(ctx context.Context, f map[string]map[string]bool) (func(*summary) bool, error) {
 	var tests []func(*summary) bool
 	for key, values := range f {
 		for value, on := range values {
 			if !on {
 				continue
 			}
-			test, err := s.filter(ctx, c, key, value)
+			test, err := s.filter(ctx, key, value)
 			if err != nil {
 				return nil, err
 			}
@@ -272,7 +278,7 @@ func (s *Service) filters(ctx context.Context, c *catalog, f map[string]map[stri
 	}, nil
 }
 
-func (s *Service) filter(ctx context.Context, c *catalog, key, value string) (func(*summary) bool, error) {
+func (s selection) filter(ctx context.Context, key, value string) (func(*summary) bool, error) {
 	switch key {
 	case "dangling":
 		want, err := strconv.ParseBool(value)
@@ -287,7 +293,7 @@ func (s *Service) filter(ctx context.Context, c *catalog, key, value string) (fu
 			return (ok && (!exact || got == v)) == (key == "label")
 		}, nil
 	case "before", "since":
-		other, err := s.createdAt(ctx, c, value)
+		other, err := s.createdAt(ctx, value)
 		if err != nil {
 			return nil, err
 		}
@@ -328,12 +334,12 @@ func (sum *summary) keep(patterns map[string]bool) bool {
 	return len(sum.RepoTags)+len(sum.RepoDigests) > 0
 }
 
-func (s *Service) createdAt(ctx context.Context, c *catalog, ref string) (time.Time, error) {
-	target, _, err := s.find(ctx, c, ref)
+func (s selection) createdAt(ctx context.Context, ref string) (time.Time, error) {
+	target, _, err := s.s.find(ctx, s.c, ref)
 	if err != nil {
 		return time.Time{}, err
 	}
-	sum, err := s.summarize(ctx, c, c.byDigest[target.Digest])
+	sum, err := s.s.summarize(ctx, s.c, s.c.byDigest[target.Digest])
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -98,7 +98,7 @@ func (s *Service) adopt(ctx context.Context, path string, d ocispec.Descriptor) 
 	if err := content.WriteBlob(lctx, s.blobs, "repair-"+uuid.NewString(), f, d); err != nil {
 		return fmt.Errorf("store blob %s: %w", d.Digest, err)
 	}
-	return s.label(lctx, d)
+	return s.tie(lctx, d, func(ocispec.Descriptor) bool { return true }, 0)
 }
 
 func syncFolder(dir string) error {

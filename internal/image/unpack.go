@@ -166,7 +166,7 @@ func (b *builder) make(ctx context.Context, w watch) error {
 	var st *staged
 	var tapErr error
 	err := b.get(ctx, b.layer, func(ctx context.Context, r tapReader) error {
-		st, tapErr = b.s.stage(ctx, b.layer, r)
+		st, tapErr = b.stage(ctx, r)
 		return tapErr
 	}, w)
 	if err != nil {
@@ -211,11 +211,11 @@ func (b *builder) fromStore(ctx context.Context, before error, w watch) (*staged
 	}
 	release := func() { <-b.slots }
 	if alone {
-		how := b.s.stage
+		how := b.stage
 		if unpack.NeedsParents(before) {
-			how = b.s.stageBottom
+			how = b.stageBottom
 		}
-		st, err := b.s.stageStored(ctx, b.layer, w, how)
+		st, err := b.stageStored(ctx, w, how)
 		if err == nil || !unpack.NeedsParents(err) || b.layer.parent == "" && unpack.NeedsParents(before) {
 			release()
 			return st, err
@@ -224,7 +224,7 @@ func (b *builder) fromStore(ctx context.Context, before error, w watch) (*staged
 		return b.fromStore(ctx, err, w)
 	}
 	defer release()
-	return b.s.stageStored(ctx, b.layer, w, b.s.stageOver)
+	return b.stageStored(ctx, w, b.stageOver)
 }
 
 // wait waits for the layer below.

@@ -36,20 +36,20 @@ type staged struct {
 
 // stage unpacks a layer into a directory of its own, without the layers
 // below, in overlay's form of whiteouts.
-func (s *depot) stage(ctx context.Context, l layer, r io.Reader) (*staged, error) {
-	return s.stageFresh(ctx, l, r, func(root string, r io.Reader) error {
-		return unpack.Alone(ctx, root, l.parent == "", r)
+func (b *builder) stage(ctx context.Context, r io.Reader) (*staged, error) {
+	return b.stageFresh(ctx, r, func(root string, r io.Reader) error {
+		return unpack.Alone(ctx, root, b.layer.parent == "", r)
 	})
 }
 
 // stageBottom is stage for a lowest layer whose entries go through its own
 // links, or come before their folders.
-func (s *depot) stageBottom(ctx context.Context, l layer, r io.Reader) (*staged, error) {
-	return s.stageFresh(ctx, l, r, func(root string, r io.Reader) error { return unpack.Apply(ctx, root, r) })
+func (b *builder) stageBottom(ctx context.Context, r io.Reader) (*staged, error) {
+	return b.stageFresh(ctx, r, func(root string, r io.Reader) error { return unpack.Apply(ctx, root, r) })
 }
 
-func (s *depot) stageFresh(ctx context.Context, l layer, r io.Reader, how unpacker) (_ *staged, err error) {
-	st, mounts, err := s.prepare(ctx, l, "")
+func (b *builder) stageFresh(ctx context.Context, r io.Reader, how unpacker) (_ *staged, err error) {
+	st, mounts, err := b.prepare(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -61,16 +61,16 @@ func (s *depot) stageFresh(ctx context.Context, l layer, r io.Reader, how unpack
 	if len(mounts) != 1 || mounts[0].Type != "bind" {
 		return nil, fmt.Errorf("the store of layers gave %v for an empty layer: %w", mounts, errdefs.ErrInternal)
 	}
-	st.path, st.rebase = mounts[0].Source, l.parent != ""
-	if err := s.apply(ctx, l, st.path, r, how); err != nil {
+	st.path, st.rebase = mounts[0].Source, b.layer.parent != ""
+	if err := b.apply(ctx, st.path, r, how); err != nil {
 		return nil, err
 	}
 	return st, nil
 }
 
 // stageOver unpacks a layer over the mounted layers below.
-func (s *depot) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged, err error) {
-	st, mounts, err := s.prepare(ctx, l, l.parent.String())
+func (b *builder) stageOver(ctx context.Context, r io.Reader) (_ *staged, err error) {
+	st, mounts, err := b.prepare(ctx, b.layer.parent.String())
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (s *depot) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged,
 		}
 	}
 	err = unpack.Mounted(mounts[0], func(root string) error {
-		return s.apply(ctx, l, root, r, func(root string, r io.Reader) error { return unpack.Apply(ctx, root, r) })
+		return b.apply(ctx, root, r, func(root string, r io.Reader) error { return unpack.Apply(ctx, root, r) })
 	})
 	if err != nil {
 		return nil, err
@@ -97,14 +97,14 @@ func (s *depot) stageOver(ctx context.Context, l layer, r io.Reader) (_ *staged,
 }
 
 // stageStored gives the stored blob to f.
-func (s *depot) stageStored(ctx context.Context, l layer, w watch, f func(context.Context, layer, io.Reader) (*staged, error)) (*staged, error) {
-	ra, err := s.blobs.ReaderAt(ctx, l.blob)
+func (b *builder) stageStored(ctx context.Context, w watch, f func(context.Context, io.Reader) (*staged, error)) (*staged, error) {
+	ra, err := b.s.blobs.ReaderAt(ctx, b.layer.blob)
 	if err != nil {
 		return nil, err
 	}
 	defer ra.Close()
 	r := &counter{r: content.NewReader(ra), w: w, step: step{status: statusExtracting, total: ra.Size()}}
-	return f(ctx, l, r)
+	return f(ctx, r)
 }
 
 // counter shows how much was read.
@@ -122,11 +122,11 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 // prepare makes an empty snapshot on parent, "" for none.
-func (s *depot) prepare(ctx context.Context, l layer, parent string) (*staged, []mount.Mount, error) {
-	st := &staged{s: s, layer: l, key: "unpack-" + uuid.NewString(), since: s.flush.mark()}
-	mounts, err := s.layers.Prepare(ctx, st.key, parent)
+func (b *builder) prepare(ctx context.Context, parent string) (*staged, []mount.Mount, error) {
+	st := &staged{s: b.s, layer: b.layer, key: "unpack-" + uuid.NewString(), since: b.s.flush.mark()}
+	mounts, err := b.s.layers.Prepare(ctx, st.key, parent)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a directory for layer %s: %w", l.blob.Digest, err)
+		return nil, nil, fmt.Errorf("make a directory for layer %s: %w", b.layer.blob.Digest, err)
 	}
 	return st, mounts, nil
 }
@@ -142,28 +142,28 @@ const (
 )
 
 // apply unpacks r, a layer as stored, into root and verifies its diff id.
-func (s *depot) apply(ctx context.Context, l layer, root string, r io.Reader, how unpacker) error {
+func (b *builder) apply(ctx context.Context, root string, r io.Reader, how unpacker) error {
 	plain, err := unpack.Decompress(r)
 	if err != nil {
 		return err
 	}
 	defer plain.Close()
-	sum := l.diffID.Algorithm().Digester()
+	sum := b.layer.diffID.Algorithm().Digester()
 	t, err := readahead.NewReaderSize(io.TeeReader(plain, sum.Hash()), aheadParts, aheadSize)
 	if err != nil {
 		return err
 	}
 	defer t.Close() // before plain, which it reads
 	if err := how(root, t); err != nil {
-		return s.unpackError(root, err)
+		return b.s.unpackError(root, err)
 	}
 	if _, err := io.Copy(io.Discard, t); err != nil { // what follows the archive's end
-		return s.unpackError(root, err)
+		return b.s.unpackError(root, err)
 	}
 	t.Close()
-	if got := sum.Digest(); got != l.diffID {
+	if got := sum.Digest(); got != b.layer.diffID {
 		return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(
-			"wrong diff id: the image's config says %s, its content is %s; the image is broken where it was built", l.diffID, got))
+			"wrong diff id: the image's config says %s, its content is %s; the image is broken where it was built", b.layer.diffID, got))
 	}
 	return nil
 }
