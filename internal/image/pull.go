@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -125,6 +126,11 @@ func nameOf(ref reference.Named) (name, shown string) {
 func (p *pull) content(ctx, plain context.Context, ref reference.Named, target *ocispec.Descriptor) (fresh bool, err error) {
 	f := &fetch{pull: p, plain: context.WithoutCancel(p.s.context(plain))}
 	manifest, m, err := f.manifest(ctx, ref, target, 0)
+	if errors.Is(err, errSchema1) {
+		if *target, err = f.convert(ctx, ref, *target); err == nil {
+			manifest, m, err = f.manifest(ctx, ref, target, 0)
+		}
+	}
 	if err != nil {
 		return false, err
 	}

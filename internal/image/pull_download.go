@@ -25,16 +25,20 @@ const (
 
 // bring is build's bring: it downloads a layer unless another pull does so.
 func (f *fetch) bring(ctx context.Context, l layer, t tap, w watch) error {
-	ready := func(ctx context.Context) (bool, error) { return f.s.hasBlob(ctx, l.blob.Digest) }
-	return f.s.flights.do(ctx, "blob "+l.blob.Digest.String(), w, ready, func(ctx context.Context, w watch) error {
+	return f.bringBlob(ctx, l.blob, t, w)
+}
+
+func (f *fetch) bringBlob(ctx context.Context, d ocispec.Descriptor, t tap, w watch) error {
+	ready := func(ctx context.Context) (bool, error) { return f.s.hasBlob(ctx, d.Digest) }
+	return f.s.flights.do(ctx, "blob "+d.Digest.String(), w, ready, func(ctx context.Context, w watch) error {
 		release, err := f.repo.Slot(ctx, func() { w(step{status: statusWaiting}) })
 		if err != nil {
 			return err
 		}
-		w(step{status: statusDownloading, total: l.blob.Size})
+		w(step{status: statusDownloading, total: d.Size})
 		end, err := func() (func(), error) {
 			defer release()
-			return f.download(ctx, l.blob, t, w)
+			return f.download(ctx, d, t, w)
 		}()
 		end()
 		return err

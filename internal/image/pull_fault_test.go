@@ -91,7 +91,7 @@ func TestRefusals(t *testing.T) {
 				fmt.Fprint(w, `{"schemaVersion":1,"fsLayers":[]}`)
 			}
 			return true
-		}, errdefs.IsNotImplemented, []string{"schema 1", "pushed again"}},
+		}, errdefs.IsInvalidArgument, []string{"the manifest of schema 1 is broken: it has 0 layers and 0 entries of history"}},
 		{"a web page", "x:1", func(w http.ResponseWriter, r *http.Request) bool {
 			fmt.Fprint(w, `<html>`)
 			return true

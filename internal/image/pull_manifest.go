@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,6 +39,9 @@ type fetch struct {
 // platform. It completes target's media type.
 func (f *fetch) manifest(ctx context.Context, ref reference.Named, target *ocispec.Descriptor, depth int) (ocispec.Descriptor, ocispec.Manifest, error) {
 	body, err := f.manifestBody(ctx, target)
+	if errors.Is(err, errSchema1) && depth > 0 {
+		err = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s of %s: %v", target.Digest, reference.FamiliarString(ref), err))
+	}
 	if err != nil {
 		return ocispec.Descriptor{}, ocispec.Manifest{}, err
 	}
@@ -123,7 +127,7 @@ func settleType(d *ocispec.Descriptor, body []byte) error {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s %s", d.Digest, notJSON(body, err)))
 	}
 	if self.SchemaVersion == 1 || self.FSLayers != nil {
-		return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("manifest %s is of schema 1, which is not supported: push the image again by a present-day client", d.Digest))
+		return errSchema1
 	}
 	if self.Manifests != nil && self.Layers != nil {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s lists both layers and manifests", d.Digest))

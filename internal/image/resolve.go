@@ -170,6 +170,11 @@ func (s *index) findName(ctx context.Context, c *catalog, named reference.Named)
 				return i.Target, i.Name, true
 			}
 		}
+		// An image that was converted is known by the digest that it had.
+		if n, err := reference.WithDigest(reference.TrimNamed(named), d.Digest()); err == nil {
+			i, ok := c.byName[n.String()]
+			return i.Target, i.Name, ok
+		}
 		return target, "", false
 	}
 	name = reference.TagNameOnly(named).String()

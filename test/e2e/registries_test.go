@@ -227,3 +227,29 @@ func TestMirrorsOfARealRegistry(t *testing.T) {
 func insecureTransport() http.RoundTripper {
 	return &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the test's own registry
 }
+
+// TestSchema1 has skopeo push images as they were before 2016.
+func TestSchema1(t *testing.T) {
+	old := harness.RegistryWith(t, &harness.RegistryOptions{Schema1: true})
+	archive, err := harness.BusyboxArchive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(archive)
+	image := old + "/a/busybox:1"
+	if out, err := exec.Command("skopeo", "copy", "-q", "--insecure-policy", "--dest-tls-verify=false", "--format", "v2s1", "docker-archive:"+archive, "docker://"+image).CombinedOutput(); err != nil {
+		t.Fatalf("skopeo: %v %s", err, out)
+	}
+	h := home{t, t.TempDir(), harness.Start(t)}
+	h.succeeds("[DEPRECATION NOTICE] "+image+" is of Docker Image manifest version 2, schema 1: it is converted", "", "pull", image)
+	h.succeeds("Status: Image is up to date for "+image, "", "pull", image)
+	h.succeeds("converted\n", "", "run", "--rm", "--network", "none", image, "echo", "converted")
+	h.succeeds("[sh] amd64 linux 1\n", "", "inspect", "-f", "{{.Config.Cmd}} {{.Architecture}} {{.Os}} {{len .RootFS.Layers}}", image)
+	out, ok := h.run("", "registry", "test", image, "--format", "{{.Digest}}")
+	if !ok {
+		t.Fatal(out)
+	}
+	byDigest := old + "/a/busybox@" + strings.TrimSpace(out)
+	h.succeeds("it is converted", "", "pull", byDigest)
+	h.succeeds("by digest\n", "", "run", "--rm", "--network", "none", byDigest, "echo", "by digest")
+}

@@ -28,6 +28,8 @@ type RegistryOptions struct {
 	Authority string
 	// MirrorOf makes it a cache of the registry with this URL.
 	MirrorOf string
+	// Schema1 lets it take images as of before 2016.
+	Schema1 bool
 }
 
 // loginLine is an htpasswd of bcrypt: docker-registry takes no other.
@@ -71,6 +73,9 @@ func ServeRegistry(dir string, o *RegistryOptions) (addr string, stop func(), er
 	if o.Login {
 		files["htpasswd"] = []byte(loginLine)
 		cfg += fmt.Sprintf("auth:\n  htpasswd:\n    realm: test\n    path: %s\n", filepath.Join(dir, "htpasswd"))
+	}
+	if o.Schema1 {
+		cfg += "compatibility:\n  schema1:\n    enabled: true\n"
 	}
 	if o.MirrorOf != "" {
 		cfg += fmt.Sprintf("proxy:\n  remoteurl: %s\n", o.MirrorOf)

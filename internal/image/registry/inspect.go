@@ -12,6 +12,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/image/schema1"
 )
 
 // Inspect answers GET /distribution/{name}/json: what a reference names at its
@@ -37,9 +39,10 @@ func (c *Client) Inspect(ctx context.Context, name string, o RepositoryOptions) 
 		return out, unauthenticated(err)
 	}
 	var m struct {
-		MediaType string               `json:"mediaType"`
-		Config    ocispec.Descriptor   `json:"config"`
-		Manifests []ocispec.Descriptor `json:"manifests"`
+		MediaType    string               `json:"mediaType"`
+		Config       ocispec.Descriptor   `json:"config"`
+		Manifests    []ocispec.Descriptor `json:"manifests"`
+		Architecture string               `json:"architecture"` // of schema 1
 	}
 	if err := json.Unmarshal(body, &m); err != nil {
 		return out, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("manifest %s of %s is not JSON: %v: push the image again", d.Digest, reference.FamiliarString(ref), err))
@@ -52,6 +55,10 @@ func (c *Client) Inspect(ctx context.Context, name string, o RepositoryOptions) 
 		d.MediaType = kind
 	}
 	out.Descriptor = d
+	if schema1.Is(d.MediaType) && m.Architecture != "" {
+		out.Platforms = []ocispec.Platform{{OS: "linux", Architecture: m.Architecture}}
+		return out, nil
+	}
 	if images.IsIndexType(d.MediaType) {
 		for _, e := range m.Manifests {
 			if e.Platform != nil {

@@ -18,12 +18,13 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/image/schema1"
 )
 
 const (
 	maxManifest = 4 << 20 // OCI distribution spec 1.1: registries take 4 MiB
 	maxTags     = 100_000
-	schema1     = "application/vnd.docker.distribution.manifest.v1"
 )
 
 // accept lists the manifests that can be understood.
@@ -51,10 +52,6 @@ func (r *Repository) Resolve(ctx context.Context, ref reference.Named) (ocispec.
 	})
 	if err != nil {
 		return ocispec.Descriptor{}, r.explain(ref, err)
-	}
-	if strings.HasPrefix(d.MediaType, schema1) {
-		return ocispec.Descriptor{}, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(
-			"[DEPRECATION NOTICE] Docker Image Format v1 and Docker Image manifest version 2, schema 1 are not supported: %s must be pushed again by a present-day client", reference.FamiliarString(ref)))
 	}
 	return d, nil
 }
@@ -88,7 +85,7 @@ func (r *Repository) head(ctx context.Context, ep *endpoint, object string, want
 		return ocispec.Descriptor{}, err
 	}
 	if want == "" {
-		want = digest.FromBytes(body)
+		want = digest.FromBytes(schema1.Payload(body))
 	}
 	return ocispec.Descriptor{MediaType: kind, Digest: want, Size: int64(len(body))}, nil
 }
@@ -115,7 +112,7 @@ func (r *Repository) get(ctx context.Context, ep *endpoint, object string, want 
 		return nil, "", pageFailure(ep.base(), body)
 	}
 	if want != "" {
-		if got := want.Algorithm().FromBytes(body); got != want {
+		if got := want.Algorithm().FromBytes(body); got != want && want.Algorithm().FromBytes(schema1.Payload(body)) != want {
 			return nil, "", wrongDigest(ep, "manifest", want, got)
 		}
 	}
@@ -210,6 +207,44 @@ func nextPage(h http.Header) url.Values {
 		return nil
 	}
 	return u.Query()
+}
+
+// BlobSize asks how many bytes a blob has. Descriptors say that; only images of
+// schema 1 have none.
+func (r *Repository) BlobSize(ctx context.Context, d digest.Digest) (size int64, err error) {
+	err = r.persist(ctx, func() error {
+		return r.each(ctx, canPull, func(ep *endpoint) (err error) {
+			size, err = r.sizeAt(ctx, ep, d)
+			return err
+		})
+	})
+	if err != nil {
+		return 0, r.explainBlob(ocispec.Descriptor{Digest: d}, err)
+	}
+	return size, nil
+}
+
+func (r *Repository) sizeAt(ctx context.Context, ep *endpoint, d digest.Digest) (int64, error) {
+	q := request{method: http.MethodHead, rest: "blobs/" + d.String(), header: http.Header{"Accept": {"*/*"}}}
+	resp, err := r.ask(ctx, ep, q)
+	var f *Failure
+	if errors.As(err, &f) && f.Status == 0 {
+		return 0, err
+	}
+	if err != nil || resp.ContentLength < 0 { // a host that takes only GET
+		if err == nil {
+			resp.Body.Close()
+		}
+		q.method = http.MethodGet
+		if resp, err = r.ask(ctx, ep, q); err != nil {
+			return 0, err
+		}
+	}
+	resp.Body.Close()
+	if isPage(resp.Header, nil) || resp.ContentLength < 0 {
+		return 0, &Failure{Host: ep.base(), lied: true, class: errdefs.ErrUnavailable, text: fmt.Sprintf("registry %s does not say how large blob %s is", ep.base(), d)}
+	}
+	return resp.ContentLength, nil
 }
 
 // Blob is a blob on its way.
