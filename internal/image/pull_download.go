@@ -232,7 +232,7 @@ func (x *transfer) copy(ctx context.Context, b *registry.Blob) error {
 		}
 		if !x.whole && b.Splits() && line.slow(x.blob.Size-x.at) {
 			line.split = true
-			x.f.repo.Split(ctx, b, x.blob, x.at)
+			b.Split(ctx, x.blob, x.at)
 		}
 	}
 }

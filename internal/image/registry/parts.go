@@ -25,7 +25,7 @@ func (b *Blob) Splits() bool { return b.ranges }
 // Split lets the blob from byte at on, which is the next to be read, come over
 // several connections to the same host; the one that is open brings the first
 // part. Reading fails as a whole when one part does.
-func (r *Repository) Split(ctx context.Context, b *Blob, d ocispec.Descriptor, at int64) {
+func (b *Blob) Split(ctx context.Context, d ocispec.Descriptor, at int64) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &parts{first: b.ReadCloser, left: min(partSize, d.Size-at), cancel: cancel, ctx: ctx}
 	next := at + p.left
@@ -45,7 +45,7 @@ func (r *Repository) Split(ctx context.Context, b *Blob, d ocispec.Descriptor, a
 					s.buf = make([]byte, partSize)
 				}
 				s.n = int(to - from)
-				err := r.part(ctx, b.ep, d, from, s.buf[:s.n])
+				err := b.part(ctx, d, from, s.buf[:s.n])
 				s.full <- err
 				if err != nil {
 					return
@@ -58,18 +58,18 @@ func (r *Repository) Split(ctx context.Context, b *Blob, d ocispec.Descriptor, a
 }
 
 // part fetches the bytes of a blob from offset on that fill buf.
-func (r *Repository) part(ctx context.Context, ep *endpoint, d ocispec.Descriptor, offset int64, buf []byte) error {
+func (b *Blob) part(ctx context.Context, d ocispec.Descriptor, offset int64, buf []byte) error {
 	last := offset + int64(len(buf)) - 1
 	h := http.Header{"Accept": {"*/*"}, "Range": {fmt.Sprintf("bytes=%d-%d", offset, last)}}
-	resp, err := r.ask(ctx, ep, request{method: http.MethodGet, rest: "blobs/" + d.Digest.String(), header: h})
+	resp, err := b.repo.ask(ctx, b.ep, request{method: http.MethodGet, rest: "blobs/" + d.Digest.String(), header: h})
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	want := fmt.Sprintf("bytes %d-%d/", offset, last)
 	if got := resp.Header.Get("Content-Range"); resp.StatusCode != http.StatusPartialContent || !strings.HasPrefix(got, want) {
-		return &Failure{Host: ep.base(), class: errdefs.ErrUnavailable,
-			text: fmt.Sprintf("registry %s was asked for a part of blob %s and sent another (%d, %q)", ep.base(), d.Digest, resp.StatusCode, got)}
+		return &Failure{Host: b.Host, class: errdefs.ErrUnavailable,
+			text: fmt.Sprintf("registry %s was asked for a part of blob %s and sent another (%d, %q)", b.Host, d.Digest, resp.StatusCode, got)}
 	}
 	_, err = io.ReadFull(resp.Body, buf)
 	return err

@@ -253,6 +253,7 @@ type Blob struct {
 	Host   string
 	Offset int64 // of the first byte: as asked, or 0 if the host cannot do that
 	ep     *endpoint
+	repo   *Repository
 	ranges bool // the host serves parts
 }
 
@@ -293,7 +294,7 @@ func (r *Repository) open(ctx context.Context, ep *endpoint, d ocispec.Descripto
 
 // opened checks that an answer is the part that was asked for.
 func (r *Repository) opened(ep *endpoint, d ocispec.Descriptor, offset int64, resp *http.Response) (*Blob, error) {
-	b := &Blob{ReadCloser: resp.Body, Host: ep.base(), ep: ep}
+	b := &Blob{ReadCloser: resp.Body, Host: ep.base(), ep: ep, repo: r}
 	if isPage(resp.Header, nil) && resp.ContentLength != d.Size-offset {
 		return nil, webPage(ep.base(), resp)
 	}
