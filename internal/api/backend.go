@@ -75,6 +75,7 @@ type Images interface {
 	List(ctx context.Context, o image.ListOptions) ([]imagetypes.Summary, error)
 	Inspect(ctx context.Context, ref string, platform *ocispec.Platform, manifests bool) (imagetypes.InspectResponse, error)
 	History(ctx context.Context, ref string, platform *ocispec.Platform) ([]imagetypes.HistoryResponseItem, error)
+	Attestations(ctx context.Context, ref string, o image.AttestationOptions) ([]imagetypes.AttestationStatement, error)
 	Tag(ctx context.Context, source, target string) error
 	Remove(ctx context.Context, ref string, o image.RemoveOptions) ([]imagetypes.DeleteResponse, error)
 	Check(ctx context.Context, r image.CheckRequest, tell func(check.Event)) (*check.Report, error)

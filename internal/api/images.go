@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/authconfig"
@@ -20,6 +21,7 @@ var imageRoutes = []route{
 	{method: "POST", path: "/images/load", handle: imageLoad},
 	{method: "GET", path: "/images/{name...}/json", handle: imageInspect},
 	{method: "GET", path: "/images/{name...}/history", handle: imageHistory},
+	{method: "GET", path: "/images/{name...}/attestations", handle: imageAttestations, since: 55},
 	{method: "POST", path: "/images/{name...}/tag", handle: imageTag},
 	{method: "DELETE", path: "/images/{name...}", handle: imageRemove},
 }
@@ -116,6 +118,23 @@ func imageHistory(c *call) error {
 		return err
 	}
 	return c.writeJSON(http.StatusOK, resp)
+}
+
+func imageAttestations(c *call) error {
+	q := c.query()
+	if len(q["platform"]) > 1 {
+		return errdefs.ErrInvalidArgument.WithMessage("only one platform value is currently supported")
+	}
+	platform, err := platformJSON(q.Get("platform"))
+	if err != nil {
+		return err
+	}
+	types := slices.DeleteFunc(q["type"], func(t string) bool { return strings.TrimSpace(t) == "" })
+	list, err := c.backend.Images.Attestations(c.ctx(), c.arg, image.AttestationOptions{Platform: platform, Types: types, Statement: c.flag("statement")})
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, list)
 }
 
 func imageTag(c *call) error {

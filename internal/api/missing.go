@@ -27,7 +27,6 @@ var missingRoutes = []route{
 	{method: "POST", path: "/build/cancel", handle: missing("build", "there is no build that could be cancelled")},
 	{method: "POST", path: "/session", handle: missing("build", "build the image elsewhere, and load or pull it")},
 	{method: "POST", path: "/grpc", handle: missing("build", "build the image elsewhere, and load or pull it")},
-	{method: "GET", path: "/images/{name...}/attestations", handle: missing("reading attestations", "read them from the registry"), since: 55},
 	{method: "POST", path: "/images/prune", handle: missing("prune of images", "remove images by name: hezi rmi IMAGE")},
 	{method: "GET", path: "/system/df", handle: missing("system df", "use df and du on the data root")},
 	{method: "PUT", path: "/volumes/{name...}", handle: missing("update of a volume", "only cluster volumes can be updated, and there is no cluster")},

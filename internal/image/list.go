@@ -143,7 +143,7 @@ func namesOf(same []images.Image) (tags, digests []string) {
 }
 
 // measure fills what must be read from disk: sizes and the platforms.
-func (s *depot) measure(ctx context.Context, sum *summary, o ListOptions, shared map[digest.Digest]int) error {
+func (s *index) measure(ctx context.Context, sum *summary, o ListOptions, shared map[digest.Digest]int) error {
 	total, err := s.size(ctx, sum.target, sum.in)
 	if err != nil {
 		return err
@@ -218,7 +218,7 @@ func (s *depot) unpackedSize(ctx context.Context, chain digest.Digest) (int64, e
 }
 
 // manifests are the platforms of an image, those that are not here too.
-func (s *depot) manifests(ctx context.Context, in *contents) ([]imagetypes.ManifestSummary, error) {
+func (s *index) manifests(ctx context.Context, in *contents) ([]imagetypes.ManifestSummary, error) {
 	out := []imagetypes.ManifestSummary{}
 	for _, v := range in.variants {
 		m := imagetypes.ManifestSummary{ID: v.desc.Digest.String(), Descriptor: v.desc, Available: v.here, Kind: imagetypes.ManifestKindImage,
@@ -239,7 +239,7 @@ func (s *depot) manifests(ctx context.Context, in *contents) ([]imagetypes.Manif
 		}
 		out = append(out, m)
 	}
-	return out, nil
+	return append(out, s.summarizeAttestations(ctx, in)...), nil
 }
 
 // selection is what filters choose from.

@@ -53,11 +53,7 @@ func (f *fetch) manifest(ctx context.Context, ref reference.Named, target *ocisp
 		if err := checkDescriptors(append([]ocispec.Descriptor{m.Config}, m.Layers...)); err != nil {
 			return ocispec.Descriptor{}, ocispec.Manifest{}, fmt.Errorf("manifest %s: %w", target.Digest, err)
 		}
-		labels := map[string]string{"containerd.io/gc.ref.content.config": m.Config.Digest.String()}
-		for i, l := range m.Layers {
-			labels[fmt.Sprintf("containerd.io/gc.ref.content.l.%d", i)] = l.Digest.String()
-		}
-		return *target, m, f.keep(ctx, *target, body, labels)
+		return *target, m, f.keep(ctx, *target, body, labelsOf(m))
 	}
 	var index ocispec.Index
 	if err := json.Unmarshal(body, &index); err != nil {
@@ -75,10 +71,18 @@ func (f *fetch) manifest(ctx context.Context, ref reference.Named, target *ocisp
 		return ocispec.Descriptor{}, ocispec.Manifest{}, fmt.Errorf("index %s: %w", target.Digest, err)
 	}
 	labels := map[string]string{fmt.Sprintf("containerd.io/gc.ref.content.m.%d", i): chosen.Digest.String()}
+	for _, i := range attestationsOf(index, chosen.Digest) {
+		labels[fmt.Sprintf("containerd.io/gc.ref.content.m.%d", i)] = index.Manifests[i].Digest.String()
+	}
 	if err := f.keep(ctx, *target, body, labels); err != nil {
 		return ocispec.Descriptor{}, ocispec.Manifest{}, err
 	}
-	return f.manifest(ctx, ref, &chosen, depth+1)
+	of := chosen.Digest
+	d, m, err := f.manifest(ctx, ref, &chosen, depth+1)
+	if err == nil {
+		err = f.attestations(ctx, ref, index, of)
+	}
+	return d, m, err
 }
 
 func checkDescriptors(list []ocispec.Descriptor) error {

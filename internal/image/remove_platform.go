@@ -57,7 +57,13 @@ func (s *Service) removePlatforms(ctx context.Context, ref string, list []ocispe
 	if err := s.alone(ctx, c, target.Digest, doomed); err != nil {
 		return nil, err
 	}
-	if err := s.untie(ctx, target.Digest, doomed); err != nil {
+	gone := slices.Clone(doomed)
+	for _, a := range in.attestations {
+		if slices.Contains(doomed, a.of) {
+			gone = append(gone, a.desc.Digest)
+		}
+	}
+	if err := s.untie(ctx, target.Digest, gone); err != nil {
 		return nil, err
 	}
 	var out []imagetypes.DeleteResponse

@@ -34,8 +34,9 @@ type variant struct {
 
 // contents is what the blobs of a target say.
 type contents struct {
-	index    bool
-	variants []*variant
+	index        bool
+	variants     []*variant
+	attestations []*attestation
 }
 
 // maxManifest bounds what is read into memory of a manifest, an index or a config.
@@ -57,8 +58,12 @@ func (s *depot) read(ctx context.Context, c *catalog, target ocispec.Descriptor)
 		list = index.Manifests
 	}
 	for _, d := range list {
-		if !images.IsManifestType(d.MediaType) || d.Annotations["vnd.docker.reference.type"] != "" {
-			continue // attestations and what is no image
+		if of, ok := attests(d); ok {
+			out.attestations = append(out.attestations, s.readAttestation(ctx, d, of))
+			continue
+		}
+		if !images.IsManifestType(d.MediaType) || d.Annotations[refersAs] != "" {
+			continue // what is no image
 		}
 		v, err := s.readVariant(ctx, d)
 		if err != nil {
