@@ -8,6 +8,8 @@
 //	-> the registry itself
 //	-> mirrors that failed in the last minutes
 //
+// A pull that could not reach the registry itself asks it last from then on.
+//
 // The configuration is daemon.json's, unless the registry has a hosts.toml
 // with hosts of its own (hoststoml.go).
 //

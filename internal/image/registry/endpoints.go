@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -163,6 +164,7 @@ type Repository struct {
 
 	mu   sync.Mutex // guards all below
 	bad  map[*endpoint]error
+	down bool // the registry itself cannot be reached: it is asked last
 	told map[string]struct{}
 }
 
@@ -270,17 +272,19 @@ func userName(a *registry.AuthConfig) string {
 func (r *Repository) order(need capability) []*endpoint {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var first, last []*endpoint
+	var first, last, down []*endpoint
 	for _, ep := range r.all {
 		switch {
 		case r.bad[ep] != nil || ep.can&need == 0:
+		case !ep.mirror && r.down:
+			down = append(down, ep)
 		case ep.mirror && r.c.isDemoted(ep.base()):
 			last = append(last, ep)
 		default:
 			first = append(first, ep)
 		}
 	}
-	return append(first, last...)
+	return slices.Concat(first, last, down)
 }
 
 // pusher is the host that takes what is pushed.
@@ -339,6 +343,9 @@ func (r *Repository) each(ctx context.Context, need capability, ask func(ep *end
 		if !failing {
 			break
 		}
+		r.mu.Lock()
+		r.down = f.Status == 0
+		r.mu.Unlock()
 	}
 	return r.summary(need, origin, passed, len(list) == 0)
 }

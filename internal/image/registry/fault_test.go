@@ -253,6 +253,30 @@ func TestAHubOutOfReach(t *testing.T) {
 	}
 }
 
+// TestARegistryOutOfReachIsAskedLast: a pull that knows it does not wait for it
+// at each layer.
+func TestARegistryOutOfReachIsAskedLast(t *testing.T) {
+	mirror := server(t, false, func(w http.ResponseWriter, _ *http.Request) { serveManifest(w) })
+	cl := client(t, Config{Hub: "127.0.0.1:1", Mirrors: []string{mirror.String()}})
+	cl.demote(mirror.String(), errSlow)
+	r := cl.Repository(ref(t, "x"), RepositoryOptions{})
+	hosts := func() (list []string) {
+		for _, ep := range r.order(canPull) {
+			list = append(list, ep.host)
+		}
+		return list
+	}
+	if got := fmt.Sprint(hosts()); got != "[127.0.0.1:1 "+mirror.Host+"]" {
+		t.Errorf("first %s", got)
+	}
+	if _, err := r.Resolve(context.Background(), ref(t, "x")); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(hosts()); got != "["+mirror.Host+" 127.0.0.1:1]" {
+		t.Errorf("then %s", got)
+	}
+}
+
 func TestAMirrorThatTricklesIsPassedOver(t *testing.T) {
 	body := strings.Repeat("x", 100_000)
 	hold := make(chan struct{})
