@@ -178,6 +178,15 @@ func TestNoRegistryAtAll(t *testing.T) {
 	says(t, resolveAt(t, cl, "mail.example:25"), "what listens there speaks neither HTTPS nor HTTP")
 }
 
+// TestConnectionsThatDoNotComeAbout: a mirror has less time for one.
+func TestConnectionsThatDoNotComeAbout(t *testing.T) {
+	cl := client(t, Config{MaxAttempts: 1, Hub: "hub.example", Mirrors: []string{"mirror.example"}, Patience: 9 * time.Second})
+	cl.current().connect = func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
+	}
+	says(t, resolveAt(t, cl, "docker.io"), "registry https://hub.example did not answer within 9s", "registry https://mirror.example did not answer within 1.5s")
+}
+
 func TestNames(t *testing.T) {
 	cl := client(t, Config{MaxAttempts: 1})
 	cl.current().connect = func(context.Context, string, string) (net.Conn, error) {

@@ -418,6 +418,37 @@ func TestCertificatesOfAHost(t *testing.T) {
 	}
 }
 
+// TestReloadOfLimits: what is under way counts, unless the limit is another one.
+func TestReloadOfLimits(t *testing.T) {
+	cl := client(t, Config{MaxDownloads: 1, MaxUploads: 1})
+	free := func(slot func(*Repository, context.Context, func()) (func(), error)) bool {
+		ctx, cancel := context.WithCancel(context.Background())
+		release, err := slot(cl.Repository(ref(t, "x"), RepositoryOptions{}), ctx, cancel)
+		cancel()
+		if err == nil {
+			release()
+		}
+		return err == nil
+	}
+	r := cl.Repository(ref(t, "x"), RepositoryOptions{})
+	for _, slot := range []func(*Repository, context.Context, func()) (func(), error){(*Repository).Slot, (*Repository).UploadSlot} {
+		release, err := slot(r, context.Background(), func() { t.Error("waits") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		if free(slot) {
+			t.Error("more than one at once")
+		}
+	}
+	if err := cl.Reload(Config{MaxDownloads: 1, MaxUploads: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if free((*Repository).Slot) || !free((*Repository).UploadSlot) {
+		t.Error("the limits after a reload are others than the configuration's")
+	}
+}
+
 func TestReload(t *testing.T) {
 	mirror := server(t, false, func(w http.ResponseWriter, _ *http.Request) { serveManifest(w) })
 	cl := client(t, Config{Hub: "127.0.0.1:1"})

@@ -88,7 +88,11 @@ func (c *Client) unreachable(ep *endpoint, set *settings, err error) *Failure {
 		f.brief, f.text = "too slow", fmt.Sprintf("%s is too slow: %s", w.base, strings.TrimPrefix(lastText(err), errSlow.Error()+": "))
 	case isTimeout(err) && !errors.As(err, &dns):
 		f.quiet = true
-		f.brief, f.text = w.noAnswer(set.patience)
+		after := set.patience
+		if errors.As(err, &op) && op.Op == "dial" || strings.Contains(err.Error(), "TLS handshake timeout") {
+			after = ep.reach(set).dial
+		}
+		f.brief, f.text = w.noAnswer(after)
 	case errors.As(err, &dns) && dns.IsNotFound:
 		f.brief, f.text = "no such host", w.host+": no such host: check the spelling of the image's name, and DNS"
 	case errors.As(err, &dns):
