@@ -94,7 +94,11 @@ func (c *Client) unreachable(ep *endpoint, set *settings, err error) *Failure {
 		}
 		f.brief, f.text = w.noAnswer(after)
 	case errors.As(err, &dns) && dns.IsNotFound:
-		f.brief, f.text = "no such host", w.host+": no such host: check the spelling of the image's name, and DNS"
+		check := "check the spelling of the image's name, and DNS"
+		if ep.host == set.hub {
+			check = "check DNS (/etc/resolv.conf) and this machine's network"
+		}
+		f.brief, f.text = "no such host", w.host+": no such host: "+check
 	case errors.As(err, &dns):
 		f.brief = "DNS: " + dns.Err
 		f.text = fmt.Sprintf("%s: its address cannot be looked up: %s: DNS does not answer: check /etc/resolv.conf and this machine's network", w.host, dns.Err)
