@@ -297,11 +297,11 @@ func (r *Repository) pusher() (*endpoint, error) {
 			return ep, nil
 		}
 	}
-	return nil, r.incapable(canPush)
+	return nil, incapable(r, canPush)
 }
 
 // incapable is why nobody can be asked.
-func (r *Repository) incapable(need capability) error {
+func incapable(r *Repository, need capability) error {
 	last := r.all[len(r.all)-1]
 	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
 		"%s allows no host to be asked for this: add %q to the capabilities of one", last.from, strings.Join(need.names(), " and ")))
@@ -366,7 +366,7 @@ func (r *Repository) summary(need capability, origin error, passed []error, none
 	case origin == nil && len(passed) > 0:
 		origin, passed = passed[len(passed)-1], passed[:len(passed)-1]
 	case origin == nil:
-		return r.incapable(need)
+		return incapable(r, need)
 	}
 	var f *Failure
 	if !errors.As(origin, &f) || !f.failing() {
@@ -402,16 +402,16 @@ func (r *Repository) passOver(ep *endpoint, err error, failing bool) {
 		r.c.demote(ep.base(), err)
 	}
 	if errdefs.IsNotFound(err) {
-		r.c.log.Debug("registry mirror does not have it", "mirror", ep.base(), "repository", r.label(), "error", err)
+		r.c.log.Debug("registry mirror does not have it", "mirror", ep.base(), "repository", label(r), "error", err)
 		r.once(ep.base()+" failed", "Mirror "+ep.base()+" is passed over: it does not have this image")
 		return
 	}
-	r.c.log.Warn("registry mirror passed over", "mirror", ep.base(), "repository", r.label(), "error", err)
+	r.c.log.Warn("registry mirror passed over", "mirror", ep.base(), "repository", label(r), "error", err)
 	r.once(ep.base()+" failed", "Mirror "+ep.base()+" is passed over: "+err.Error())
 }
 
 // label names what is asked for in the log.
-func (r *Repository) label() string {
+func label(r *Repository) string {
 	if r.name == nil {
 		return ""
 	}

@@ -85,7 +85,7 @@ func (r *Repository) explainStatus(what string, f *Failure) error {
 			when = fmt.Sprintf("wait %s (until %s)", f.RetryAfter.Round(time.Second), time.Now().Add(f.RetryAfter).Format(time.DateTime))
 		}
 		return &explained{class: errdefs.ErrResourceExhausted, cause: f, text: fmt.Sprintf(
-			"%s: %s limits how often images are pulled%s: %s, log in (docker login) for a higher limit, or %s", f.words(), f.Host, limit, when, r.mirrorHint())}
+			"%s: %s limits how often images are pulled%s: %s, log in (docker login) for a higher limit, or %s", f.words(), f.Host, limit, when, mirrorHint(r))}
 	case f.Status >= 500:
 		words := ""
 		if f.Code != "" || f.Message != "" {
@@ -104,12 +104,12 @@ func (r *Repository) unreached(f *Failure, err error) error {
 		return err
 	}
 	told := *f
-	told.also += "; where Docker Hub is out of reach, " + r.mirrorHint()
+	told.also += "; where Docker Hub is out of reach, " + mirrorHint(r)
 	return &told
 }
 
 // mirrorHint says how to set a mirror.
-func (r *Repository) mirrorHint() string {
+func mirrorHint(r *Repository) string {
 	mirrors := `["https://MIRROR"]`
 	if domain := reference.Domain(r.name); domain != hubName {
 		mirrors = fmt.Sprintf(`{%q: %s}`, domain, mirrors)

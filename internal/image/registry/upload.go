@@ -98,7 +98,7 @@ func (u *uploading) run(ctx context.Context, wait func(context.Context, time.Dur
 		if !ok {
 			return err
 		}
-		u.p.r.c.log.Info("upload tried again", "repository", u.p.r.label(), "blob", u.d.Digest, "after", pause.Round(time.Millisecond), "error", err)
+		u.p.r.c.log.Info("upload tried again", "repository", label(u.p.r), "blob", u.d.Digest, "after", pause.Round(time.Millisecond), "error", err)
 		if err := wait(ctx, pause); err != nil {
 			return err
 		}
