@@ -202,15 +202,19 @@ func TestHostsTOMLMayAllowNobody(t *testing.T) {
 func TestHostsTOMLCountsMoreThanMirrors(t *testing.T) {
 	var asked []string
 	f := func(name string) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) { asked = append(asked, name); serveManifest(w) }
+		return func(w http.ResponseWriter, _ *http.Request) {
+			asked = append(asked, name)
+			w.WriteHeader(http.StatusNotFound)
+		}
 	}
 	one, two := server(t, false, f("hosts.toml")), server(t, false, f("registry-mirrors"))
-	cl := client(t, Config{CertDirs: hosts(t, "docker.io", "[host.%q]\n", one), Mirrors: []string{two.String()}, Hub: "127.0.0.1:1"})
-	if _, err := cl.Repository(ref(t, "x"), RepositoryOptions{}).Resolve(context.Background(), ref(t, "x")); err != nil {
-		t.Fatal(err)
+	c := Config{CertDirs: hosts(t, "docker.io", "[host.%q]\n", one), Mirrors: []string{two.String()}, Hub: "127.0.0.1:1", MaxAttempts: 1}
+	if err := resolveAt(t, client(t, c), "docker.io"); err == nil || strings.Join(asked, " ") != "hosts.toml hosts.toml" {
+		t.Errorf("asked %q, %v", asked, err)
 	}
-	if strings.Join(asked, " ") != "hosts.toml hosts.toml" {
-		t.Errorf("asked %q", asked)
+	asked, c.CertDirs = nil, hosts(t, "docker.io", "skip_verify = true\n") // names no hosts
+	if err := resolveAt(t, client(t, c), "docker.io"); err == nil || strings.Join(asked, " ") != "registry-mirrors registry-mirrors" {
+		t.Errorf("asked %q, %v", asked, err)
 	}
 }
 
