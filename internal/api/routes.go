@@ -53,6 +53,7 @@ func routes() []route {
 		{containerRoutes, func(b *Backend) (string, bool) { return "containers", b.Containers != nil && b.Views != nil }},
 		{streamRoutes, func(b *Backend) (string, bool) { return "containers", b.Streams != nil }},
 		{execRoutes, func(b *Backend) (string, bool) { return "execs", b.Execs != nil }},
+		{fileRoutes, func(b *Backend) (string, bool) { return "containers", b.Files != nil }},
 		{imageRoutes, func(b *Backend) (string, bool) { return "images", b.Images != nil }},
 		{registryRoutes, func(b *Backend) (string, bool) { return "registries", b.Registries != nil }},
 		{transferRoutes, func(b *Backend) (string, bool) { return "images", b.Transfers != nil }},

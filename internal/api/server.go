@@ -21,6 +21,7 @@ type Backend struct {
 	Views      ContainerViews
 	Streams    Streams
 	Execs      Execs
+	Files      Files
 	Images     Images
 	Registries Registries
 	Transfers  Transfers

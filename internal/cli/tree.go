@@ -103,7 +103,7 @@ func containerCommands() []entry {
 		{name: "create", short: "Create a new container", build: newCreate},
 		missing("diff", "Inspect changes to files or directories on a container's filesystem", ""),
 		{name: "exec", short: "Execute a command in a running container", build: newExec},
-		missing("export", "Export a container's filesystem as a tar archive", "write an archive from inside: hezi exec CONTAINER tar -c --one-file-system / > FILE"),
+		{name: "export", short: "Export a container's filesystem as a tar archive", build: newExport},
 		{name: "inspect", short: "Display detailed information on one or more containers", build: newContainerInspect},
 		{name: "kill", short: "Kill one or more running containers", build: newKill},
 		{name: "logs", short: "Fetch the logs of a container", build: newLogs},

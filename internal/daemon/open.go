@@ -106,7 +106,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		}
 		return errors.Join(nets.Dismantle(), forgetEnded(held.client), d.stopKeeper(held.client, id))
 	}
-	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Images: imgs, Registries: imgs.Registries(), Transfers: imgs, Volumes: vols, Networks: nets}
+	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Files: boxes, Images: imgs, Registries: imgs.Registries(), Transfers: imgs, Volumes: vols, Networks: nets}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err

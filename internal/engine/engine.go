@@ -165,12 +165,13 @@ type records struct {
 	boxes map[string]*entry
 }
 
-// Engine has all containers: their life here, their streams and the processes
-// beside their first one in its parts.
+// Engine has all containers: their life here, their streams, their files and
+// the processes beside their first one in its parts.
 type Engine struct {
 	*records
 	*Execs
 	*Streams
+	*Files
 	launcher launcher
 }
 
@@ -186,7 +187,7 @@ func New(o Options) (*Engine, error) {
 func newEngine(o Options) *Engine {
 	r := &records{o: o, names: newNames(), boxes: map[string]*entry{}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	return &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, launcher: launcher{r}}
+	return &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, Files: &Files{r}, launcher: launcher{r}}
 }
 
 // find gives the entry of a container for a client: settled.

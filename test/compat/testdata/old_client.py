@@ -1,5 +1,5 @@
 """Debian's python3-docker as an old client: every call that an engine must
-answer in the shape of the asked version. Usage: old_client.py SOCKET VERSION"""
+answer in the shape of the asked version. Usage: old_client.py SOCKET VERSION REGISTRY"""
 import io
 import socket
 import sys
@@ -81,6 +81,9 @@ assert api.port(name, 80) == settings["Ports"]["80/tcp"]
 deadline = time.time() + 20
 while b"err" not in c.logs() and time.time() < deadline:
     time.sleep(0.05)
+exported = tarfile.open(fileobj=io.BytesIO(b"".join(c.export())))
+assert "bin/busybox" in exported.getnames() and "proc" in exported.getnames() and "proc/1" not in exported.getnames()
+refused(404, "No such container", lambda: list(api.export("nosuch")))
 assert c.logs(stdout=True, stderr=False) == b"out\n", c.logs(stdout=True, stderr=False)
 assert c.logs(stdout=False, stderr=True) == b"err\n"
 assert c.logs(tail=0) == b"" and len(c.logs(tail=1).splitlines()) == 1

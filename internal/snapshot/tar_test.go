@@ -1,0 +1,193 @@
+package snapshot
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func tarOf(t *testing.T, root string) []byte {
+	t.Helper()
+	dir, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var b bytes.Buffer
+	if err := Tar(t.Context(), dir, &b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestTar(t *testing.T) {
+	root := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(name string) string { return filepath.Join(root, name) }
+	long := strings.Repeat("long/", 60)
+	must(os.MkdirAll(at(long), 0o755))
+	must(os.WriteFile(at(long+"file"), []byte("deep"), 0o644))
+	must(os.WriteFile(at("program"), []byte("x"), 0o755))
+	must(os.Chmod(at("program"), 0o755|os.ModeSetuid))
+	must(os.Chown(at("program"), 1000, 65534))
+	must(os.Chmod(at("program"), 0o755|os.ModeSetuid))
+	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	must(unix.Setxattr(at("program"), "security.capability", []byte(capability), 0))
+	must(unix.Setxattr(at("long"), "user.note", []byte("of a folder"), 0))
+	must(os.Link(at("program"), at("same")))
+	must(os.Symlink("/etc/passwd", at("out")))
+	must(os.Symlink("nowhere", at("dangling")))
+	must(os.Link(at("dangling"), at("dangling2")))
+	must(unix.Mkfifo(at("fifo"), 0o622))
+	must(unix.Mknod(at("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+	must(unix.Mknod(at("disk"), unix.S_IFBLK|0o660, int(unix.Mkdev(8, 300))))
+	must(os.WriteFile(at("\xff\xfe name\n"), []byte("odd"), 0o600))
+	must(os.WriteFile(at("empty"), nil, 0o000))
+	must(os.Mkdir(at("tmp"), 0o777))
+	must(os.Chmod(at("tmp"), 0o777|os.ModeSticky))
+	sparse, err := os.Create(at("sparse"))
+	must(err)
+	must(sparse.Truncate(3 << 20))
+	must(sparse.Close())
+	l, err := net.Listen("unix", at("socket"))
+	must(err)
+	defer l.Close()
+
+	got := map[string]*tar.Header{}
+	var order []string
+	r := tar.NewReader(bytes.NewReader(tarOf(t, root)))
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		must(err)
+		got[h.Name] = h
+		order = append(order, h.Name)
+		if h.Typeflag == tar.TypeReg {
+			want, err := os.ReadFile(at(h.Name))
+			must(err)
+			body, err := io.ReadAll(r)
+			must(err)
+			if !bytes.Equal(body, want) {
+				t.Errorf("%q has %d other bytes", h.Name, len(body))
+			}
+		}
+	}
+	line := func(name string) string {
+		h := got[name]
+		if h == nil {
+			return "absent"
+		}
+		return fmt.Sprintf("%c %o %d:%d %d %q %d,%d", h.Typeflag, h.Mode, h.Uid, h.Gid, h.Size, h.Linkname, h.Devmajor, h.Devminor)
+	}
+	for name, want := range map[string]string{
+		long: `5 755 0:0 0 "" 0,0`, long + "file": `0 644 0:0 4 "" 0,0`,
+		"program": `0 4755 1000:65534 1 "" 0,0`, "same": `1 4755 1000:65534 0 "program" 0,0`,
+		"out": `2 777 0:0 0 "/etc/passwd" 0,0`, "dangling": `2 777 0:0 0 "nowhere" 0,0`, "dangling2": `1 777 0:0 0 "dangling" 0,0`,
+		"fifo": `6 600 0:0 0 "" 0,0`, "null": `3 644 0:0 0 "" 1,3`, "disk": `4 640 0:0 0 "" 8,300`,
+		"\xff\xfe name\n": `0 600 0:0 3 "" 0,0`, "empty": `0 0 0:0 0 "" 0,0`, "tmp/": `5 1777 0:0 0 "" 0,0`,
+		"sparse": `0 644 0:0 3145728 "" 0,0`, "socket": "absent", "./": "absent", "": "absent",
+	} {
+		if have := line(name); have != want {
+			t.Errorf("%q: got %s, want %s", name, have, want)
+		}
+	}
+	if c := got["program"].PAXRecords["SCHILY.xattr.security.capability"]; c != capability {
+		t.Errorf("capability %q", c)
+	}
+	if c := got["long/"].PAXRecords["SCHILY.xattr.user.note"]; c != "of a folder" {
+		t.Errorf("attribute %q", c)
+	}
+	if order[0] != "dangling" || order[len(order)-1] != "\xff\xfe name\n" {
+		t.Errorf("%q", order)
+	}
+	cut, cancel := context.WithCancel(t.Context())
+	cancel()
+	dir, err := os.Open(root)
+	must(err)
+	defer dir.Close()
+	if err := Tar(cut, dir, io.Discard); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// Whoever changes the tree while it is archived gets nothing from outside into
+// the archive, and the archive stays whole.
+func TestTarWhileItChanges(t *testing.T) {
+	top := t.TempDir()
+	outside, root := filepath.Join(top, "outside"), filepath.Join(top, "root")
+	secret := "the secret of the host"
+	for _, d := range []string{outside, root, filepath.Join(root, "a", "d"), filepath.Join(root, "b")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(outside, "f"), []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		d, f := filepath.Join(root, "a", "d"), filepath.Join(root, "b", "f")
+		for i := 0; ; i++ { // what fails was as it should be already
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_ = os.RemoveAll(d)
+			_ = os.Symlink(outside, d)
+			_ = os.Remove(d)
+			_ = os.Mkdir(d, 0o755)
+			_ = os.WriteFile(filepath.Join(d, "f"), bytes.Repeat([]byte("x"), 4096*(i%7)), 0o644)
+			_ = os.Truncate(filepath.Join(d, "f"), 10)
+			_ = os.Remove(f)
+			_ = os.Symlink(filepath.Join(outside, "f"), f)
+			_ = os.Remove(f)
+			_ = unix.Mkfifo(f, 0o600)
+			_ = os.Remove(f)
+			_ = os.WriteFile(f, []byte("mine"), 0o644)
+		}
+	}()
+	seen := map[byte]int{}
+	for n := 0; n < 400 || n < 20_000 && (seen[tar.TypeSymlink] == 0 || seen[tar.TypeReg] == 0 || seen[tar.TypeFifo] == 0); n++ {
+		b := tarOf(t, root)
+		if bytes.Contains(b, []byte(secret)) {
+			t.Fatal("the archive has a file from outside")
+		}
+		for r := tar.NewReader(bytes.NewReader(b)); ; {
+			h, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[h.Typeflag]++
+			if _, err := io.Copy(io.Discard, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	close(stop)
+	<-stopped
+	if seen[tar.TypeSymlink] == 0 || seen[tar.TypeReg] == 0 || seen[tar.TypeFifo] == 0 {
+		t.Errorf("the tree did not change: %v", seen)
+	}
+}
