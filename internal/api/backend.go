@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/volume"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/disk"
 	"hezi/internal/engine"
 	"hezi/internal/image"
 	"hezi/internal/image/check"
@@ -42,7 +43,7 @@ type ContainerViews interface {
 	List(ctx context.Context, o engine.ListOptions) ([]container.Summary, error)
 	Inspect(ctx context.Context, ref string, size bool) (container.InspectResponse, error)
 	Top(ctx context.Context, ref string, psArgs []string) (container.TopResponse, error)
-	PruneContainers(ctx context.Context, f Filters) (container.PruneReport, error)
+	PruneContainers(ctx context.Context, o disk.PruneOptions) (container.PruneReport, error)
 }
 
 // Streams is what the handlers need that hand a connection over. *engine.Engine has it.
@@ -78,7 +79,6 @@ type Images interface {
 	Attestations(ctx context.Context, ref string, o image.AttestationOptions) ([]imagetypes.AttestationStatement, error)
 	Tag(ctx context.Context, source, target string) error
 	Remove(ctx context.Context, ref string, o image.RemoveOptions) ([]imagetypes.DeleteResponse, error)
-	Check(ctx context.Context, r image.CheckRequest, tell func(check.Event)) (*check.Report, error)
 }
 
 // Registries is what asks registries without storing anything. *registry.Client has it.
@@ -89,12 +89,20 @@ type Registries interface {
 	Test(ctx context.Context, name string, auth *types.AuthConfig) (registry.Report, error)
 }
 
+// Upkeep is what keeps the images' disk in order. image.Upkeep has it.
+type Upkeep interface {
+	Prune(ctx context.Context, o disk.PruneOptions) (imagetypes.PruneReport, error)
+	LastUsed(ctx context.Context) (map[string]time.Time, error)
+	Check(ctx context.Context, r image.CheckRequest, tell func(check.Event)) (*check.Report, error)
+}
+
 // Volumes is what the handlers of /volumes need. *volume.Store has it.
 type Volumes interface {
 	Create(ctx context.Context, r volume.CreateRequest) (volume.Volume, error)
 	Get(ctx context.Context, name string) (volume.Volume, error)
 	List(ctx context.Context, f Filters) ([]volume.Volume, error)
 	Remove(ctx context.Context, name string, force bool) error
+	Prune(ctx context.Context, o disk.PruneOptions) (volume.PruneReport, error)
 }
 
 // Networks is what the reading handlers of /networks need. *network.Controller has it.

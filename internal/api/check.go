@@ -16,17 +16,18 @@ import (
 // diskRoutes are about what the engine has on disk. /system/check is Hezi's own.
 var diskRoutes = []route{
 	{method: "POST", path: "/system/check", handle: systemCheck},
+	{method: "POST", path: "/images/prune", handle: imagePrune},
 }
 
 // systemCheck verifies what the engine keeps, and streams JSON lines: progress,
 // problems as they are found, and the report.
 func systemCheck(c *call) error {
-	auths, err := c.registryAuths()
+	auths, err := registryAuths(c)
 	if err != nil {
 		return err
 	}
 	out := &lines{c: c}
-	_, err = c.backend.Images.Check(c.ctx(), image.CheckRequest{
+	_, err = c.backend.Upkeep.Check(c.ctx(), image.CheckRequest{
 		Options: check.Options{Content: c.flag("images"), Repair: c.flag("repair")}, Auths: auths,
 	}, out.event)
 	return out.end(err)
@@ -34,7 +35,7 @@ func systemCheck(c *call) error {
 
 // registryAuths are the client's credentials for all registries, as a build
 // sends them.
-func (c *call) registryAuths() (map[string]registry.AuthConfig, error) {
+func registryAuths(c *call) (map[string]registry.AuthConfig, error) {
 	h := c.r.Header.Get("X-Registry-Config")
 	if h == "" {
 		return nil, nil

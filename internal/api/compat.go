@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"maps"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -29,20 +30,21 @@ func objectOf(v any) (object, bool) {
 	return o, json.Unmarshal(body, &o) == nil && o != nil
 }
 
+// listedImage is an image's line with Hezi's own LastUsed, Unix seconds.
+type listedImage struct {
+	imagetypes.Summary
+	VirtualSize *int64 `json:"VirtualSize,omitempty"`
+	LastUsed    int64  `json:"LastUsed,omitempty"`
+}
+
 // imagesFor: VirtualSize until 1.43, Containers -1 until 1.50, no Descriptor
 // before 1.48.
-func imagesFor(v apiVersion, list []imagetypes.Summary) any {
-	list = nonNil(list)
-	if v >= 51 {
-		return list
-	}
-	type older struct {
-		imagetypes.Summary
-		VirtualSize *int64 `json:"VirtualSize,omitempty"`
-	}
-	out := make([]older, len(list))
+func imagesFor(v apiVersion, list []imagetypes.Summary, used map[string]time.Time) any {
+	out := make([]listedImage, len(list))
 	for i, s := range list {
-		s.Containers = -1
+		if v < 51 {
+			s.Containers = -1
+		}
 		if v < 48 {
 			s.Descriptor = nil
 		}
@@ -53,23 +55,40 @@ func imagesFor(v apiVersion, list []imagetypes.Summary) any {
 		if v < 44 {
 			out[i].VirtualSize = &out[i].Size
 		}
+		if at := used[s.ID]; !at.IsZero() {
+			out[i].LastUsed = at.Unix()
+		}
 	}
 	return out
+}
+
+// inspectedImage has Hezi's own LastUsed beside LastTagTime.
+type inspectedImage struct {
+	imagetypes.InspectResponse
+	Metadata struct {
+		imagetypes.Metadata
+		LastUsed *time.Time `json:"LastUsed,omitempty"`
+	}
 }
 
 // imageFor: until 1.51 empty fields of the image's configuration were there,
 // until 1.49 those of a container's too, until 1.44 ContainerConfig and until
 // 1.43 VirtualSize.
-func imageFor(v apiVersion, resp imagetypes.InspectResponse) any {
+func imageFor(v apiVersion, resp imagetypes.InspectResponse, used time.Time) any {
 	if v < 48 {
 		resp.Descriptor, resp.Manifests = nil, nil
 	}
-	if v >= 52 {
-		return resp
+	shown := inspectedImage{InspectResponse: resp}
+	shown.Metadata.Metadata = resp.Metadata
+	if !used.IsZero() {
+		shown.Metadata.LastUsed = &used
 	}
-	o, ok := objectOf(resp)
+	if v >= 52 {
+		return shown
+	}
+	o, ok := objectOf(shown)
 	if !ok {
-		return resp
+		return shown
 	}
 	setDefaults(o, object{"Parent": "", "Comment": "", "DockerVersion": "", "Author": ""})
 	conf, _ := o["Config"].(object)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
@@ -54,13 +55,17 @@ func TestInspectShapes(t *testing.T) {
 func TestImageShapes(t *testing.T) {
 	resp := imagetypes.InspectResponse{Size: 5, Config: &dockerspec.DockerOCIImageConfig{}}
 	for _, v := range []apiVersion{24, 43, 44, 45, 49, 51, 52} {
-		o := shape(t, imageFor(v, resp))
+		used := time.Unix(7, 0)
+		o := shape(t, imageFor(v, resp, used))
+		if m, _ := o["Metadata"].(object); m["LastUsed"] != used.Format(time.RFC3339) {
+			t.Errorf("1.%d: %v", v, m)
+		}
 		has(t, v, o, "VirtualSize", v < 44)
 		has(t, v, o, "ContainerConfig", v < 45)
 		conf, _ := o["Config"].(object)
 		has(t, v, conf, "Env", v < 52)
 		has(t, v, conf, "Hostname", v < 50)
-		body, err := json.Marshal(imagesFor(v, []imagetypes.Summary{{Size: 5, Containers: 2}}))
+		body, err := json.Marshal(imagesFor(v, []imagetypes.Summary{{ID: "x", Size: 5, Containers: 2}}, map[string]time.Time{"x": used}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,11 +74,12 @@ func TestImageShapes(t *testing.T) {
 			t.Fatal(err)
 		}
 		has(t, v, list[0], "VirtualSize", v < 44)
+		has(t, v, list[0], "LastUsed", true)
 		if want := map[bool]float64{true: -1, false: 2}[v < 51]; list[0]["Containers"] != want {
 			t.Errorf("1.%d: Containers %v", v, list[0]["Containers"])
 		}
 	}
-	if body, err := json.Marshal(imagesFor(40, nil)); err != nil || string(body) != "[]" {
+	if body, err := json.Marshal(imagesFor(40, nil, nil)); err != nil || string(body) != "[]" {
 		t.Errorf("%s %v", body, err)
 	}
 }

@@ -95,18 +95,6 @@ func containerTop(c *call) error {
 	return c.writeJSON(http.StatusOK, resp)
 }
 
-func containerPrune(c *call) error {
-	f, err := c.filters()
-	if err != nil {
-		return err
-	}
-	resp, err := c.backend.Views.PruneContainers(c.ctx(), f)
-	if err != nil {
-		return err
-	}
-	return c.writeJSON(http.StatusOK, resp)
-}
-
 // containerStart refuses a body as Docker does since 1.24; up to 7 bytes are
 // let through because clients in use send "{}", "null" or a line end.
 func containerStart(c *call) error {

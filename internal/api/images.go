@@ -40,7 +40,11 @@ func imageList(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.writeJSON(http.StatusOK, imagesFor(c.version, list))
+	used, err := lastUsed(c)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, imagesFor(c.version, list, used))
 }
 
 func imageCreate(c *call) error {
@@ -102,7 +106,11 @@ func imageInspect(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.writeJSON(http.StatusOK, imageFor(c.version, resp))
+	used, err := lastUsed(c)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, imageFor(c.version, resp, used[resp.ID]))
 }
 
 func imageHistory(c *call) error {

@@ -23,6 +23,7 @@ type Backend struct {
 	Execs      Execs
 	Files      Files
 	Images     Images
+	Upkeep     Upkeep
 	Registries Registries
 	Transfers  Transfers
 	Volumes    Volumes

@@ -9,6 +9,7 @@ import (
 var volumeRoutes = []route{
 	{method: "GET", path: "/volumes", handle: volumeList},
 	{method: "POST", path: "/volumes/create", handle: volumeCreate},
+	{method: "POST", path: "/volumes/prune", handle: volumePrune},
 	{method: "GET", path: "/volumes/{name...}", handle: volumeInspect},
 	{method: "DELETE", path: "/volumes/{name...}", handle: volumeRemove},
 }

@@ -15,6 +15,7 @@ import (
 	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/format"
 	"hezi/internal/cli/term"
+	"hezi/internal/cli/upkeep"
 )
 
 func newImages(a *App) *cobra.Command {
@@ -58,7 +59,15 @@ func newImages(a *App) *cobra.Command {
 			return imageTree(a.Out, tree).Print(list.Items)
 		}
 		p := format.Printer{Out: a.Out, Source: format.ImageSource(source, quiet, digests), Headers: format.ImageHeaders}
-		return format.Rows(p, format.Images(list.Items, !noTrunc, digests, p.Source, time.Now()))
+		rows := format.Images(list.Items, !noTrunc, digests, p.Source, time.Now())
+		if strings.Contains(source, "LastUsed") || strings.Contains(source, "json") {
+			used, err := upkeep.LastUsed(ctx, engine)
+			if err != nil {
+				return err
+			}
+			format.SetLastUsed(rows, used)
+		}
+		return format.Rows(p, rows)
 	})
 	return cmd
 }

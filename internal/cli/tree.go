@@ -110,7 +110,7 @@ func containerCommands() []entry {
 		{name: "ls", aliases: []string{"ps", "list"}, short: "List containers", build: newPs},
 		{name: "pause", short: "Pause all processes within one or more containers", build: newPause},
 		{name: "port", short: "List port mappings or a specific mapping for the container", build: newPort},
-		{name: "prune", short: "Remove all stopped containers", build: newContainerPrune},
+		{name: "prune", short: "Remove all stopped containers", build: upkept(upkeep.NewContainerPrune)},
 		{name: "rename", short: "Rename a container", build: newRename},
 		{name: "restart", short: "Restart one or more containers", build: newRestart},
 		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more containers", build: newRm},
@@ -133,7 +133,7 @@ func imageCommands() []entry {
 		{name: "inspect", short: "Display detailed information on one or more images", build: newImageInspect},
 		{name: "load", short: "Load an image from a tar archive or STDIN", build: newLoad},
 		{name: "ls", aliases: []string{"list"}, short: "List images", build: newImages},
-		missing("image prune", "Remove unused images", "remove images by name: hezi rmi IMAGE"),
+		{name: "prune", short: "Remove unused images", build: upkept(upkeep.NewImagePrune)},
 		{name: "pull", short: "Download an image from a registry", build: newPull},
 		{name: "push", short: "Upload an image to a registry", build: newPush},
 		{name: "rm", aliases: []string{"rmi", "remove"}, short: "Remove one or more images", build: newRmi},
@@ -173,7 +173,7 @@ func systemCommands() []entry {
 		{name: "dial-stdio", short: "Proxy the stdio stream to the daemon connection. Should not be invoked manually.", hidden: true, build: newDialStdio},
 		{name: "events", short: "Get real time events from the server", build: newEvents},
 		{name: "info", short: "Display system-wide information", build: newInfo},
-		missing("system prune", "Remove unused data", "remove stopped containers with: hezi container prune"),
+		{name: "prune", short: "Remove unused data", build: upkept(upkeep.NewSystemPrune)},
 		{name: "stop", short: "Stop all running containers", build: newSystemStop},
 	}
 }
@@ -183,7 +183,7 @@ func volumeCommands() []entry {
 		{name: "create", short: "Create a volume", build: newVolumeCreate},
 		{name: "inspect", short: "Display detailed information on one or more volumes", build: newVolumeInspect},
 		{name: "ls", aliases: []string{"list"}, short: "List volumes", build: newVolumeLs},
-		missing("volume prune", "Remove unused local volumes", "remove volumes by name: hezi volume rm VOLUME"),
+		{name: "prune", short: "Remove unused local volumes", build: upkept(upkeep.NewVolumePrune)},
 		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more volumes", build: newVolumeRm},
 		missing("volume update", "Update a volume (cluster volumes only)", "only cluster volumes can be updated, and there is no cluster"),
 	}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"hezi/internal/cli/upkeep"
@@ -11,8 +10,7 @@ import (
 func upkept(build func(upkeep.Client) *cobra.Command) func(*App) *cobra.Command {
 	return func(a *App) *cobra.Command {
 		cmd := build(upkeep.Client{
-			Out: a.Out, Run: a.run, Confirm: a.confirm, Config: a.Config,
-			Filters:    func(f client.Filters) client.Filters { return a.pruneFilters(f) },
+			In: a.In, Out: a.Out, Run: a.run, Config: a.Config,
 			Exit:       func(code int, err error) error { return &exitError{code: code, err: err} },
 			FormatHelp: inspectFormatHelp, ListHelp: formatHelp,
 		})

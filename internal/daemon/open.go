@@ -92,8 +92,8 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onClose(boxes.Close)
 	eng.Store(boxes)
 	vols.SetInUse(boxes.VolumeUsers)
-	vols.SetPublish(func(action, name string) {
-		broker.Publish(apievents.Message{Type: apievents.VolumeEventType, Action: apievents.Action(action), Actor: apievents.Actor{ID: name, Attributes: map[string]string{"driver": "local"}}})
+	vols.SetPublish(func(action, name string, attributes map[string]string) {
+		broker.Publish(apievents.Message{Type: apievents.VolumeEventType, Action: apievents.Action(action), Actor: apievents.Actor{ID: name, Attributes: attributes}})
 	})
 	if err := nets.Sweep(); err != nil {
 		d.log.Warn("networks of containers that are gone", "error", err)
@@ -106,7 +106,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		}
 		return errors.Join(nets.Dismantle(), forgetEnded(held.client), d.stopKeeper(held.client, id))
 	}
-	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Files: boxes, Images: imgs, Registries: imgs.Registries(), Transfers: imgs, Volumes: vols, Networks: nets}
+	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Volumes: vols, Networks: nets}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err
@@ -159,6 +159,12 @@ func imageOptions(c *config.Config, log *slog.Logger, broker *events.Broker, eng
 				return e.ImageUsers(id.String())
 			}
 			return nil, nil
+		},
+		Users: func() []image.Use {
+			if e := eng.Load(); e != nil {
+				return e.ImageUses()
+			}
+			return nil
 		},
 		Publish: func(typ, action, id string, attributes map[string]string) {
 			broker.Publish(apievents.Message{Type: apievents.Type(typ), Action: apievents.Action(action), Actor: apievents.Actor{ID: id, Attributes: attributes}})

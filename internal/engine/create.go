@@ -115,6 +115,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	e.add(c)
+	e.o.Images.Touch(img.ID)
 	e.publish(r, events.ActionCreate)
 	return container.CreateResponse{ID: r.ID, Warnings: warnings(r)}, nil
 }

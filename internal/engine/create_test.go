@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/events"
@@ -38,6 +39,8 @@ func (f *fakeImages) Pin(_ context.Context, _ *image.Image, id string) error {
 	return nil
 }
 func (f *fakeImages) Unpin(_ context.Context, id string) error { delete(f.pins, id); return nil }
+
+func (f *fakeImages) Touch(digest.Digest) {}
 
 func (f *fakeImages) RootFS(context.Context, *image.Image) (image.RootFS, error) {
 	return image.RootFS{}, nil

@@ -40,6 +40,8 @@ type images interface {
 	RootFS(ctx context.Context, img *image.Image) (image.RootFS, error)
 	Pin(ctx context.Context, img *image.Image, containerID string) error
 	Unpin(ctx context.Context, containerID string) error
+	// Touch notes that an image is used now.
+	Touch(id digest.Digest)
 }
 
 // layers is what the engine needs of the snapshot room. *snapshot.Store has it.

@@ -20,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/sys/signal"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
@@ -278,6 +279,7 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 		return e.execFailed(v, err)
 	}
 	e.execBegan(id, began.PID)
+	e.o.Images.Touch(digest.Digest(r.ImageID))
 	if hijack == nil {
 		return nil
 	}

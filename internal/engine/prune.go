@@ -9,14 +9,17 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+
+	"hezi/internal/disk"
 )
 
 // PruneContainers removes the containers that neither run nor are about to,
 // and that pass the filters until, label and label!. Their volumes stay. What
-// cannot be removed is left and logged. Error: InvalidArgument for a filter.
-func (e *Engine) PruneContainers(ctx context.Context, f map[string]map[string]bool) (container.PruneReport, error) {
+// cannot be removed is left and logged. A dry run only tells what would go.
+// Error: InvalidArgument for a filter.
+func (e *Engine) PruneContainers(ctx context.Context, o disk.PruneOptions) (container.PruneReport, error) {
 	var report container.PruneReport
-	conditions, err := pruneConditions(f, time.Now())
+	conditions, err := pruneConditions(o.Filters, time.Now())
 	if err != nil {
 		return report, err
 	}
@@ -33,6 +36,11 @@ func (e *Engine) PruneContainers(ctx context.Context, f map[string]map[string]bo
 		if err != nil {
 			size = 0 // a layer that is damaged is removed all the same
 		}
+		if o.DryRun {
+			report.ContainersDeleted = append(report.ContainersDeleted, r.ID)
+			report.SpaceReclaimed += uint64(max(0, size))
+			continue
+		}
 		if err := e.Remove(ctx, r.ID, RemoveOptions{}); errdefs.IsNotFound(err) {
 			continue // somebody else removed it
 		} else if err != nil {
@@ -43,6 +51,9 @@ func (e *Engine) PruneContainers(ctx context.Context, f map[string]map[string]bo
 		}
 		report.ContainersDeleted = append(report.ContainersDeleted, r.ID)
 		report.SpaceReclaimed += uint64(max(0, size))
+	}
+	if o.DryRun {
+		return report, nil
 	}
 	e.o.Events.Publish(events.Message{Type: events.ContainerEventType, Action: events.ActionPrune,
 		Actor: events.Actor{Attributes: map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)}}})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"hezi/internal/disk"
 	"hezi/internal/keeper"
 )
 
@@ -65,7 +66,7 @@ func TestPrune(t *testing.T) {
 		{nil, []string{id(3)}},
 		{nil, nil},
 	} {
-		got, err := e.PruneContainers(t.Context(), c.f)
+		got, err := e.PruneContainers(t.Context(), disk.PruneOptions{Filters: c.f})
 		if err != nil || !slices.Equal(got.ContainersDeleted, c.want) || got.SpaceReclaimed != uint64(1000*len(c.want)) {
 			t.Errorf("%v: %+v %v, want %v", c.f, got, err, c.want)
 		}

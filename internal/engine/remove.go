@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
 )
 
 // Remove removes a container. One that runs is a Conflict without force; with
@@ -85,6 +86,7 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 			}
 		}
 	}
+	e.o.Images.Touch(digest.Digest(r.ImageID))
 	e.names.release(r.ID)
 	e.publish(r, events.ActionDestroy)
 	errs = append(errs, e.o.Keeper.Remove(ctx, r.ID, e.folder(r.ID)))

@@ -10,8 +10,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/image"
 	"hezi/internal/keeper"
 )
 
@@ -243,6 +245,16 @@ func (e *Engine) Close() error {
 	e.mu.RUnlock()
 	e.work.Wait()
 	return nil
+}
+
+// ImageUses are the images of all containers.
+func (e *records) ImageUses() []image.Use {
+	list := e.all()
+	uses := make([]image.Use, len(list))
+	for i, r := range list {
+		uses[i] = image.Use{Container: r.ID, Image: digest.Digest(r.ImageID), Name: r.Config.Image}
+	}
+	return uses
 }
 
 // ImageUsers are the ids of the containers that were made from an image.

@@ -142,6 +142,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
+	e.o.Images.Touch(digest.Digest(r.ImageID))
 	mounts, err := e.mounts(ctx, r)
 	if err != nil {
 		return none, err

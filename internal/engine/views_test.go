@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/disk"
 	"hezi/internal/engine/spec"
 	"hezi/internal/events"
 	"hezi/internal/image"
@@ -42,6 +43,8 @@ func (n namedImages) Resolve(_ context.Context, ref string, _ *ocispec.Platform)
 func (n namedImages) RootFS(context.Context, *image.Image) (image.RootFS, error) {
 	return image.RootFS{}, nil
 }
+func (n namedImages) Touch(digest.Digest) {}
+
 func (n namedImages) Pin(context.Context, *image.Image, string) error { return nil }
 func (n namedImages) Unpin(context.Context, string) error             { return nil }
 
@@ -227,7 +230,7 @@ func TestBadFilters(t *testing.T) {
 	}
 	for f, want := range map[string]string{"until=soon": `failed to parse value as time or duration: "soon"`, "name=x": "invalid filter 'name'"} {
 		k, v, _ := strings.Cut(f, "=")
-		if _, err := e.PruneContainers(t.Context(), filters{k: {v: true}}); !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), want) {
+		if _, err := e.PruneContainers(t.Context(), disk.PruneOptions{Filters: filters{k: {v: true}}}); !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", f, err, want)
 		}
 	}

@@ -24,7 +24,7 @@ import (
 func checked(t *testing.T, s *Service, repair bool) (*check.Report, []string) {
 	t.Helper()
 	var told []string
-	report, err := s.Check(t.Context(), CheckRequest{Options: check.Options{Content: true, Repair: repair}}, func(e check.Event) {
+	report, err := Upkeep{s}.Check(t.Context(), CheckRequest{Options: check.Options{Content: true, Repair: repair}}, func(e check.Event) {
 		if e.Problem != nil {
 			told = append(told, e.Problem.Kind+" "+e.Problem.What+" | "+strings.Join(e.Problem.Details, ", "))
 		}

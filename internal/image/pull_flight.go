@@ -59,6 +59,13 @@ func (f *flights) do(ctx context.Context, key string, w watch, ready func(contex
 	}
 }
 
+// under says whether work is under way.
+func (f *flights) under(key string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.all[key] != nil
+}
+
 func (f *flights) join(key string) (_ *flight, mine bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -92,6 +92,9 @@ func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) ([]im
 	if kept && name != "" { // as Docker has it: only the name went
 		return out, nil
 	}
+	if err := s.forgetDownloads(s.context(ctx), target.Digest.String()); err != nil {
+		return out, err
+	}
 	out = append(out, imagetypes.DeleteResponse{Deleted: target.Digest.String()})
 	s.publish("delete", target.Digest.String(), target.Digest.String(), nil)
 	return out, s.collect(ctx)

@@ -22,6 +22,9 @@ import (
 	"hezi/internal/image/check"
 )
 
+// Upkeep keeps a Service's disk in order.
+type Upkeep struct{ *Service }
+
 // CheckRequest is POST /system/check.
 type CheckRequest struct {
 	check.Options
@@ -30,7 +33,7 @@ type CheckRequest struct {
 }
 
 // Check verifies what images consist of; see package check. One runs at a time.
-func (s *Service) Check(ctx context.Context, r CheckRequest, tell func(check.Event)) (*check.Report, error) {
+func (s Upkeep) Check(ctx context.Context, r CheckRequest, tell func(check.Event)) (*check.Report, error) {
 	if !s.checking.TryLock() {
 		return nil, errdefs.ErrConflict.WithMessage("a check is already running")
 	}
@@ -53,7 +56,7 @@ func (s *Service) Check(ctx context.Context, r CheckRequest, tell func(check.Eve
 // maker makes anew what a check found bad.
 type maker struct {
 	check.Fetcher
-	s *Service
+	s Upkeep
 }
 
 var _ check.Maker = (*maker)(nil)
@@ -80,7 +83,7 @@ func (s *depot) put(path string, d ocispec.Descriptor) error {
 }
 
 // adopt stores a blob that the metadata does not know, and what it refers to.
-func (s *Service) adopt(ctx context.Context, path string, d ocispec.Descriptor) error {
+func (s Upkeep) adopt(ctx context.Context, path string, d ocispec.Descriptor) error {
 	place := filepath.Join(s.root, "content", "blobs", d.Digest.Algorithm().String(), d.Digest.Encoded())
 	if err := s.sweeper.Throw(place); err != nil { // a bad one would be taken for it
 		return err

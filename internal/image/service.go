@@ -52,6 +52,7 @@ import (
 
 	"hezi/internal/image/check"
 	"hezi/internal/image/registry"
+	"hezi/internal/image/space"
 	"hezi/internal/image/sweep"
 	"hezi/internal/version"
 )
@@ -69,6 +70,8 @@ type Options struct {
 	// InUse says which containers use an image; nil means none do. It is
 	// called without locks of the engine held.
 	InUse InUse
+	// Users says who uses which image, of all containers; nil means nobody does.
+	Users func() []Use
 	// Publish announces what happened to an image; nil drops it.
 	Publish func(typ, action, id string, attributes map[string]string)
 	Log     *slog.Logger // nil: slog's default
@@ -107,7 +110,9 @@ type Service struct {
 	index
 	bolt     *bolt.DB
 	sweeper  sweep.Store
+	space    space.Store
 	inUse    InUse
+	users    func() []Use
 	announce func(typ, action, id string, attributes map[string]string)
 
 	registries *registry.Client
@@ -117,6 +122,8 @@ type Service struct {
 	gate         gate
 	helloChecked atomic.Bool // the built-in image is this build's
 	checking     sync.Mutex  // held while a check runs
+	pruning      sync.Mutex  // held while images are pruned
+	uses         *uses
 	databases    map[string]func(func(*bolt.Tx) error) error
 
 	background sync.WaitGroup     // of what ends by itself
@@ -127,13 +134,16 @@ type Service struct {
 
 // Open opens or creates the images below o.Root.
 func Open(ctx context.Context, o Options) (_ *Service, err error) {
-	s := &Service{inUse: o.InUse, announce: o.Publish}
+	s := &Service{inUse: o.InUse, users: o.Users, announce: o.Publish}
 	s.root, s.log = o.Root, o.Log
 	if s.log == nil {
 		s.log = slog.Default()
 	}
 	if s.inUse == nil {
 		s.inUse = func(context.Context, digest.Digest) (running, stopped []string) { return nil, nil }
+	}
+	if s.users == nil {
+		s.users = func() []Use { return nil }
 	}
 	if s.registries, err = registry.New(o.Registries, "hezi/"+version.Version, s.log); err != nil {
 		return nil, err
@@ -182,6 +192,7 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	s.trees = &check.Trees{Layers: s.layers, UpperLabel: upperLabel, Context: s.context, Log: s.log}
 	s.databases = map[string]func(func(*bolt.Tx) error) error{"images.db": s.bolt.View}
 	maps.Copy(s.databases, o.Databases)
+	s.space = space.Store{Root: o.Root, Namespace: namespace, Snapshotter: snapshotter, UpperLabel: upperLabel, View: s.bolt.View, Layers: s.overlay, Context: s.context}
 	if s.flush, err = newFlusher(filepath.Join(o.Root, "layers", "snapshots")); err != nil {
 		return nil, err
 	}
@@ -193,12 +204,16 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	if err = s.reconcile(ctx); err != nil {
 		return nil, err
 	}
+	if s.uses, err = openUses(&s.index, s.bolt); err != nil {
+		return nil, err
+	}
 	dropped, err := s.dropOldLeases(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.life, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.lasting.Go(func() { s.trees.Run(s.life) })
+	s.lasting.Go(func() { s.uses.keep(s.life) })
 	s.inBackground(func(ctx context.Context) {
 		if dropped {
 			s.collectLeft(ctx)
@@ -233,7 +248,8 @@ func (s *Service) Close() error {
 	s.lasting.Wait()
 	s.registries.Close()
 	s.flush.close()
-	return errors.Join(s.overlay.Close(), s.bolt.Close())
+	err := s.uses.write(context.Background())
+	return errors.Join(err, s.overlay.Close(), s.bolt.Close())
 }
 
 // Reload takes a new configuration of registries; pulls under way keep theirs.

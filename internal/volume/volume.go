@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -43,14 +44,17 @@ type Store struct {
 	mu    sync.Mutex // guards what follows, and creations and removals
 	all   map[string]volume.Volume
 	inUse func(name string) []string
-	tell  func(action, name string)
+	tell  func(action, name string, attributes map[string]string)
+
+	pruning sync.Mutex // held while volumes are pruned
+	log     *slog.Logger
 }
 
 // Open reads the records; dataRoot/volumes is made when it is absent.
 func Open(dataRoot string, d db) (*Store, error) {
 	s := &Store{root: filepath.Join(dataRoot, "volumes"), db: d, all: map[string]volume.Volume{},
 		name: regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), inUse: func(string) []string { return nil },
-		tell: func(string, string) {}}
+		tell: func(string, string, map[string]string) {}, log: slog.Default()}
 	if err := os.MkdirAll(s.root, 0o711); err != nil {
 		return nil, fmt.Errorf("the folder of volumes: %w", err)
 	}
@@ -75,8 +79,9 @@ func (s *Store) SetInUse(f func(name string) []string) {
 	s.inUse = f
 }
 
-// SetPublish wires who is told that a volume was created or destroyed.
-func (s *Store) SetPublish(f func(action, name string)) {
+// SetPublish wires who is told that a volume was created or destroyed, or that
+// volumes were pruned.
+func (s *Store) SetPublish(f func(action, name string, attributes map[string]string)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tell = f
@@ -131,7 +136,7 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 		return volume.Volume{}, fmt.Errorf("create %s: %w", r.Name, err)
 	}
 	s.all[v.Name] = v
-	s.tell("create", v.Name)
+	s.tell("create", v.Name, driver())
 	return v, nil
 }
 
@@ -242,9 +247,12 @@ func (s *Store) take(name string, force bool) (trash string, err error) {
 		return "", fmt.Errorf("remove %s: %w", name, err)
 	}
 	delete(s.all, name)
-	s.tell("destroy", name)
+	s.tell("destroy", name, driver())
 	return trash, nil
 }
+
+// driver are the attributes of a volume's events.
+func driver() map[string]string { return map[string]string{"driver": "local"} }
 
 // syncFolder makes what a folder lists survive a power cut.
 func syncFolder(path string) error {

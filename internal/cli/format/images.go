@@ -13,7 +13,7 @@ import (
 // ImageHeaders are the columns of `images`.
 var ImageHeaders = Headers{
 	"ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT",
-	"Size": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE",
+	"Size": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE", "LastUsed": "LAST USED",
 }
 
 const (
@@ -51,6 +51,7 @@ type Image struct {
 	trunc             bool
 	now               time.Time
 	repo, tag, digest string
+	used              time.Time // zero: not known
 }
 
 // IsDangling says whether an image has no name.
@@ -154,6 +155,22 @@ func (i *Image) CreatedAt() string { return time.Unix(i.i.Created, 0).String() }
 
 // Size is its size on disk.
 func (i *Image) Size() string { return units.HumanSizeWithPrecision(float64(i.i.Size), 3) }
+
+// SetLastUsed tells rows when images were last used, by their ids.
+func SetLastUsed(rows []*Image, used map[string]time.Time) {
+	for _, r := range rows {
+		r.used = used[r.i.ID]
+	}
+}
+
+// LastUsed is when a container of it was last made, started or entered, or it
+// was pulled. Only Hezi tells.
+func (i *Image) LastUsed() string {
+	if i.used.IsZero() {
+		return "N/A"
+	}
+	return i.used.String()
+}
 
 // Containers counts the containers made of it.
 func (i *Image) Containers() string { return count(i.i.Containers) }

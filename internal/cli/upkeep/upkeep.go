@@ -4,10 +4,10 @@ package upkeep
 
 import (
 	"context"
+	"io"
 	"os"
 
 	"github.com/docker/cli/cli/config/configfile"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"hezi/internal/cli/endpoint"
@@ -15,14 +15,11 @@ import (
 
 // Client is what the commands need of the command line.
 type Client struct {
+	In  io.Reader
 	Out *os.File
 	// Run connects to the engine first.
-	Run func(f func(ctx context.Context, engine *endpoint.Connection, args []string) error) func(*cobra.Command, []string) error
-	// Confirm asks for a y; another answer is an error.
-	Confirm func(ctx context.Context, question string) error
-	// Filters adds those of the configuration to the flags'.
-	Filters func(client.Filters) client.Filters
-	Config  func() (*configfile.ConfigFile, error)
+	Run    func(f func(ctx context.Context, engine *endpoint.Connection, args []string) error) func(*cobra.Command, []string) error
+	Config func() (*configfile.ConfigFile, error)
 	// Exit makes an error that ends hezi with a code; err may be nil.
 	Exit func(code int, err error) error
 	// FormatHelp is the help of --format for a single object, ListHelp for lists.

@@ -30,6 +30,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/disk"
 )
 
 // Kinds of entries.
@@ -88,147 +90,67 @@ func Sum(ctx context.Context, dir string, pace Pace, list io.Writer) (digest.Dig
 // Walk calls f with every entry below dir, in the order of records. The entry
 // is valid during the call. It follows no symbolic link.
 func Walk(ctx context.Context, dir string, pace Pace, f func(*Entry) error) error {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	defer unix.Close(fd)
-	w := &walker{ctx: ctx, root: fd, rootPath: dir, pace: pace, f: f, links: map[inode]string{}, data: sha256.New(), runs: sha256.New(), buf: make([]byte, blockSize)}
+	w := &walker{ctx: ctx, pace: pace, f: f, links: map[inode]string{}, data: sha256.New(), runs: sha256.New(), buf: make([]byte, blockSize)}
 	if w.pace == nil {
 		w.pace = func(int) error { return nil }
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := unix.Lstat(dir, &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	e := &Entry{Path: ".", Kind: Folder, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}
-	if e.Xattrs, err = xattrs(func(b []byte) (int, error) { return unix.Flistxattr(fd, b) }, func(n string, b []byte) (int, error) { return unix.Fgetxattr(fd, n, b) }); err != nil {
+	var err error
+	if e.Xattrs, err = xattrs(func(b []byte) (int, error) { return unix.Llistxattr(dir, b) }, func(n string, b []byte) (int, error) { return unix.Lgetxattr(dir, n, b) }); err != nil {
 		return &os.PathError{Op: "read the attributes of", Path: dir, Err: err}
 	}
 	if err := f(e); err != nil {
 		return err
 	}
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	return w.folder(own, "", 0)
+	return disk.Walk(ctx, dir, func(d *disk.Entry) error {
+		if err := w.entry(d); err != nil {
+			return fmt.Errorf("%s/%s: %w", dir, d.Path, err)
+		}
+		return w.pace(0)
+	})
 }
 
 const (
 	blockSize = 128 << 10
 	zeroBlock = 4 << 10 // what is left out of contents when it is zero
-	maxOpen   = 64      // folders that are kept open while what is below them is walked
 )
 
 type inode struct{ dev, ino uint64 }
 
 type walker struct {
-	ctx      context.Context
-	root     int
-	rootPath string
-	pace     Pace
-	f        func(*Entry) error
-	links    map[inode]string // first paths of files with several
-	data     hash.Hash
-	runs     hash.Hash
-	buf      []byte
+	ctx   context.Context
+	pace  Pace
+	f     func(*Entry) error
+	links map[inode]string // first paths of files with several
+	data  hash.Hash
+	runs  hash.Hash
+	buf   []byte
 }
 
-// folder walks what is in the folder of fd, and closes it.
-func (w *walker) folder(fd int, at string, depth int) (err error) {
-	defer func() {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}()
-	names, err := list(fd)
-	if err != nil {
-		return w.fail("read", at, err)
-	}
-	for _, name := range names {
-		if err := w.ctx.Err(); err != nil {
-			return err
-		}
-		path := name
-		if at != "" {
-			path = at + "/" + name
-		}
-		if fd < 0 {
-			how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
-			if fd, err = unix.Openat2(w.root, at, &how); err != nil {
-				return w.fail("open", at, err)
-			}
-		}
-		sub, err := w.entry(fd, name, path)
-		if err != nil {
-			return err
-		}
-		if sub < 0 {
-			continue
-		}
-		if depth >= maxOpen {
-			unix.Close(fd)
-			fd = -1
-		}
-		if err := w.folder(sub, path, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *walker) fail(op, path string, err error) error {
-	return &os.PathError{Op: op, Path: w.rootPath + "/" + path, Err: err}
-}
-
-func list(fd int) ([]string, error) {
-	again, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(again), "folder")
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	slices.Sort(names)
-	return names, err
-}
-
-// entry gives f the entry name of the folder fd; for a folder it returns a
-// descriptor of it, otherwise -1.
-func (w *walker) entry(fd int, name, path string) (sub int, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return -1, w.fail("stat", path, err)
-	}
-	e := &Entry{Path: path, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}
+func (w *walker) entry(d *disk.Entry) (err error) {
+	st := &d.Stat
+	e := &Entry{Path: d.Path, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}
 	if st.Nlink > 1 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		key := inode{st.Dev, st.Ino}
 		if first, ok := w.links[key]; ok {
-			return -1, w.f(&Entry{Path: path, Kind: HardLink, Target: first})
+			return w.f(&Entry{Path: d.Path, Kind: HardLink, Target: first})
 		}
-		w.links[key] = path
+		w.links[key] = d.Path
 	}
-	sub = -1
-	defer func() {
-		if err != nil && sub >= 0 {
-			unix.Close(sub)
-			sub = -1
-		}
-	}()
 	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		e.Kind = Folder
-		if sub, err = unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
-			return -1, w.fail("open", path, err)
-		}
 	case unix.S_IFREG:
 		e.Kind, e.Size, e.Time = File, st.Size, st.Mtim.Nano()
-		return -1, w.file(fd, name, e, &st)
+		return w.file(d.Dir, d.Name, e, st)
+	case unix.S_IFDIR:
+		e.Kind = Folder
 	case unix.S_IFLNK:
 		e.Kind, e.Mode = Symlink, 0
-		if e.Target, err = readlink(fd, name); err != nil {
-			return -1, w.fail("readlink", path, err)
+		if e.Target, err = readlink(d.Dir, d.Name); err != nil {
+			return err
 		}
 	case unix.S_IFCHR:
 		e.Kind, e.Device = Char, st.Rdev
@@ -239,15 +161,12 @@ func (w *walker) entry(fd int, name, path string) (sub int, err error) {
 	case unix.S_IFSOCK:
 		e.Kind = Socket
 	}
-	where := fmt.Sprintf("/proc/self/fd/%d/%s", fd, name)
+	where := fmt.Sprintf("/proc/self/fd/%d/%s", d.Dir, d.Name)
 	e.Xattrs, err = xattrs(func(b []byte) (int, error) { return unix.Llistxattr(where, b) }, func(n string, b []byte) (int, error) { return unix.Lgetxattr(where, n, b) })
 	if err != nil {
-		return sub, w.fail("read the attributes of", path, err)
+		return err
 	}
-	if err := w.pace(0); err != nil {
-		return sub, err
-	}
-	return sub, w.f(e)
+	return w.f(e)
 }
 
 func readlink(fd int, name string) (string, error) {
@@ -267,15 +186,15 @@ func (w *walker) file(fd int, name string, e *Entry, st *unix.Stat_t) error {
 		in, err = unix.Openat(fd, name, flags, 0)
 	}
 	if err != nil {
-		return w.fail("open", e.Path, err)
+		return err
 	}
 	defer unix.Close(in)
 	e.Xattrs, err = xattrs(func(b []byte) (int, error) { return unix.Flistxattr(in, b) }, func(n string, b []byte) (int, error) { return unix.Fgetxattr(in, n, b) })
 	if err != nil {
-		return w.fail("read the attributes of", e.Path, err)
+		return err
 	}
 	if err := w.content(in, e, st.Blocks*512 < st.Size); err != nil {
-		return w.fail("read", e.Path, err)
+		return err
 	}
 	return w.f(e)
 }
