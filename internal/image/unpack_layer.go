@@ -134,7 +134,7 @@ func (b *builder) prepare(ctx context.Context, parent string) (*staged, []mount.
 // unpacker unpacks a plain archive into root.
 type unpacker func(root string, r io.Reader) error
 
-// Between the stages of unpacking (decompress and digest, write files) this
+// Between the stages of unpacking (decompress, digest and write files) this
 // many parts of this many bytes wait.
 const (
 	aheadParts = 4
@@ -149,18 +149,19 @@ func (b *builder) apply(ctx context.Context, root string, r io.Reader, how unpac
 	}
 	defer plain.Close()
 	sum := b.layer.diffID.Algorithm().Digester()
-	t, err := readahead.NewReaderSize(io.TeeReader(plain, sum.Hash()), aheadParts, aheadSize)
+	ahead, err := readahead.NewReaderSize(plain, aheadParts, aheadSize)
 	if err != nil {
 		return err
 	}
-	defer t.Close() // before plain, which it reads
+	defer ahead.Close() // before plain, which it reads
+	// Decompression is what takes longest: the digest is made on this side.
+	t := io.TeeReader(ahead, sum.Hash())
 	if err := how(root, t); err != nil {
 		return b.s.unpackError(root, err)
 	}
 	if _, err := io.Copy(io.Discard, t); err != nil { // what follows the archive's end
 		return b.s.unpackError(root, err)
 	}
-	t.Close()
 	if got := sum.Digest(); got != b.layer.diffID {
 		return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(
 			"wrong diff id: the image's config says %s, its content is %s; the image is broken where it was built", b.layer.diffID, got))
