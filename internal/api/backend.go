@@ -18,6 +18,7 @@ import (
 	"hezi/internal/engine"
 	"hezi/internal/image"
 	"hezi/internal/image/check"
+	"hezi/internal/image/lists"
 	"hezi/internal/image/registry"
 )
 
@@ -94,6 +95,12 @@ type Upkeep interface {
 	Prune(ctx context.Context, o disk.PruneOptions) (imagetypes.PruneReport, error)
 	LastUsed(ctx context.Context) (map[string]time.Time, error)
 	Check(ctx context.Context, r image.CheckRequest, tell func(check.Event)) (*check.Report, error)
+}
+
+// Lists is what `hezi manifest` needs. lists.Lists has it.
+type Lists interface {
+	Fetch(ctx context.Context, name string, all bool, o registry.RepositoryOptions) (lists.Manifest, error)
+	Put(ctx context.Context, q lists.Request, o registry.RepositoryOptions) (lists.Pushed, error)
 }
 
 // Volumes is what the handlers of /volumes need. *volume.Store has it.

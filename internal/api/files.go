@@ -28,7 +28,7 @@ func containerExport(c *call) error {
 	c.w.WriteHeader(http.StatusOK)
 	out := bufio.NewWriterSize(c.w, 256<<10) // of headers and small files
 	if err := x.Write(c.ctx(), out); err != nil {
-		return c.cutOff(err)
+		return cutOff(c, err)
 	}
-	return c.cutOff(out.Flush())
+	return cutOff(c, out.Flush())
 }

@@ -55,6 +55,7 @@ func routes() []route {
 		{execRoutes, func(b *Backend) (string, bool) { return "execs", b.Execs != nil }},
 		{fileRoutes, func(b *Backend) (string, bool) { return "containers", b.Files != nil }},
 		{imageRoutes, func(b *Backend) (string, bool) { return "images", b.Images != nil }},
+		{listRoutes, func(b *Backend) (string, bool) { return "registries", b.Lists != nil }},
 		{registryRoutes, func(b *Backend) (string, bool) { return "registries", b.Registries != nil }},
 		{transferRoutes, func(b *Backend) (string, bool) { return "images", b.Transfers != nil }},
 		{diskRoutes, func(b *Backend) (string, bool) { return "the disk", b.Upkeep != nil }},

@@ -26,6 +26,7 @@ type Backend struct {
 	Upkeep     Upkeep
 	Registries Registries
 	Transfers  Transfers
+	Lists      Lists
 	Volumes    Volumes
 	Networks   Networks
 	System     System

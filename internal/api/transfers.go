@@ -52,12 +52,12 @@ func imageSave(c *call, names []string) error {
 	c.w.Header().Set("Content-Type", "application/x-tar")
 	c.w.Header().Set("Content-Length", strconv.FormatInt(a.Size(), 10))
 	c.w.WriteHeader(http.StatusOK)
-	return c.cutOff(a.Write(c.w))
+	return cutOff(c, a.Write(c.w))
 }
 
 // cutOff ends an answer of which a part is sent: the client sees that the rest
 // is missing, and no error in the middle of an archive.
-func (c *call) cutOff(err error) error {
+func cutOff(c *call, err error) error {
 	if err == nil {
 		return nil
 	}

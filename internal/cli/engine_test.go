@@ -107,7 +107,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, 200, []network.Summary{{Network: network.Network{Name: "none", ID: "cccccccccccccccccc", Driver: "null", Scope: "local"}}, {Network: network.Network{Name: "bridge", ID: "bbbbbbbbbbbbbbbbbb", Driver: "bridge", Scope: "local"}}})
 	case path == "/volumes":
 		answer(w, 200, map[string]any{"Volumes": []any{map[string]any{"Name": "data10", "Driver": "local"}, map[string]any{"Name": "data9", "Driver": "local"}}})
-	case path == "/images/search", path == "/auth", path == "/hezi/registry/test":
+	case path == "/images/search", path == "/auth", path == "/hezi/registry/test", strings.HasPrefix(path, "/hezi/manifest"):
 		serveRegistries(w, r, path)
 	case part[0] == "images":
 		e.serveImages(w, r, part)

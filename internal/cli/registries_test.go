@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
+	"github.com/opencontainers/go-digest"
 )
 
 // serveRegistries is what the engine of the tests knows of registries: a search
@@ -36,6 +38,15 @@ func serveRegistries(w http.ResponseWriter, r *http.Request, path string) {
 			{Name: r.FormValue("term"), Description: "one line\nand another, which together are far too long", StarCount: 316, IsOfficial: true},
 			{Name: "for/" + strconv.Quote(auth.Username), Description: r.FormValue("filters")},
 		})
+	case "/hezi/manifest":
+		serveManifest(w, r)
+	case "/hezi/manifest/list":
+		var q struct {
+			Raw       []byte
+			Manifests []struct{ Ref string }
+		}
+		_ = json.NewDecoder(r.Body).Decode(&q)
+		answer(w, 200, map[string]any{"Digest": digest.FromBytes(q.Raw), "Refs": []string{r.FormValue("name") + "@from " + q.Manifests[0].Ref}})
 	case "/hezi/registry/test":
 		switch r.FormValue("name") {
 		case "dockerd.example":
@@ -50,5 +61,25 @@ func serveRegistries(w http.ResponseWriter, r *http.Request, path string) {
 				map[string]any{"URL": "https://reg.example", "Source": "the registry itself", "Answer": "ok", "Serves": true, "First": true, "Login": "Basic", "User": "me", "Certificate": "reg.example until 2030-01-01, issued by X", "Took": 2_000_000},
 			}})
 		}
+	}
+}
+
+// serveManifest is a registry with one image, of OCI's types, and a list of it.
+func serveManifest(w http.ResponseWriter, r *http.Request) {
+	image := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[]}`)
+	d := map[string]any{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest.FromBytes(image), "size": len(image), "platform": map[string]string{"os": "linux", "architecture": "arm"}}
+	switch name := r.FormValue("name"); {
+	case strings.HasPrefix(name, "dockerd.example"):
+		refuse(w, 404, "page not found")
+	case strings.HasSuffix(name, ":nosuch"):
+		refuse(w, 404, "manifest unknown")
+	case strings.HasSuffix(name, ":list"):
+		child := map[string]any{"Ref": name + "@" + digest.FromBytes(image).String(), "Descriptor": d}
+		if r.FormValue("all") != "" {
+			child["Raw"] = image
+		}
+		answer(w, 200, map[string]any{"Ref": name, "Descriptor": map[string]any{"mediaType": "application/vnd.oci.image.index.v1+json"}, "Raw": []byte("{}"), "Manifests": []any{child}})
+	default:
+		answer(w, 200, map[string]any{"Ref": name, "Descriptor": d, "Raw": image})
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hezi/internal/cli/manifests"
 	"hezi/internal/cli/upkeep"
 )
 
@@ -73,7 +74,7 @@ func commands() []entry {
 		{name: "container", short: "Manage containers", sub: containers},
 		{name: "context", short: "Manage contexts", sub: contextCommands()},
 		{name: "image", short: "Manage images", sub: images},
-		{name: "manifest", hidden: true, short: "Manage image manifests and manifest lists", sub: manifestCommands()},
+		{name: "manifest", short: "Manage image manifests and manifest lists", sub: manifestCommands()},
 		{name: "network", short: "Manage networks", sub: networkCommands()},
 		{name: "registry", short: "Find out how registries are reached", sub: []entry{
 			{name: "test", short: "Show which host serves a registry's images, and why others do not", build: newRegistryTest},
@@ -143,13 +144,12 @@ func imageCommands() []entry {
 }
 
 func manifestCommands() []entry {
-	const way = "use a tool that speaks to the registry, such as skopeo, crane or regctl"
 	return []entry{
-		missing("manifest annotate", "Add additional information to a local image manifest", way),
-		missing("manifest create", "Create a local manifest list for annotating and pushing to a registry", way),
-		missing("manifest inspect", "Display an image manifest, or manifest list", way),
-		missing("manifest push", "Push a manifest list to a repository", way),
-		missing("manifest rm", "Delete one or more manifest lists from local storage", way),
+		{name: "annotate", short: "Add additional information to a local image manifest", build: manifestCommand(manifests.Annotate)},
+		{name: "create", short: "Create a local manifest list for annotating and pushing to a registry", build: manifestCommand(manifests.Create)},
+		{name: "inspect", short: "Display an image manifest, or manifest list", build: manifestCommand(manifests.Inspect)},
+		{name: "push", short: "Push a manifest list to a repository", build: manifestCommand(manifests.Push)},
+		{name: "rm", short: "Delete one or more manifest lists from local storage", build: manifestCommand(manifests.Remove)},
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"hezi/internal/engine"
 	"hezi/internal/events"
 	"hezi/internal/image"
+	"hezi/internal/image/lists"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
 	"hezi/internal/snapshot"
@@ -106,7 +107,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		}
 		return errors.Join(nets.Dismantle(), forgetEnded(held.client), d.stopKeeper(held.client, id))
 	}
-	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Volumes: vols, Networks: nets}
+	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, Networks: nets}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	apiregistry "github.com/moby/moby/api/types/registry"
 
+	"hezi/internal/image/lists"
 	"hezi/internal/image/registry"
 	"hezi/test/harness"
 )
@@ -470,4 +471,62 @@ func TestPushCancelled(t *testing.T) {
 	f.misbehave(nil)
 	wantStates(t, pushed(t, s, PushRequest{Reference: f.addr + "/cancelled:1"}), img, "Pushed")
 	noLeases(t, s)
+}
+
+// What a list names is copied within a registry that does not mount.
+func TestListFromAnotherRepository(t *testing.T) {
+	f := newFront(t)
+	s := open(t, registry.Config{})
+	load(t, s, saved(t, large(t, "listed"), "listed:1"))
+	tagged(t, s, "listed:1", f.addr+"/from:1")
+	pushed(t, s, PushRequest{Reference: f.addr + "/from:1"})
+	cut := nth("GET blob", 1, 3)
+	f.misbehave(func(w http.ResponseWriter, r *http.Request, pass http.Handler) bool {
+		if cut(r) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}
+		q := r.URL.Query()
+		q.Del("mount")
+		q.Del("from")
+		r.URL.RawQuery = q.Encode()
+		return false
+	})
+	ctx := t.Context()
+	remote := lists.Lists{Registries: s.registries}
+	m, err := remote.Fetch(ctx, f.addr+"/from:1", false, registry.RepositoryOptions{})
+	if err != nil || m.Descriptor.Platform.Architecture != "amd64" || m.Ref != f.addr+"/from:1" {
+		t.Fatalf("%+v %v", m, err)
+	}
+	list := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"platform":{"os":"linux","architecture":"amd64"}}]}`,
+		types.DockerManifestList, m.Descriptor.MediaType, m.Descriptor.Digest, m.Descriptor.Size)
+	q := lists.Request{Name: f.addr + "/list:1", MediaType: string(types.DockerManifestList), Raw: []byte(list), Manifests: []lists.Manifest{m}}
+	done, err := remote.Put(ctx, q, registry.RepositoryOptions{})
+	if err != nil || done.Digest.String() != digestOf([]byte(list)) || !slices.Equal(done.Refs, []string{f.addr + "/list@" + m.Descriptor.Digest.String()}) {
+		t.Fatalf("%+v %v", done, err)
+	}
+	f.misbehave(nil)
+	other := open(t, registry.Config{})
+	if err := other.Pull(ctx, PullRequest{Reference: f.addr + "/list:1"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	all, err := remote.Fetch(ctx, f.addr+"/list:1", true, registry.RepositoryOptions{})
+	if err != nil || len(all.Manifests) != 1 || string(all.Manifests[0].Raw) != string(m.Raw) || all.Manifests[0].Descriptor.Platform.OS != "linux" {
+		t.Errorf("%+v %v", all, err)
+	}
+	for want, change := range map[string]func(*lists.Request){
+		"internal digest mismatch":    func(q *lists.Request) { q.Manifests[0].Raw = []byte("{}") },
+		"from a different registry":   func(q *lists.Request) { q.Manifests[0].Ref = "elsewhere.example/x:1" },
+		"no media type of a manifest": func(q *lists.Request) { q.MediaType = "text/html" },
+		"name it by a tag":            func(q *lists.Request) { q.Name = f.addr + "/list@" + m.Descriptor.Digest.String() },
+		"invalid reference format":    func(q *lists.Request) { q.Name = "UPPER" },
+		"lacks a part of":             func(q *lists.Request) { q.Name, q.Manifests = f.addr+"/empty:1", nil },
+	} {
+		bad := q
+		bad.Manifests = slices.Clone(q.Manifests)
+		change(&bad)
+		if _, err := remote.Put(ctx, bad, registry.RepositoryOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
 }

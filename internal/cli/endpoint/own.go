@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/containerd/errdefs/pkg/errhttp"
 	"github.com/moby/moby/client"
 )
 
@@ -22,8 +24,27 @@ const maxOwn = 16 << 20
 // GetOwn asks for what Docker's API does not have, below /hezi, and decodes the
 // JSON that is answered. raw is that answer.
 func (c *Connection) GetOwn(ctx context.Context, path string, query url.Values, header http.Header, out any) (raw []byte, err error) {
+	return c.own(ctx, http.MethodGet, path, query, header, nil, out)
+}
+
+// PostOwn is GetOwn for a request with a JSON body.
+func (c *Connection) PostOwn(ctx context.Context, path string, query url.Values, header http.Header, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	header = header.Clone()
+	if header == nil {
+		header = http.Header{}
+	}
+	header.Set("Content-Type", "application/json")
+	_, err = c.own(ctx, http.MethodPost, path, query, header, body, out)
+	return err
+}
+
+func (c *Connection) own(ctx context.Context, method, path string, query url.Values, header http.Header, body []byte, out any) (raw []byte, err error) {
 	addr := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, addr.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -62,5 +83,5 @@ func refusedOwn(resp *http.Response, raw []byte) error {
 	if resp.StatusCode == http.StatusNotFound && e.Message == "page not found" {
 		return ErrNotHezi
 	}
-	return fmt.Errorf("Error response from daemon: %s", e.Message) //nolint:staticcheck // Docker's words
+	return &refused{text: "Error response from daemon: " + e.Message, class: errhttp.ToNative(resp.StatusCode)}
 }

@@ -33,6 +33,7 @@ type endpoint struct {
 	bearer       string // a token the user gave
 	user         string // who asks; "" is nobody
 	trusted      bool   // the user's credentials are for it
+	lax          bool   // its certificate is not verified
 	headers      http.Header
 }
 
@@ -61,7 +62,7 @@ func (e *endpoint) silence(set *settings) time.Duration {
 
 // reach is how the endpoint is spoken to.
 func (e *endpoint) reach(set *settings) reach {
-	r := reach{host: e.host, lax: set.insecure(e.host), dial: min(set.patience, maxConnect), authorities: e.tls.authorities, client: e.tls.client}
+	r := reach{host: e.host, lax: e.lax || set.insecure(e.host), dial: min(set.patience, maxConnect), authorities: e.tls.authorities, client: e.tls.client}
 	if e.mirror {
 		r.dial = max(set.patience/6, minSilence)
 	}
@@ -150,6 +151,9 @@ type RepositoryOptions struct {
 	Headers map[string][]string
 	// Tell receives lines about mirrors, for the user; may be nil.
 	Tell func(line string)
+	// Insecure lets the registry itself be spoken to as if it were one of the
+	// configuration's insecure ones.
+	Insecure bool
 }
 
 // Repository is one repository as one pull sees it.
@@ -186,6 +190,9 @@ func (c *Client) registry(domain string, o RepositoryOptions) *Repository {
 	audience := r.gen.audience(o.Auth, origin)
 	reached := o.Auth == nil
 	for _, ep := range r.all {
+		if o.Insecure && !ep.mirror {
+			ep.probe, ep.lax = true, true
+		}
 		mine := o.Auth != nil && sameHost(ep.host, audience) && (!ep.mirror || o.Auth.ServerAddress != "")
 		var auth *registry.AuthConfig
 		if mine {
