@@ -2,12 +2,14 @@ package image
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -15,11 +17,13 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/google/uuid"
+	"github.com/klauspost/compress/gzip"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/image/archive"
 	"hezi/internal/image/changes"
 	"hezi/internal/image/unpack"
 )
@@ -37,8 +41,7 @@ func (s *Service) Import(ctx context.Context, r ImportRequest, show Progress) er
 		}
 	}
 	config := dockerspec.DockerOCIImage{}
-	config.Platform = platforms.DefaultSpec()
-	config.Platform.Variant = ""
+	config.Platform = platforms.Normalize(platforms.DefaultSpec())
 	if r.Platform != nil {
 		config.Platform = platforms.Normalize(*r.Platform)
 	}
@@ -47,13 +50,20 @@ func (s *Service) Import(ctx context.Context, r ImportRequest, show Progress) er
 	}
 	body := r.Body
 	if r.Source != "-" {
-		rc, err := download(ctx, r.Source)
+		if !strings.Contains(r.Source, "://") { // as Docker takes it
+			r.Source = "http://" + r.Source
+		}
+		resp, err := download(ctx, r.Source)
 		if err != nil {
 			return err
 		}
-		defer rc.Close()
-		say(show, jsonstream.Message{Status: "Downloading from " + r.Source})
-		body = rc
+		defer resp.Body.Close()
+		d := newDisplay(show)
+		defer d.close()
+		d.say("", "Downloading from "+r.Source)
+		w := d.layer("")
+		body = &counter{r: resp.Body, w: w, step: step{status: statusImporting, total: max(0, resp.ContentLength)}}
+		show = d.send
 	}
 	lctx, release, err := s.lease(ctx)
 	if err != nil {
@@ -66,7 +76,7 @@ func (s *Service) Import(ctx context.Context, r ImportRequest, show Progress) er
 			s.collectLater()
 		}
 	}()
-	blob, err := s.writeLayer(lctx, body)
+	blob, diffID, err := s.writeLayer(lctx, body)
 	if err != nil {
 		return err
 	}
@@ -76,7 +86,7 @@ func (s *Service) Import(ctx context.Context, r ImportRequest, show Progress) er
 		comment = "Imported from " + r.Source
 	}
 	config.Created = &now
-	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{blob.Digest}}
+	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}}
 	config.History = []ocispec.History{{Created: &now, Comment: comment}}
 	target, err := s.assemble(lctx, config, []ocispec.Descriptor{blob})
 	if err != nil {
@@ -97,7 +107,7 @@ func (s *Service) Import(ctx context.Context, r ImportRequest, show Progress) er
 }
 
 // download opens a URL of an archive.
-func download(ctx context.Context, source string) (io.ReadCloser, error) {
+func download(ctx context.Context, source string) (*http.Response, error) {
 	u, err := url.Parse(source)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("cannot import from %q: write an http or https address, the path of a file, or - for standard input", source))
@@ -115,45 +125,105 @@ func download(ctx context.Context, source string) (io.ReadCloser, error) {
 		resp.Body.Close()
 		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("cannot import from %s: the server answered %s", u.Redacted(), resp.Status))
 	}
-	return resp.Body, nil
+	return resp, nil
 }
 
-// writeLayer stores an archive uncompressed, once it has been read to its end as one.
-func (s *depot) writeLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, error) {
-	var none ocispec.Descriptor
-	plain, err := unpack.Decompress(r)
-	if err != nil {
-		return none, notATar(err)
-	}
-	defer plain.Close()
+// writeLayer stores an archive as a layer, once it has been read to its end as
+// one: as it is if it is packed by gzip or zstd, else by gzip, as Docker does.
+func (s *depot) writeLayer(ctx context.Context, r io.Reader) (d ocispec.Descriptor, diffID digest.Digest, err error) {
 	w, err := content.OpenWriter(ctx, s.blobs, content.WithRef("hezi-import-"+uuid.NewString()))
 	if err != nil {
-		return none, fmt.Errorf("store the layer: %w", err)
+		return d, "", fmt.Errorf("store the layer: %w", s.diskError(err))
 	}
 	defer w.Close()
-	pr, pw := io.Pipe()
-	checked := make(chan error, 1)
-	go func() {
-		err := readTar(pr)
-		pr.CloseWithError(err)
-		checked <- err
-	}()
-	n, err := io.Copy(io.MultiWriter(w, pw), plain)
-	pw.CloseWithError(err)
-	if terr := <-checked; terr != nil && err == nil || errors.Is(err, terr) && terr != nil {
-		return none, notATar(terr)
+	in := bufio.NewReaderSize(r, 64<<10)
+	magic, err := in.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return d, "", notATar(err)
 	}
+	out := &storing{w: w, s: s}
+	if d.MediaType = archive.LayerType(magic); d.MediaType == ocispec.MediaTypeImageLayer {
+		d.MediaType = ocispec.MediaTypeImageLayerGzip
+		diffID, err = packed(in, out)
+	} else {
+		diffID, err = keepPacked(in, out)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return d, "", ctx.Err()
+	case out.err != nil:
+		return d, "", fmt.Errorf("store the layer: %w", out.err)
+	case err != nil:
+		return d, "", notATar(err)
+	}
+	st, err := w.Status()
 	if err != nil {
-		if ctx.Err() != nil {
-			return none, ctx.Err()
+		return d, "", fmt.Errorf("store the layer: %w", err)
+	}
+	d.Digest, d.Size = w.Digest(), st.Offset
+	if err := w.Commit(ctx, d.Size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
+		return d, "", fmt.Errorf("store the layer: %w", s.diskError(err))
+	}
+	return d, diffID, nil
+}
+
+// storing remembers why the store took no more, which is not the archive's fault.
+type storing struct {
+	w   io.Writer
+	s   *depot
+	err error
+}
+
+func (t *storing) Write(b []byte) (int, error) {
+	n, err := t.w.Write(b)
+	if err != nil {
+		t.err = t.s.diskError(err)
+	}
+	return n, err
+}
+
+// keepPacked reads a packed archive to its end and stores it as it is.
+func keepPacked(in io.Reader, out io.Writer) (digest.Digest, error) {
+	raw := io.TeeReader(in, out)
+	plain, err := unpack.Decompress(raw)
+	if err != nil {
+		return "", err
+	}
+	defer plain.Close()
+	sum := digest.SHA256.Digester()
+	if err := readTar(io.TeeReader(plain, sum.Hash())); err != nil {
+		return "", err
+	}
+	_, err = io.Copy(io.Discard, raw)
+	return sum.Digest(), err
+}
+
+// packed reads an archive to its end and stores it packed by gzip, which works
+// beside the reading.
+func packed(in io.Reader, out io.Writer) (digest.Digest, error) {
+	plain, err := unpack.Decompress(in)
+	if err != nil {
+		return "", err
+	}
+	defer plain.Close()
+	pr, pw := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		z := gzip.NewWriter(out)
+		_, err := io.CopyBuffer(z, pr, make([]byte, chunkSize))
+		if err == nil {
+			err = z.Close()
 		}
-		return none, notATar(err)
+		pr.CloseWithError(err)
+		ended <- err
+	}()
+	sum := digest.SHA256.Digester()
+	err = readTar(io.TeeReader(bufio.NewReaderSize(plain, chunkSize), io.MultiWriter(sum.Hash(), pw)))
+	pw.CloseWithError(err)
+	if perr := <-ended; err == nil {
+		err = perr
 	}
-	d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: w.Digest(), Size: n}
-	if err := w.Commit(ctx, n, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
-		return none, fmt.Errorf("store the layer: %w", err)
-	}
-	return d, nil
+	return sum.Digest(), err
 }
 
 // readTar reads an archive to its end and what follows it.

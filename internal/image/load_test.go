@@ -256,7 +256,7 @@ func TestImagesSurviveReopening(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.writeLayer(lctx, bytes.NewReader(archiveOf(t, file("x", "y")))); err != nil {
+	if _, _, err := s.writeLayer(lctx, bytes.NewReader(archiveOf(t, file("x", "y")))); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

@@ -19,6 +19,7 @@ const (
 	statusExists      = "Already exists"
 	statusLoaded      = "Load complete"
 	statusReading     = "Reading" // an archive, of unknown length
+	statusImporting   = "Importing"
 )
 
 // progressEvery is the least time between two counts of one layer.

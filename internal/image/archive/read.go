@@ -186,19 +186,19 @@ func (a *reader) store(ctx context.Context, name string, size int64, r io.Reader
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	a.files[name] = file{digest: got, size: size, kind: layerType(head)}
+	a.files[name] = file{digest: got, size: size, kind: LayerType(head)}
 	return a.bounded()
 }
 
-// layerType is what a file is called in a manifest if it is a layer.
-func layerType(head []byte) string {
+// LayerType is a layer's media type, in OCI's words, by its first bytes.
+func LayerType(head []byte) string {
 	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}), bytes.HasPrefix(head, []byte("BZh")), bytes.HasPrefix(head, []byte("\xfd7zX")):
-		return images.MediaTypeDockerSchema2LayerGzip
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		return ocispec.MediaTypeImageLayerGzip
 	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		return ocispec.MediaTypeImageLayerZstd
 	}
-	return images.MediaTypeDockerSchema2Layer
+	return ocispec.MediaTypeImageLayer
 }
 
 // tell says which images the archive holds, once, when OCI's parts are there.
@@ -329,22 +329,19 @@ type manifest struct {
 // manifestOf makes a manifest of Docker's types, which have no zstd: with that
 // it is one of OCI's.
 func manifestOf(config file, layers []file) manifest {
+	docker := map[string]string{ocispec.MediaTypeImageLayer: images.MediaTypeDockerSchema2Layer, ocispec.MediaTypeImageLayerGzip: images.MediaTypeDockerSchema2LayerGzip}
 	m := manifest{
 		SchemaVersion: 2, MediaType: images.MediaTypeDockerSchema2Manifest,
 		Config: ocispec.Descriptor{MediaType: images.MediaTypeDockerSchema2Config, Digest: config.digest, Size: config.size},
 		Layers: make([]ocispec.Descriptor, len(layers)),
 	}
-	oci := slices.ContainsFunc(layers, func(f file) bool { return f.kind == ocispec.MediaTypeImageLayerZstd })
-	if oci {
-		m.MediaType, m.Config.MediaType = ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig
+	if slices.ContainsFunc(layers, func(f file) bool { return f.kind == ocispec.MediaTypeImageLayerZstd }) {
+		m.MediaType, m.Config.MediaType, docker = ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig, nil
 	}
 	for i, f := range layers {
 		kind := f.kind
-		switch {
-		case oci && kind == images.MediaTypeDockerSchema2Layer:
-			kind = ocispec.MediaTypeImageLayer
-		case oci && kind == images.MediaTypeDockerSchema2LayerGzip:
-			kind = ocispec.MediaTypeImageLayerGzip
+		if docker[kind] != "" {
+			kind = docker[kind]
 		}
 		m.Layers[i] = ocispec.Descriptor{MediaType: kind, Digest: f.digest, Size: f.size}
 	}
