@@ -1,5 +1,5 @@
-// Package image keeps images: it pulls, loads, imports, lists, names and
-// removes them, and gives the engine their root file systems.
+// Package image keeps images: it pulls, pushes, saves, loads, imports, lists,
+// names and removes them, and gives the engine their root file systems.
 //
 // Content and metadata are containerd's; everything is one containerd
 // namespace. Layers are committed snapshots; the writable layers of containers
