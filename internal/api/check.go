@@ -17,6 +17,9 @@ import (
 var diskRoutes = []route{
 	{method: "POST", path: "/system/check", handle: systemCheck},
 	{method: "POST", path: "/images/prune", handle: imagePrune},
+	{method: "GET", path: "/system/df", handle: systemDF},
+	{method: "POST", path: "/networks/prune", handle: networkPrune},
+	{method: "POST", path: "/build/prune", handle: buildPrune},
 }
 
 // systemCheck verifies what the engine keeps, and streams JSON lines: progress,

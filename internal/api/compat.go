@@ -39,7 +39,7 @@ type listedImage struct {
 
 // imagesFor: VirtualSize until 1.43, Containers -1 until 1.50, no Descriptor
 // before 1.48.
-func imagesFor(v apiVersion, list []imagetypes.Summary, used map[string]time.Time) any {
+func imagesFor(v apiVersion, list []imagetypes.Summary, used map[string]time.Time) []listedImage {
 	out := make([]listedImage, len(list))
 	for i, s := range list {
 		if v < 51 {

@@ -22,17 +22,14 @@ var missingRoutes = []route{
 	{method: "PUT", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
 	{method: "POST", path: "/commit", handle: missing("commit", "build the image elsewhere, and load or pull it")},
 	{method: "POST", path: "/build", handle: missing("build", "build the image elsewhere, for example with docker buildx or buildah, and load it (hezi load) or push it to a registry and pull it")},
-	{method: "POST", path: "/build/prune", handle: missing("build", "there is no build cache yet that could be pruned")},
 	{method: "POST", path: "/build/cancel", handle: missing("build", "there is no build that could be cancelled")},
 	{method: "POST", path: "/session", handle: missing("build", "build the image elsewhere, and load or pull it")},
 	{method: "POST", path: "/grpc", handle: missing("build", "build the image elsewhere, and load or pull it")},
-	{method: "GET", path: "/system/df", handle: missing("system df", "use df and du on the data root")},
 	{method: "PUT", path: "/volumes/{name...}", handle: missing("update of a volume", "only cluster volumes can be updated, and there is no cluster")},
 	{method: "POST", path: "/networks/create", handle: missing("networks of your own", "use the networks bridge, host and none")},
 	{method: "DELETE", path: "/networks/{id}", handle: missing("removing networks", "bridge, host and none are part of the engine")},
 	{method: "POST", path: "/networks/{id}/connect", handle: missing("connecting a container to another network", "create it with --network bridge, host or none")},
 	{method: "POST", path: "/networks/{id}/disconnect", handle: missing("disconnecting a container", "create it with --network none")},
-	{method: "POST", path: "/networks/prune", handle: missing("prune of networks", "there are only bridge, host and none")},
 }
 
 const (

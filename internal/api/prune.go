@@ -4,6 +4,10 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/network"
+
 	"hezi/internal/disk"
 )
 
@@ -42,6 +46,28 @@ func containerPrune(c *call) error {
 		return err
 	}
 	return c.writeJSON(http.StatusOK, resp)
+}
+
+// networkPrune removes nothing: there are only the networks that are part of the
+// engine. Clients prune them before they prune the rest.
+func networkPrune(c *call) error {
+	f, err := c.filters()
+	if err != nil {
+		return err
+	}
+	for key := range f {
+		switch key {
+		case "label", "label!", "until":
+		default:
+			return errdefs.ErrInvalidArgument.WithMessage("invalid filter '" + key + "'")
+		}
+	}
+	return c.writeJSON(http.StatusOK, network.PruneReport{NetworksDeleted: []string{}})
+}
+
+// buildPrune removes nothing: there is no build cache.
+func buildPrune(c *call) error {
+	return c.writeJSON(http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
 }
 
 func imagePrune(c *call) error {

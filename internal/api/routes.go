@@ -58,7 +58,7 @@ func routes() []route {
 		{listRoutes, func(b *Backend) (string, bool) { return "registries", b.Lists != nil }},
 		{registryRoutes, func(b *Backend) (string, bool) { return "registries", b.Registries != nil }},
 		{transferRoutes, func(b *Backend) (string, bool) { return "images", b.Transfers != nil }},
-		{diskRoutes, func(b *Backend) (string, bool) { return "the disk", b.Upkeep != nil }},
+		{diskRoutes, func(b *Backend) (string, bool) { return "the disk", b.Upkeep != nil && b.Disk != nil }},
 		{networkRoutes, func(b *Backend) (string, bool) { return "networks", b.Networks != nil }},
 		{volumeRoutes, func(b *Backend) (string, bool) { return "volumes", b.Volumes != nil }},
 		{missingRoutes, nil}, {swarmRoutes, nil}, {pluginRoutes, nil},

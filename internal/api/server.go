@@ -24,6 +24,7 @@ type Backend struct {
 	Files      Files
 	Images     Images
 	Upkeep     Upkeep
+	Disk       Disk
 	Registries Registries
 	Transfers  Transfers
 	Lists      Lists

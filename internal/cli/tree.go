@@ -169,7 +169,7 @@ func networkCommands() []entry {
 func systemCommands() []entry {
 	return []entry{
 		{name: "check", short: "Verify what the engine has on disk, and repair it", build: upkept(upkeep.NewCheck)},
-		missing("system df", "Show disk usage of the engine", "use df and du on the engine's data root"),
+		{name: "df", short: "Show disk usage of the engine", build: upkept(upkeep.NewDF)},
 		{name: "dial-stdio", short: "Proxy the stdio stream to the daemon connection. Should not be invoked manually.", hidden: true, build: newDialStdio},
 		{name: "events", short: "Get real time events from the server", build: newEvents},
 		{name: "info", short: "Display system-wide information", build: newInfo},

@@ -18,6 +18,7 @@ import (
 	"hezi/internal/api"
 	"hezi/internal/box/seccomp"
 	"hezi/internal/daemon/config"
+	"hezi/internal/disk"
 	"hezi/internal/engine"
 	"hezi/internal/events"
 	"hezi/internal/image"
@@ -47,14 +48,26 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		}
 	}()
 
+	reserve := disk.OpenReserve(c.DataRoot, c.DiskReserve, d.log)
+	reserve.Begin()
 	db, err := store.Open(filepath.Join(c.DataRoot, "hezi.db"))
 	if err != nil {
 		return nil, err
 	}
 	r.onClose(db.Close)
+	db.SetRelease(reserve.Release)
 	broker := events.New()
 	eng := new(atomic.Pointer[engine.Engine]) // rooms that are asked by it ask it back
+	grown := new(atomic.Pointer[disk.Budget])
 	imageOpts := imageOptions(c, d.log, broker, eng)
+	publish := imageOpts.Publish
+	imageOpts.Publish = func(typ, action, id string, attributes map[string]string) {
+		publish(typ, action, id, attributes)
+		if b := grown.Load(); b != nil && resizes(action) {
+			b.Changed()
+		}
+	}
+	imageOpts.Release = reserve.Release
 	imageOpts.Databases = map[string]func(func(*bolt.Tx) error) error{"hezi.db": db.Bolt().View}
 	imgs, err := image.Open(ctx, imageOpts)
 	if err != nil {
@@ -107,7 +120,11 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		}
 		return errors.Join(nets.Dismantle(), forgetEnded(held.client), d.stopKeeper(held.client, id))
 	}
-	r.backend = api.Backend{Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, Networks: nets}
+	room := openDisk(c, d.log, reserve, imgs, boxes, vols)
+	r.onClose(room.close)
+	r.onReload = append(r.onReload, func(c *config.Config) { room.budget.SetLimits(c.DiskBudget) })
+	grown.Store(room.budget)
+	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, Networks: nets}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err

@@ -57,10 +57,10 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]imagetypes.Summary
 		}
 		return strings.Compare(a.ID, b.ID)
 	})
-	shared := map[digest.Digest]int{}
-	for _, sum := range list {
-		for _, chain := range sum.chains() {
-			shared[chain]++
+	var shared *overlap
+	if o.SharedSize {
+		if shared, err = s.overlap(ctx, c); err != nil {
+			return nil, err
 		}
 	}
 	out := make([]imagetypes.Summary, 0, len(list))
@@ -77,19 +77,6 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]imagetypes.Summary
 		out = append(out, sum.Summary)
 	}
 	return out, nil
-}
-
-// chains are the layers of all platforms that are here, each once.
-func (sum *summary) chains() []digest.Digest {
-	var out []digest.Digest
-	for _, v := range sum.in.variants {
-		for _, chain := range v.chains {
-			if !slices.Contains(out, chain) {
-				out = append(out, chain)
-			}
-		}
-	}
-	return out
 }
 
 func (s *depot) summarize(ctx context.Context, c *catalog, same []images.Image) (*summary, error) {
@@ -143,23 +130,14 @@ func namesOf(same []images.Image) (tags, digests []string) {
 }
 
 // measure fills what must be read from disk: sizes and the platforms.
-func (s *index) measure(ctx context.Context, sum *summary, o ListOptions, shared map[digest.Digest]int) error {
+func (s *index) measure(ctx context.Context, sum *summary, o ListOptions, shared *overlap) error {
 	total, err := s.size(ctx, sum.target, sum.in)
 	if err != nil {
 		return err
 	}
 	sum.Size = total
 	if o.SharedSize {
-		sum.SharedSize = 0
-		for _, chain := range sum.chains() {
-			if shared[chain] > 1 {
-				n, err := s.unpackedSize(ctx, chain)
-				if err != nil {
-					return err
-				}
-				sum.SharedSize += n
-			}
-		}
+		sum.Size, sum.SharedSize = shared.of(sum.target.Digest)
 	}
 	if o.Manifests {
 		sum.Manifests, err = s.manifests(ctx, sum.in)
@@ -181,6 +159,16 @@ func (s *depot) size(ctx context.Context, target ocispec.Descriptor, in *content
 		}
 	}
 	add(target)
+	for _, a := range in.attestations {
+		if !a.here {
+			continue
+		}
+		add(a.desc)
+		add(a.manifest.Config)
+		for _, l := range a.manifest.Layers {
+			add(l)
+		}
+	}
 	for _, v := range in.variants {
 		if !v.here {
 			continue

@@ -145,6 +145,7 @@ func (s *Service) CollectGarbage(ctx context.Context) error {
 
 // collect runs containerd's collector, s.change being held.
 func (s *Service) collect(ctx context.Context) error {
+	defer s.cleaning.begin()()
 	begin := time.Now()
 	if _, err := s.db.GarbageCollect(s.context(ctx)); err != nil {
 		return fmt.Errorf("delete image content that is not in use: %w", err)
@@ -155,6 +156,7 @@ func (s *Service) collect(ctx context.Context) error {
 		}
 		return true
 	})
+	s.space.Forget()
 	s.log.Debug("collected image content", "took", time.Since(begin))
 	return nil
 }

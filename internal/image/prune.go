@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hezi/internal/disk"
+	"hezi/internal/image/space"
 )
 
 // Use is a container's use of an image.
@@ -47,10 +48,15 @@ func (s Upkeep) Prune(ctx context.Context, o disk.PruneOptions) (imagetypes.Prun
 		return report, err
 	}
 	names := s.prunable(ctx, c, passes, dangling, o)
-	p, err := s.plan(ctx, c, names)
+	all, err := s.space.Read(ctx)
 	if err != nil {
 		return report, err
 	}
+	cut, err := s.cutOff(ctx)
+	if err != nil {
+		return report, err
+	}
+	p := s.plan(ctx, c, all, cut, names)
 	report = imagetypes.PruneReport{ImagesDeleted: p.deleted, SpaceReclaimed: uint64(p.bytes)}
 	if o.DryRun {
 		return report, nil
@@ -159,18 +165,40 @@ type removal struct {
 	deleted []imagetypes.DeleteResponse
 	bytes   int64 // on disk
 	whole   []digest.Digest
-	left    []leases.Lease // of pulls that were cut off
-	halves  []string       // names of downloads that were cut off
+	cut     *cutOff
 }
 
-// plan tells what the removal of names would free, with what pulls that were
-// cut off had downloaded.
-func (s Upkeep) plan(ctx context.Context, c *catalog, names []string) (*removal, error) {
-	p := &removal{names: names}
-	all, err := s.space.Read(ctx)
-	if err != nil {
-		return nil, err
+// cutOff is what pulls left that were cut off.
+type cutOff struct {
+	leases []leases.Lease // hold whole blobs
+	halves []string       // names of downloads
+	bytes  int64          // of halves
+}
+
+func (s Upkeep) cutOff(ctx context.Context) (*cutOff, error) {
+	ctx = s.context(ctx)
+	c := &cutOff{}
+	var err error
+	if c.leases, err = s.leases.List(ctx, fmt.Sprintf("labels.%q", leftLabel)); err != nil {
+		return nil, fmt.Errorf("read the leases on image content: %w", err)
 	}
+	halves, err := s.blobs.ListStatuses(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read what was half downloaded: %w", err)
+	}
+	for _, h := range halves {
+		if blob, ok := strings.CutPrefix(h.Ref, "pull-"); ok && !s.flights.under("blob "+blob) {
+			c.halves = append(c.halves, h.Ref)
+			c.bytes += h.Offset
+		}
+	}
+	return c, nil
+}
+
+// plan tells what the removal of names frees, with what pulls left that were
+// cut off.
+func (s Upkeep) plan(ctx context.Context, c *catalog, all *space.Map, cut *cutOff, names []string) *removal {
+	p := &removal{names: names, cut: cut}
 	stay := maps.Clone(c.byName)
 	for _, n := range names {
 		delete(stay, n)
@@ -183,7 +211,7 @@ func (s Upkeep) plan(ctx context.Context, c *catalog, names []string) (*removal,
 	}
 	keep := all.Reach(roots...).Leased(func(labels map[string]string) bool { return labels[leftLabel] == "" })
 	gone := all.All().Without(keep)
-	p.bytes = gone.Disk()
+	p.bytes = gone.Disk() + cut.bytes
 	for _, n := range names {
 		target := c.byName[n].Target
 		p.deleted = append(p.deleted, imagetypes.DeleteResponse{Untagged: shownName(n, target.Digest)})
@@ -203,7 +231,7 @@ func (s Upkeep) plan(ctx context.Context, c *catalog, names []string) (*removal,
 			}
 		}
 	}
-	return p, s.planDownloads(ctx, p)
+	return p
 }
 
 // shownName is a name as users know it; an image without one has its id.
@@ -214,28 +242,9 @@ func shownName(name string, id digest.Digest) string {
 	return familiar(name)
 }
 
-// planDownloads adds what pulls left that were cut off.
-func (s Upkeep) planDownloads(ctx context.Context, p *removal) error {
-	ctx = s.context(ctx)
-	var err error
-	if p.left, err = s.leases.List(ctx, fmt.Sprintf("labels.%q", leftLabel)); err != nil {
-		return fmt.Errorf("read the leases on image content: %w", err)
-	}
-	halves, err := s.blobs.ListStatuses(ctx)
-	if err != nil {
-		return fmt.Errorf("read what was half downloaded: %w", err)
-	}
-	for _, h := range halves {
-		if blob, ok := strings.CutPrefix(h.Ref, "pull-"); ok && !s.flights.under("blob "+blob) {
-			p.halves = append(p.halves, h.Ref)
-			p.bytes += h.Offset
-		}
-	}
-	return nil
-}
-
 // carryOut removes what was planned, s.change being held. why is added to the events.
 func (s Upkeep) carryOut(ctx context.Context, c *catalog, p *removal, why map[string]string) error {
+	defer s.cleaning.begin()()
 	if len(p.names) > 0 {
 		if err := s.update(ctx, func(ctx context.Context) error {
 			for _, n := range p.names {
@@ -252,12 +261,12 @@ func (s Upkeep) carryOut(ctx context.Context, c *catalog, p *removal, why map[st
 		}
 	}
 	lctx := s.context(ctx)
-	for _, l := range p.left {
+	for _, l := range p.cut.leases {
 		if err := s.leases.Delete(lctx, l); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("give up the lease %s on image content: %w", l.ID, err)
 		}
 	}
-	for _, ref := range p.halves {
+	for _, ref := range p.cut.halves {
 		if err := s.abandon(lctx, ref); err != nil {
 			return err
 		}

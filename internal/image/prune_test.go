@@ -226,24 +226,7 @@ func TestLastUsed(t *testing.T) {
 		t.Errorf("loaded, and used at %s", at)
 	}
 	// As if it were long ago.
-	s.change.Lock()
-	must(t, s.update(t.Context(), func(ctx context.Context) error {
-		for _, name := range []string{"docker.io/library/x:1", "docker.io/library/y:1"} {
-			i, err := s.names.Get(ctx, name)
-			if err != nil {
-				return err
-			}
-			if err := s.names.Delete(ctx, name); err != nil {
-				return err
-			}
-			i.CreatedAt, i.UpdatedAt = time.Unix(1, 0), time.Unix(1, 0)
-			if _, err := s.names.Create(ctx, i); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
-	s.change.Unlock()
+	backdate(t, s, "x:1", "y:1")
 	later := time.Now()
 	s.uses.mu.Lock()
 	s.uses.at[x], s.uses.news[x] = later.Unix()+5, later.Unix()+5

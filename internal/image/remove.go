@@ -46,6 +46,7 @@ func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) ([]im
 	if len(o.Platforms) > 0 {
 		return s.removePlatforms(ctx, ref, o.Platforms)
 	}
+	defer s.cleaning.begin()()
 	s.change.Lock()
 	defer s.change.Unlock()
 	c, err := s.catalog(ctx)

@@ -40,6 +40,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
@@ -70,6 +71,9 @@ type Options struct {
 	// InUse says which containers use an image; nil means none do. It is
 	// called without locks of the engine held.
 	InUse InUse
+	// Release gives up the disk space that is held back for clean-up, and says
+	// whether there was any; nil: there is none.
+	Release func() bool
 	// Users says who uses which image, of all containers; nil means nobody does.
 	Users func() []Use
 	// Publish announces what happened to an image; nil drops it.
@@ -109,6 +113,7 @@ type index struct {
 type Service struct {
 	index
 	bolt     *bolt.DB
+	cleaning cleaning
 	sweeper  sweep.Store
 	space    space.Store
 	inUse    InUse
@@ -136,6 +141,7 @@ type Service struct {
 func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	s := &Service{inUse: o.InUse, users: o.Users, announce: o.Publish}
 	s.root, s.log = o.Root, o.Log
+	s.cleaning.release = o.Release
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -174,7 +180,11 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the content store: %w", err)
 	}
-	s.overlay, err = overlay.NewSnapshotter(filepath.Join(o.Root, "layers"), overlay.WithUpperdirLabel)
+	layers, err := storage.NewMetaStore(filepath.Join(o.Root, "layers", "metadata.db"))
+	if err != nil {
+		return nil, fmt.Errorf("open the layers: %w", err)
+	}
+	s.overlay, err = overlay.NewSnapshotter(filepath.Join(o.Root, "layers"), overlay.WithUpperdirLabel, overlay.WithMetaStore(layerRecords{layers, &s.cleaning}))
 	if err != nil {
 		return nil, fmt.Errorf("open the layers: %w", err)
 	}
@@ -183,7 +193,7 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 			s.overlay.Close()
 		}
 	}()
-	s.db = metadata.NewDB(s.bolt, store, map[string]snapshots.Snapshotter{snapshotter: s.overlay})
+	s.db = metadata.NewDB(records{s.bolt, &s.cleaning}, store, map[string]snapshots.Snapshotter{snapshotter: s.overlay})
 	if err = s.db.Init(ctx); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}

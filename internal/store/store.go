@@ -14,8 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -31,6 +34,8 @@ type DB struct {
 
 	mu     sync.RWMutex // held for reading while a change is handed to the writer
 	closed bool
+
+	release atomic.Pointer[func() bool]
 }
 
 type change struct {
@@ -66,6 +71,10 @@ func Open(path string) (*DB, error) {
 
 // Bolt is the database itself, for a room with transactions of its own.
 func (db *DB) Bolt() *bolt.DB { return db.bolt }
+
+// SetRelease wires who gives up space for a deletion on a full disk, and says
+// whether there was any.
+func (db *DB) SetRelease(f func() bool) { db.release.Store(&f) }
 
 // Close writes what is under way and lets another process open the database.
 func (db *DB) Close() error {
@@ -128,14 +137,20 @@ func (db *DB) write() {
 			}
 			batch = append(batch, c)
 		}
-		err := db.bolt.Update(func(tx *bolt.Tx) error {
+		apply := func(tx *bolt.Tx) error {
 			for _, c := range batch {
 				if err := c.apply(tx); err != nil {
 					return fmt.Errorf("store %s/%s: %w", c.bucket, c.key, err)
 				}
 			}
 			return nil
-		})
+		}
+		err := db.bolt.Update(apply)
+		if errors.Is(err, syscall.ENOSPC) && slices.ContainsFunc(batch, func(c change) bool { return c.value == nil }) {
+			if release := db.release.Load(); release != nil && (*release)() {
+				err = db.bolt.Update(apply)
+			}
+		}
 		for _, c := range batch {
 			c.result <- err
 		}

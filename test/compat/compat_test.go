@@ -5,6 +5,7 @@ package compat
 import (
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"hezi/test/harness"
@@ -59,4 +60,69 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("docker attach ended with %d, not 7", code)
 	}
 	engine.Must(t, "rm", "terminal")
+}
+
+// TestDisk: prunes and disk usage by Docker's client and by python3-docker, on
+// an engine of its own.
+func TestDisk(t *testing.T) {
+	e := harness.Start(t)
+	fill := func() {
+		t.Helper()
+		if err := e.LoadBusybox(); err != nil {
+			t.Fatal(err)
+		}
+		e.Must(t, "tag", "busybox", "second:1")
+		e.Must(t, "run", "--name", "stopped", "-v", "/anonymous", "-v", "named:/named", "busybox", "sh", "-c", "head -c 100000 /dev/zero > /f")
+	}
+	docker := func(args ...string) string {
+		t.Helper()
+		out, err := e.Docker(args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("docker %v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	fill()
+	if out := docker("system", "df"); !strings.Contains(out, "Images          1         1 ") || !strings.Contains(out, "Containers      1         0 ") || !strings.Contains(out, "Local Volumes   2         2 ") {
+		t.Errorf("docker system df:\n%s", out)
+	}
+	if out := docker("system", "df", "-v"); !strings.Contains(out, "busybox      latest") || !strings.Contains(out, "named") {
+		t.Errorf("docker system df -v:\n%s", out)
+	}
+	if out := docker("image", "prune", "-af"); !strings.Contains(out, "Deleted Images:\nuntagged: second:1\n\nTotal reclaimed space: 0B") {
+		t.Errorf("docker image prune -af:\n%s", out)
+	}
+	out := docker("system", "prune", "-af", "--volumes")
+	for _, want := range []string{"Deleted Containers:\n", "Deleted Volumes:\n", "Deleted Images:\nuntagged: busybox:latest\ndeleted: sha256:", "Total reclaimed space: "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("docker system prune has no %q:\n%s", want, out)
+		}
+	}
+	if out := docker("volume", "prune", "-af"); !strings.HasPrefix(out, "Deleted Volumes:\nnamed\n") {
+		t.Errorf("docker volume prune -af:\n%s", out)
+	}
+	if out := e.Hezi("-H", e.Host, "images", "-q"); out.Out != "" {
+		t.Errorf("images are left: %s", out.Out)
+	}
+	for _, version := range []string{"1.25", "1.41", "1.43"} {
+		fill()
+		script := `
+import sys, docker
+d = docker.DockerClient(base_url=sys.argv[1], version=sys.argv[2])
+u = d.df()
+assert len(u["Images"]) == 1 and u["Images"][0]["Containers"] == 1 and u["LayersSize"] > 500000, u
+assert len(u["Containers"]) == 1 and u["Containers"][0]["SizeRw"] >= 100000, u
+assert {v["UsageData"]["RefCount"] for v in u["Volumes"]} == {1}, u
+assert d.containers.prune()["SpaceReclaimed"] >= 100000
+r = d.volumes.prune()
+assert len(r["VolumesDeleted"]) == (2 if sys.argv[2] < "1.42" else 1), r
+d.api.prune_volumes(filters={"all": ["true"]})
+r = d.images.prune(filters={"dangling": False})
+assert [x for x in r["ImagesDeleted"] if x.get("Untagged") == "busybox:latest"] and r["SpaceReclaimed"] > 500000, r
+`
+		cmd := exec.Command("/usr/bin/python3", "-c", script, e.Host, version)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", version, err, out)
+		}
+	}
 }

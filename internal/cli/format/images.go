@@ -13,7 +13,7 @@ import (
 // ImageHeaders are the columns of `images`.
 var ImageHeaders = Headers{
 	"ID": "IMAGE ID", "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT",
-	"Size": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE", "LastUsed": "LAST USED",
+	"Size": "SIZE", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE", "UniqueSize": "UNIQUE SIZE", "LastUsed": "LAST USED", "LastUsedSince": "LAST USED",
 }
 
 const (
@@ -170,6 +170,14 @@ func (i *Image) LastUsed() string {
 		return "N/A"
 	}
 	return i.used.String()
+}
+
+// LastUsedSince is how long ago that was.
+func (i *Image) LastUsedSince() string {
+	if i.used.IsZero() {
+		return "N/A"
+	}
+	return Ago(i.now, i.used.Unix())
 }
 
 // Containers counts the containers made of it.

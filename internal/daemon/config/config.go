@@ -19,6 +19,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
+	"hezi/internal/disk"
 	"hezi/internal/image/registry"
 )
 
@@ -60,6 +61,8 @@ type Config struct {
 	LogDriver       string
 	LogOpts         map[string]string
 	StorageDriver   string
+	DiskBudget      disk.Limits
+	DiskReserve     int64
 	LiveRestore     bool
 	ShutdownTimeout int // how long requests and, without live restore, containers may take to end
 
@@ -97,6 +100,7 @@ func defaults() *Config {
 		DefaultShmSize: 64 << 20,
 		LogDriver:      "json-file",
 		StorageDriver:  "overlay2",
+		DiskReserve:    64 << 20,
 		LiveRestore:    true, ShutdownTimeout: 15,
 		TLSCACert: filepath.Join(certificates, "ca.pem"),
 		TLSCert:   filepath.Join(certificates, "cert.pem"),
@@ -261,7 +265,7 @@ func (c *Config) check() error {
 			return fmt.Errorf("seccomp-profile: %w", err)
 		}
 	}
-	return errors.Join(c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), c.Registries().Validate())
+	return errors.Join(c.DiskBudget.Check(), c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), c.Registries().Validate())
 }
 
 // Registries is what concerns registries.
@@ -379,6 +383,7 @@ func (c *Config) checkNumbers() error {
 		{"max-download-attempts", int64(c.MaxDownloadAttempts), 1},
 		{"shutdown-timeout", int64(c.ShutdownTimeout), -1},
 		{"default-shm-size", c.DefaultShmSize, 1},
+		{"disk-reserve", c.DiskReserve, 0},
 	} {
 		if n.got < n.min {
 			return fmt.Errorf("%s %d: at least %d is needed", n.key, n.got, n.min)

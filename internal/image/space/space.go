@@ -203,9 +203,12 @@ func (s *Store) measure(ctx context.Context, m *Map, names map[string]string) er
 			return fmt.Errorf("the size of layer %s: %w", chain, err)
 		}
 		l.Folder, l.Files, l.Disk = p.folder, p.disk, p.disk
-		for _, own := range []string{"", "work", "tree.zst"} { // what stands beside the files
-			l.Disk += disk.Blocks(filepath.Join(p.folder, own))
+		l.Disk += disk.Blocks(p.folder) + disk.Blocks(filepath.Join(p.folder, "tree.zst")) // what stands beside the files
+		work, err := disk.Usage(ctx, filepath.Join(p.folder, "work"))
+		if err != nil {
+			return fmt.Errorf("the size of layer %s: %w", chain, err)
 		}
+		l.Disk += work
 	}
 	return nil
 }
