@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -14,11 +13,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"hezi/test/harness"
 )
@@ -59,31 +53,6 @@ func smallDisk(t *testing.T, megabytes int64) string {
 	return mount
 }
 
-// noise is an image with a file that nothing compresses.
-func noise(t *testing.T, seed uint64, bytes int) v1.Image {
-	t.Helper()
-	dir := t.TempDir()
-	body := make([]byte, bytes)
-	r := rand.NewChaCha8([32]byte{byte(seed)})
-	_, _ = r.Read(body)
-	if err := os.WriteFile(filepath.Join(dir, "noise"), body, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	archive, err := os.ReadFile(tarOf(t, dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := harness.Busybox()
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err = mutate.AppendLayers(img, static.NewLayer(archive, types.OCIUncompressedLayer))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return img
-}
-
 // fill takes what is left of a disk.
 func fill(t *testing.T, dir string) string {
 	t.Helper()
@@ -110,8 +79,8 @@ func TestFullDisk(t *testing.T) {
 	disk := smallDisk(t, 200)
 	e := harness.Start(t, "--data-root", filepath.Join(disk, "data"))
 	registry := harness.Registry(t)
-	small := harness.Push(t, registry, "small:1", noise(t, 1, 10<<20))
-	large := harness.Push(t, registry, "large:1", noise(t, 2, 120<<20))
+	small := harness.Push(t, registry, "small:1", harness.Noise(t, 1, 1, 10<<20))
+	large := harness.Push(t, registry, "large:1", harness.Noise(t, 2, 1, 120<<20))
 	e.Must(t, "pull", small)
 	r := e.Hezi("pull", large)
 	if r.Code == 0 || !strings.Contains(r.Err, "no space left on device: the disk of "+disk+"/data is full: remove images and containers") {
@@ -159,7 +128,7 @@ func TestDiskBudget(t *testing.T) {
 	e := harness.Start(t)
 	registry := harness.Registry(t)
 	for i, name := range []string{"a", "b", "c"} {
-		e.Must(t, "pull", harness.Push(t, registry, name+":1", noise(t, uint64(i), 10<<20)))
+		e.Must(t, "pull", harness.Push(t, registry, name+":1", harness.Noise(t, byte(i), 1, 10<<20)))
 		time.Sleep(1100 * time.Millisecond) // uses are known by the second
 	}
 	e.Must(t, "create", "--name", "holds", registry+"/a:1")
@@ -253,11 +222,11 @@ func TestDFIsDu(t *testing.T) {
 	if err := e.LoadBusybox(); err != nil {
 		t.Fatal(err)
 	}
-	one, two := noise(t, 1, 3<<20), noise(t, 2, 5<<20)
+	one, two := harness.Noise(t, 1, 1, 3<<20), harness.Noise(t, 2, 1, 5<<20)
 	e.Must(t, "pull", harness.Push(t, registry, "one:1", one))
 	e.Must(t, "pull", harness.Push(t, registry, "two:1", two))
 	e.Must(t, "run", "-d", "--name", "runs", "-v", "vol:/v", "busybox", "sh", "-c", "head -c 100000 /dev/urandom > /v/f; head -c 3000000 /dev/zero > /big; seq 1 20000; echo done > /d; exec sleep 1000")
-	e.Must(t, "run", "--name", "stopped", registry+"/one:1", "sh", "-c", "cp /noise /copy; rm /bin/sh")
+	e.Must(t, "run", "--name", "stopped", registry+"/one:1", "sh", "-c", "cp /noise-0 /copy; rm /bin/sh")
 	e.Must(t, "run", "-d", "--name", "rm", "--rm", "busybox", "sleep", "1000")
 	waitFor(t, func() bool { return e.Hezi("exec", "runs", "cat", "/d").Code == 0 })
 	e.Must(t, "system", "check")
