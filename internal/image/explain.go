@@ -31,7 +31,8 @@ func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(er
 
 // diskError tells what to do about a full disk; other errors stay as they are.
 func (s *depot) diskError(err error) error {
-	if !isFull(err) {
+	var t *told
+	if !isFull(err) || errors.As(err, &t) {
 		return err
 	}
 	return &told{causes: []error{errdefs.ErrResourceExhausted, err}, text: fmt.Sprintf(

@@ -81,7 +81,7 @@ func (s *index) changed() {
 func (s *index) update(ctx context.Context, f func(ctx context.Context) error) error {
 	ctx = s.context(ctx)
 	defer s.changed()
-	return s.db.Update(func(tx *bolt.Tx) error { return f(boltutil.WithTransaction(ctx, tx)) })
+	return s.diskError(s.db.Update(func(tx *bolt.Tx) error { return f(boltutil.WithTransaction(ctx, tx)) }))
 }
 
 // putName creates or moves a name within update.

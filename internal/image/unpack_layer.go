@@ -126,7 +126,7 @@ func (b *builder) prepare(ctx context.Context, parent string) (*staged, []mount.
 	st := &staged{s: b.s, layer: b.layer, key: "unpack-" + uuid.NewString(), since: b.s.flush.mark()}
 	mounts, err := b.s.layers.Prepare(ctx, st.key, parent)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a directory for layer %s: %w", b.layer.blob.Digest, err)
+		return nil, nil, fmt.Errorf("make a directory for layer %s: %w", b.layer.blob.Digest, b.s.diskError(err))
 	}
 	return st, mounts, nil
 }
@@ -194,7 +194,7 @@ func (st *staged) commit(ctx context.Context) error {
 	if errdefs.IsAlreadyExists(err) {
 		return nil
 	}
-	return fmt.Errorf("store the unpacked layer: %w", err)
+	return fmt.Errorf("store the unpacked layer: %w", st.s.diskError(err))
 }
 
 // abort removes what was unpacked; st may be nil.
