@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -61,7 +63,7 @@ func cutOff(c *call, err error) error {
 	if err == nil {
 		return nil
 	}
-	if c.ctx().Err() == nil {
+	if c.ctx().Err() == nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) { // else the client has gone
 		c.log.Error("an archive could not be sent whole", "path", c.r.URL.Path, "error", err)
 	}
 	panic(http.ErrAbortHandler)

@@ -334,3 +334,12 @@ func TestProgressOnATerminal(t *testing.T) {
 	h.expect("0123456789ab: Pull complete")
 	h.expect("docker.io/library/new:latest")
 }
+
+func TestArchivesAreNotWrittenToATerminal(t *testing.T) {
+	socket, _ := withEngine(t)
+	for _, command := range []string{"save", "export"} {
+		h := hezi(t, socket, command, "busybox")
+		h.exits(1)
+		h.expect("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+	}
+}

@@ -126,6 +126,13 @@ func (s *depot) hold(ctx context.Context, list []ocispec.Descriptor) error {
 
 // chooseSaved finds what refs mean; an image that several of them name is one.
 func (s *Service) chooseSaved(ctx context.Context, refs []string, wanted []ocispec.Platform) ([]archive.Saved, error) {
+	for _, ref := range refs {
+		if isHello(ref) { // it is made when it is asked for
+			if _, err := s.Resolve(ctx, ref, nil); err != nil {
+				return nil, err
+			}
+		}
+	}
 	c, err := s.catalog(ctx)
 	if err != nil {
 		return nil, err
