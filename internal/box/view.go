@@ -33,6 +33,16 @@ func RootOf(pid int, upper string) (*os.File, error) {
 		return nil, fmt.Errorf("the container's mounts: %w", err)
 	}
 	defer ns.Close()
+	fd, err := elsewhere(func() (int, error) { return cloneRoot(ns, upper) })
+	if err != nil {
+		return nil, err
+	}
+	return reopened(fd, "root")
+}
+
+// elsewhere calls f on a thread that is thrown away afterwards, with the
+// namespaces that it went into.
+func elsewhere(f func() (int, error)) (int, error) {
 	type result struct {
 		fd  int
 		err error
@@ -40,23 +50,17 @@ func RootOf(pid int, upper string) (*os.File, error) {
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() { // the first thread is never thrown away
+		if unix.Gettid() == unix.Getpid() { // the first thread never ends: keep it busy and take another
 			defer runtime.UnlockOSThread()
-			go func() {
-				runtime.LockOSThread()
-				fd, err := cloneRoot(ns, upper)
-				done <- result{fd, err}
-			}()
+			fd, err := elsewhere(f)
+			done <- result{fd, err}
 			return
 		}
-		fd, err := cloneRoot(ns, upper)
-		done <- result{fd, err} // never unlocked: the thread ends, and its namespace with it
+		fd, err := f()
+		done <- result{fd, err} // never unlocked: the thread ends
 	}()
 	got := <-done
-	if got.err != nil {
-		return nil, got.err
-	}
-	return reopened(got.fd, "root")
+	return got.fd, got.err
 }
 
 // cloneRoot takes the calling thread into a mount namespace.

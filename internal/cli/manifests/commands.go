@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -76,6 +77,9 @@ func (c Client) ask(ctx context.Context, about reference.Named, command string, 
 		q.Set("insecure", "1")
 	}
 	err = send(engine, q, http.Header{registry.AuthHeader: {auth}})
+	if err != nil && !insecure && strings.Contains(err.Error(), "insecure-registries") {
+		return fmt.Errorf("%w; or write --insecure", err)
+	}
 	if errors.Is(err, endpoint.ErrNotHezi) {
 		return fmt.Errorf("hezi manifest %s: %w: hezid is needed, for it speaks to registries in the client's stead: set HEZI_HOST to one, or use docker manifest %s, which works on the same lists", command, err, command)
 	}
