@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -159,7 +160,8 @@ func (b *builder) apply(ctx context.Context, root string, r io.Reader, how unpac
 	if err := how(root, t); err != nil {
 		return b.s.unpackError(root, err)
 	}
-	if _, err := io.Copy(io.Discard, t); err != nil { // what follows the archive's end
+	// What follows the archive's end; t says EOF where an archive just ends.
+	if _, err := io.Copy(io.Discard, t); err != nil && !errors.Is(err, io.EOF) {
 		return b.s.unpackError(root, err)
 	}
 	if got := sum.Digest(); got != b.layer.diffID {

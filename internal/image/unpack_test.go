@@ -333,6 +333,30 @@ func TestCompressions(t *testing.T) {
 	})
 }
 
+// Some tools write a layer without files as an archive without a byte.
+func TestEmptyLayers(t *testing.T) {
+	reg := newFake(t)
+	first, last := archiveOf(t, file("a", "1")), archiveOf(t, file("b", "2"))
+	end := make([]byte, 1024)
+	last = last[:len(last)-1024] // and some archives have no end
+	img := imageFrom(t,
+		layerFrom(t, nil, gzipped(t, nil), types.OCILayer),
+		layerFrom(t, first, gzipped(t, first), types.OCILayer),
+		layerFrom(t, nil, gzipped(t, nil), types.OCILayer),
+		layerFrom(t, nil, zstded(t, nil), types.OCILayerZStd),
+		layerFrom(t, end, gzipped(t, end), types.OCILayer),
+		layerFrom(t, last, gzipped(t, last), types.OCILayer),
+	)
+	reg.push("x:1", img)
+	s := open(t, registry.Config{})
+	reg.pull(s, "x:1")
+	within(t, s, img, func(root string) {
+		if got := tree(t, root); strings.TrimSpace(got) != "a=1\nb=2" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
 func TestWrongDiffID(t *testing.T) {
 	reg := newFake(t)
 	plain := archiveOf(t, file("a", "1"))
@@ -401,6 +425,12 @@ func TestAFullDisk(t *testing.T) {
 			if left := ingests(t, s); len(left) > 0 {
 				t.Errorf("half downloaded: %v", left)
 			}
+			big := archiveOf(t, file("c", noise(20<<20)))
+			err = s.Import(t.Context(), ImportRequest{Source: "-", Body: bytes.NewReader(big)}, nil)
+			if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "no space left on device: the disk of "+s.root+" is full") || strings.Contains(err.Error(), "archive") {
+				t.Errorf("import: %v", err)
+			}
+			nothingLeft(t, s)
 			reg.pull(s, "y:1") // the store is whole
 		})
 	}
