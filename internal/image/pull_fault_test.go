@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 
@@ -53,7 +56,7 @@ func TestRefusals(t *testing.T) {
 		is        func(error) bool
 		want      []string
 	}{
-		{"unknown repository", "nothing:1", nil, errdefs.IsNotFound, []string{"pull access denied for ADDR/nothing, repository does not exist or may require 'docker login': name unknown: "}},
+		{"unknown repository", "nothing:1", nil, errdefs.IsNotFound, []string{"repository ADDR/nothing not found: name unknown: "}},
 		{"unknown tag", "x:no", nil, errdefs.IsNotFound, []string{"manifest for ADDR/x:no not found: manifest unknown: "}},
 		{"401", "x:1", func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
@@ -129,6 +132,33 @@ func TestRefusals(t *testing.T) {
 			t.Log(err)
 			nothingLeft(t, s)
 		})
+	}
+}
+
+// A layer that only other hosts have: what each of them answered is said, and
+// a download that never began leaves nothing.
+func TestForeignLayersThatNobodyServes(t *testing.T) {
+	reg := newFake(t)
+	a := archiveOf(t, file("f", "foreign"))
+	layer := layerFrom(t, a, gzipped(t, a), types.DockerForeignLayer)
+	img, err := mutate.Append(empty.Image, mutate.Addendum{Layer: foreignLayer{layer}, URLs: []string{"file:///etc/passwd", reg.url + "/gone?key=secret", "http://127.0.0.1:1/l"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.push("x:1", img)
+	s := open(t, registry.Config{})
+	_, err = reg.try(s, "x:1")
+	if !errdefs.IsNotFound(err) {
+		t.Fatalf("got %v", err)
+	}
+	for _, want := range []string{"layer sha256:", " is not on " + reg.url + ", and not where the image says that it is: ", `"file:///etc/passwd" is no http or https address; `, "/gone?key=secret: 404 Not Found; ", "http://127.0.0.1:1/l: dial 127.0.0.1:1: connect: connection refused"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v\nwithout %s", err, want)
+		}
+	}
+	nothingLeft(t, s)
+	if left := ingests(t, s); len(left) > 0 {
+		t.Errorf("downloads that never began: %v", left)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -42,6 +43,9 @@ func (r *Repository) explain(ref reference.Named, err error) error {
 	case f.Status == 0:
 		return r.unreached(f, err)
 	case f.page: // the status is a web server's
+	case f.Code == "NAME_UNKNOWN" && f.Status == http.StatusNotFound:
+		return &explained{class: errdefs.ErrNotFound, cause: f, text: fmt.Sprintf(
+			"repository %s not found: %s: check the name", reference.FamiliarName(ref), f.words())}
 	case f.Status == http.StatusUnauthorized, f.Status == http.StatusForbidden, f.Code == "DENIED", f.Code == "UNAUTHORIZED", f.Code == "NAME_UNKNOWN":
 		return &explained{class: errdefs.ErrNotFound, cause: f, text: fmt.Sprintf(
 			"pull access denied for %s, repository does not exist or may require 'docker login': %s", reference.FamiliarName(ref), f.words())}
@@ -69,6 +73,21 @@ func (r *Repository) explainBlob(d ocispec.Descriptor, err error) error {
 			"blob %s of %s not found on %s: %s: the image is not whole there; push it again", d.Digest, reference.FamiliarName(r.name), f.Host, f.words())}
 	}
 	return r.explainStatus(reference.FamiliarName(r.name), f)
+}
+
+// explainForeign tells why a layer that is not in the registry did not come
+// from the addresses that the image names either.
+func (r *Repository) explainForeign(d ocispec.Descriptor, err error, tried []string) error {
+	var f *Failure
+	if !errors.As(err, &f) {
+		return err
+	}
+	const most = 3
+	if more := len(tried) - most; more > 0 {
+		tried = append(tried[:most:most], fmt.Sprintf("and %d more", more))
+	}
+	return &explained{class: errdefs.ErrNotFound, cause: f, text: fmt.Sprintf(
+		"layer %s of %s is not on %s, and not where the image says that it is: %s", d.Digest, reference.FamiliarName(r.name), f.Host, strings.Join(tried, "; "))}
 }
 
 func (r *Repository) explainStatus(what string, f *Failure) error {

@@ -266,9 +266,11 @@ func (r *Repository) Blob(ctx context.Context, d ocispec.Descriptor, offset int6
 		return err
 	})
 	if errdefs.IsNotFound(err) && len(d.URLs) > 0 && images.IsNonDistributable(d.MediaType) {
-		if foreign := r.foreign(ctx, d, offset); foreign != nil {
+		foreign, tried := r.foreign(ctx, d, offset)
+		if foreign != nil {
 			return foreign, nil
 		}
+		return nil, r.explainForeign(d, err, tried)
 	}
 	if err != nil {
 		return nil, r.explainBlob(d, err)
@@ -318,13 +320,15 @@ func (r *Repository) opened(ep *endpoint, d ocispec.Descriptor, offset int64, re
 }
 
 // foreign opens a layer that its image says is elsewhere. No credentials go
-// there. It returns nil if none of the addresses serves.
-func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset int64) *Blob {
+// there. If none of the addresses serves, tried says why.
+func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset int64) (_ *Blob, tried []string) {
 	for _, s := range d.URLs {
 		u, err := url.Parse(s)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			tried = append(tried, fmt.Sprintf("%q is no http or https address", s))
 			continue
 		}
+		failed := func(why any) { tried = append(tried, fmt.Sprintf("%s: %v", u.Redacted(), why)) }
 		ep := &endpoint{c: r.c, scheme: u.Scheme, host: u.Host, mirror: true, can: canPull}
 		ep.auth = r.authorizer(ep, nil)
 		h := http.Header{"Accept": {"*/*"}}
@@ -333,19 +337,24 @@ func (r *Repository) foreign(ctx context.Context, d ocispec.Descriptor, offset i
 		}
 		resp, err := r.sendOver(ctx, ep, u.Scheme, request{method: http.MethodGet, at: u, header: h})
 		if err != nil {
+			failed(plainCause(err))
 			continue
 		}
 		if resp.StatusCode >= 300 {
 			resp.Body.Close()
+			failed(resp.Status)
 			continue
 		}
-		if b, err := r.opened(ep, d, offset, resp); err == nil {
-			b.ranges = false // ep is not where its parts are
-			r.once(d.Digest.String(), "Layer "+d.Digest.Encoded()[:12]+" comes from "+u.Host)
-			return b
+		b, err := r.opened(ep, d, offset, resp)
+		if err != nil {
+			failed(err)
+			continue
 		}
+		b.ranges = false // ep is not where its parts are
+		r.once(d.Digest.String(), "Layer "+d.Digest.Encoded()[:12]+" comes from "+u.Host)
+		return b, nil
 	}
-	return nil
+	return nil, tried
 }
 
 // Cut makes an error of a body that ended early; a mirror that does that is
