@@ -71,12 +71,15 @@ type inspectedImage struct {
 	}
 }
 
-// imageFor: until 1.51 empty fields of the image's configuration were there,
-// until 1.49 those of a container's too, until 1.44 ContainerConfig and until
+// imageFor: until 1.51 GraphDriver and empty fields of the image's configuration
+// were there, until 1.49 those of a container's too, until 1.44 ContainerConfig and until
 // 1.43 VirtualSize.
 func imageFor(v apiVersion, resp imagetypes.InspectResponse, used time.Time) any {
 	if v < 48 {
 		resp.Descriptor, resp.Manifests = nil, nil
+	}
+	if v >= 52 {
+		resp.GraphDriver = nil // only for Docker's older kind of store
 	}
 	shown := inspectedImage{InspectResponse: resp}
 	shown.Metadata.Metadata = resp.Metadata

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
 	"github.com/moby/moby/api/types/system"
 )
 
@@ -53,7 +54,7 @@ func TestInspectShapes(t *testing.T) {
 }
 
 func TestImageShapes(t *testing.T) {
-	resp := imagetypes.InspectResponse{Size: 5, Config: &dockerspec.DockerOCIImageConfig{}}
+	resp := imagetypes.InspectResponse{Size: 5, Config: &dockerspec.DockerOCIImageConfig{}, GraphDriver: &storage.DriverData{Name: "overlayfs"}}
 	for _, v := range []apiVersion{24, 43, 44, 45, 49, 51, 52} {
 		used := time.Unix(7, 0)
 		o := shape(t, imageFor(v, resp, used))
@@ -62,6 +63,7 @@ func TestImageShapes(t *testing.T) {
 		}
 		has(t, v, o, "VirtualSize", v < 44)
 		has(t, v, o, "ContainerConfig", v < 45)
+		has(t, v, o, "GraphDriver", v < 52)
 		conf, _ := o["Config"].(object)
 		has(t, v, conf, "Env", v < 52)
 		has(t, v, conf, "Hostname", v < 50)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 
@@ -33,6 +34,9 @@ func newImport(a *App) *cobra.Command {
 				return err
 			}
 			defer file.Close()
+			if info, err := file.Stat(); err == nil && info.IsDir() {
+				return fmt.Errorf("%s is a folder: make an archive of it: tar -C %s -c . | hezi import - NAME", args[0], args[0])
+			}
 			source = client.ImageImportSource{Source: file, SourceName: "-"}
 		}
 		name := ""

@@ -95,8 +95,11 @@ func (s *depot) summarize(ctx context.Context, c *catalog, same []images.Image) 
 	} else if i := slices.IndexFunc(in.variants, func(v *variant) bool { return v.here }); i >= 0 {
 		sum.main = in.variants[i]
 	}
+	sum.Labels = map[string]string{}
 	if v := sum.main; v != nil {
-		sum.Labels = v.config.Config.Labels
+		if l := v.config.Config.Labels; l != nil {
+			sum.Labels = l
+		}
 		if v.config.Created != nil {
 			sum.created = *v.config.Created
 		}

@@ -127,6 +127,9 @@ func TestLoadUseRemove(t *testing.T) {
 		t.Fatalf("%v, %d images", err, len(list))
 	}
 	i := list[0]
+	if i.Labels == nil { // Docker's is never null
+		t.Error("no labels")
+	}
 	if !slices.Equal(i.RepoTags, []string{"busybox:latest", "example.org/tools/box:1"}) || len(i.RepoDigests) != 2 || i.Size < 1<<20 || i.Containers != 2 || len(i.Manifests) != 1 || len(i.Manifests[0].ImageData.Containers) != 2 {
 		t.Errorf("%+v", i)
 	}

@@ -22,7 +22,7 @@ func (c *Client) Inspect(ctx context.Context, name string, o RepositoryOptions) 
 	var out registry.DistributionInspect
 	parsed, err := reference.ParseAnyReference(name)
 	if err != nil {
-		return out, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid reference format: %q: %v", name, err))
+		return out, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%v: %q", err, name))
 	}
 	ref, ok := parsed.(reference.Named)
 	if !ok {

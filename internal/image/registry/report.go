@@ -67,7 +67,7 @@ func (c *Client) Test(ctx context.Context, name string, a *registry.AuthConfig) 
 	switch {
 	case strings.Contains(name, "/") && !strings.Contains(name, "://"):
 		if image, err = reference.ParseNormalizedNamed(name); err != nil {
-			return out, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid reference format: %q: %v", name, err))
+			return out, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%v: %q", err, name))
 		}
 		image = reference.TagNameOnly(image)
 		out.Registry, out.Image = reference.Domain(image), reference.FamiliarString(image)
