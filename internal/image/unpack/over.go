@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,7 +67,14 @@ func clean(h *tar.Header) (bool, error) {
 
 // hider obeys whiteouts over the mounted layers below. They speak of those
 // only, wherever in the layer they stand (image-spec, layer.md, whiteouts).
-type hider struct{ made map[string]struct{} } // paths that the layer itself has
+type hider struct {
+	made  map[string]struct{} // paths that the layer itself has
+	names int                 // bytes that made holds
+}
+
+// maxMade bounds what is kept of the names of such a layer, in bytes: about a
+// million and a half files. containerd's archive keeps as much again.
+var maxMade = 256 << 20
 
 func (h *hider) whiteout(_ *tar.Header, p string) (bool, error) {
 	dir, base := filepath.Split(p)
@@ -85,6 +94,9 @@ func (h *hider) whiteout(_ *tar.Header, p string) (bool, error) {
 		return false, h.hide(filepath.Join(dir, base[len(whiteoutPrefix):]))
 	}
 	for _, known := h.made[p]; !known; _, known = h.made[p] { // with its folders, up to /
+		if h.names += len(p) + 64; h.names > maxMade { // 64: what a map needs beside the text
+			return false, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it has more files than have names in %d MiB, and is built on those of the layers below: no image needs so many", maxMade>>20))
+		}
 		h.made[p] = struct{}{}
 		p = filepath.Dir(p)
 	}

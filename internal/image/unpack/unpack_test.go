@@ -3,7 +3,6 @@ package unpack
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -259,27 +258,35 @@ func TestWhiteouts(t *testing.T) {
 	}
 }
 
-// A layer of nothing but names ends before the memory does.
+// A layer of nothing but names ends before the memory does, whether it is
+// unpacked alone or over others.
 func TestABombOfNames(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer w.Close()
-		tw := tar.NewWriter(w)
-		for i := range 1 << 20 {
-			h := tar.Header{Name: fmt.Sprintf("%0200d/", i), Typeflag: tar.TypeDir, Mode: 0o755}
-			if tw.WriteHeader(&h) != nil {
-				return
-			}
+	oldNames, oldMade := maxNames, maxMade
+	maxNames, maxMade = 1<<20, 1<<20
+	defer func() { maxNames, maxMade = oldNames, oldMade }()
+	for kind, want := range map[byte]string{tar.TypeDir: "more folders", tar.TypeReg: "more files"} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	defer r.Close()
-	old := maxNames
-	maxNames = 1 << 20
-	defer func() { maxNames = old }()
-	if err := Alone(context.Background(), t.TempDir(), true, r); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "more folders") {
-		t.Error(err)
+		defer r.Close()
+		go func() {
+			defer w.Close()
+			tw := tar.NewWriter(w)
+			for i := range 100_000 {
+				h := tar.Header{Name: fmt.Sprintf("%0200d", i), Typeflag: kind, Mode: 0o755}
+				if tw.WriteHeader(&h) != nil {
+					return
+				}
+			}
+		}()
+		if kind == tar.TypeDir {
+			err = Alone(t.Context(), t.TempDir(), true, r)
+		} else {
+			err = Apply(t.Context(), t.TempDir(), r)
+		}
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%c: %v", kind, err)
+		}
 	}
 }
