@@ -61,6 +61,10 @@ bench: build ## compare with docker, podman, crun and runc, as far as they are i
 vm: build ## the engine on cgroup v2 and an older kernel, in a small virtual machine (test/vm/engine.sh setup)
 	test/vm/engine.sh
 
+.PHONY: vm-powercut
+vm-powercut: build ## cut the power of a small virtual machine in pulls and loads, and look for what is lost (test/vm/powercut.sh setup)
+	test/vm/powercut.sh
+
 .PHONY: install
 install: build ## install into $(DESTDIR)/usr/local/bin
 	install -D -t $(DESTDIR)/usr/local/bin bin/hezi bin/hezid bin/hezi-keeper

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -71,6 +72,21 @@ func TestStartRemovesWhatBelongsToNothing(t *testing.T) {
 		}
 		if err := s.overlay.Commit(ctx, "hezi/1/"+name, "hezi/0/"+name); err != nil {
 			t.Fatal(err)
+		}
+	}
+
+	// What a power cut leaves of a download that is known.
+	for _, empty := range []string{"ref", "startedat"} {
+		w, err := content.OpenWriter(ctx, s.blobs, content.WithRef("pull-"+empty))
+		must(t, err)
+		_, err = w.Write([]byte("half"))
+		must(t, err, w.Close())
+		list, err := filepath.Glob(filepath.Join(ingest, "*", "ref"))
+		must(t, err)
+		for _, ref := range list {
+			if b, err := os.ReadFile(ref); err == nil && strings.HasSuffix(string(b), "/pull-"+empty) {
+				must(t, os.Truncate(filepath.Join(filepath.Dir(ref), empty), 0))
+			}
 		}
 	}
 

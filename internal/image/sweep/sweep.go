@@ -157,11 +157,28 @@ func (s *Store) content(k *known, o *Orphans) error {
 		return err
 	}
 	for _, i := range ingests {
-		if !k.ingests[i] {
+		if !k.ingests[i] || spoiled(filepath.Join(dir, i)) {
 			o.Downloads = append(o.Downloads, filepath.Join(dir, i))
 		}
 	}
 	return nil
+}
+
+// spoiled says whether a power cut has emptied the small files beside a
+// download, which nobody syncs: then it can neither be gone on with nor be
+// collected.
+func spoiled(dir string) bool {
+	ref, err := os.ReadFile(filepath.Join(dir, "ref"))
+	if err != nil || digest.FromBytes(ref).Encoded() != filepath.Base(dir) {
+		return true
+	}
+	for _, name := range []string{"startedat", "updatedat"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || new(time.Time).UnmarshalText(text) != nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Store) layers(ctx context.Context, k *known, o *Orphans) error {
