@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -227,6 +228,31 @@ func (c *call) writeJSON(status int, v any) error {
 	_, _ = c.w.Write(append(body, '\n')) // the client may be gone
 	return nil
 }
+
+// writeList answers with a list, one element after the other: a client reads the
+// first while the last are not written yet.
+func writeList[T any](c *call, list []T) error {
+	c.w.Header().Set("Content-Type", "application/json")
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	b.WriteByte('[')
+	for i := range list {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		if err := enc.Encode(&list[i]); err != nil {
+			return fmt.Errorf("the answer could not be written as JSON: %w", err)
+		}
+		if b.Len() > listPiece {
+			_, _ = b.WriteTo(c.w) // the client may be gone
+		}
+	}
+	b.WriteString("]\n")
+	_, _ = b.WriteTo(c.w)
+	return nil
+}
+
+const listPiece = 16 << 10
 
 // noContent answers 204.
 func (c *call) noContent(err error) error {

@@ -44,7 +44,7 @@ func imageList(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.writeJSON(http.StatusOK, imagesFor(c.version, list, used))
+	return writeList(c, imagesFor(c.version, list, used))
 }
 
 func imageCreate(c *call) error {

@@ -15,7 +15,6 @@ import (
 	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/format"
 	"hezi/internal/cli/term"
-	"hezi/internal/cli/upkeep"
 )
 
 func newImages(a *App) *cobra.Command {
@@ -45,28 +44,22 @@ func newImages(a *App) *cobra.Command {
 		if len(args) > 0 {
 			filters.Add("reference", args[0])
 		}
-		list, err := engine.ImageList(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree})
+		list, used, err := engine.Images(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree})
 		if err != nil {
 			return err
 		}
 		if dangling, ok := filters["dangling"]; !all && (!ok || dangling["false"]) {
-			list.Items = slices.DeleteFunc(list.Items, format.IsDangling)
+			list = slices.DeleteFunc(list, format.IsDangling)
 		}
-		if len(list.Items) == 0 && len(args) > 0 && cmd.CalledAs() == "images" {
+		if len(list) == 0 && len(args) > 0 && cmd.CalledAs() == "images" {
 			a.hintSubcommand(args[0])
 		}
 		if asTree {
-			return imageTree(a.Out, tree).Print(list.Items)
+			return imageTree(a.Out, tree).Print(list)
 		}
 		p := format.Printer{Out: a.Out, Source: format.ImageSource(source, quiet, digests), Headers: format.ImageHeaders}
-		rows := format.Images(list.Items, !noTrunc, digests, p.Source, time.Now())
-		if strings.Contains(source, "LastUsed") || strings.Contains(source, "json") {
-			used, err := upkeep.LastUsed(ctx, engine)
-			if err != nil {
-				return err
-			}
-			format.SetLastUsed(rows, used)
-		}
+		rows := format.Images(list, !noTrunc, digests, p.Source, time.Now())
+		format.SetLastUsed(rows, used)
 		return format.Rows(p, rows)
 	})
 	return cmd

@@ -63,7 +63,7 @@ func (s Upkeep) Evict(ctx context.Context, need int64, since time.Time, why stri
 // that were unused for longest.
 func (s Upkeep) idle(ctx context.Context, c *catalog, last map[string]time.Time, since time.Time) []idle {
 	used := map[digest.Digest]bool{}
-	for _, u := range s.users() {
+	for _, u := range s.allUsers() {
 		used[u.Image] = true
 	}
 	var list []idle

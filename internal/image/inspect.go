@@ -46,11 +46,13 @@ func (s *Service) Inspect(ctx context.Context, ref string, platform *ocispec.Pla
 			out.Metadata.LastTagTime = i.UpdatedAt
 		}
 	}
-	if out.Size, err = s.size(ctx, v.desc, &contents{variants: []*variant{v}}); err != nil {
+	content, unpacked, err := s.variantSize(ctx, c, v)
+	if err != nil {
 		return out, err
 	}
+	out.Size = content + unpacked
 	if manifests {
-		out.Manifests, err = s.manifests(ctx, in)
+		out.Manifests, err = s.manifests(ctx, c, in)
 	}
 	return out, err
 }

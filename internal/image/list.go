@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
 )
 
 // summary is an image while it is listed.
@@ -28,11 +29,20 @@ type summary struct {
 }
 
 // List has the images that pass the filters, newest first.
-func (s *Service) List(ctx context.Context, o ListOptions) ([]imagetypes.Summary, error) {
+func (s *Service) List(ctx context.Context, o ListOptions) (out []imagetypes.Summary, err error) {
 	c, err := s.catalog(ctx)
 	if err != nil {
 		return nil, err
 	}
+	// One view of the database for thousands of questions.
+	err = s.db.View(func(tx *bolt.Tx) error {
+		out, err = s.list(boltutil.WithTransaction(s.context(ctx), tx), c, o)
+		return err
+	})
+	return out, err
+}
+
+func (s *Service) list(ctx context.Context, c *catalog, o ListOptions) ([]imagetypes.Summary, error) {
 	passes, err := selection{&s.index, c}.filters(ctx, o.Filters)
 	if err != nil {
 		return nil, err
@@ -63,13 +73,13 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]imagetypes.Summary
 			return nil, err
 		}
 	}
+	usersOf := s.usersOf(ctx)
 	out := make([]imagetypes.Summary, 0, len(list))
 	for _, sum := range list {
-		if err := s.measure(ctx, sum, o, shared); err != nil {
+		if err := s.measure(ctx, c, sum, o, shared); err != nil {
 			return nil, err
 		}
-		running, stopped := s.inUse(ctx, sum.target.Digest)
-		users := append(running, stopped...)
+		users := usersOf(sum.target.Digest)
 		sum.Containers = int64(len(users))
 		if here := slices.DeleteFunc(slices.Clone(sum.Manifests), func(m imagetypes.ManifestSummary) bool { return !m.Available }); len(here) == 1 {
 			here[0].ImageData.Containers = users // with several platforms here nobody knows whose they are
@@ -79,7 +89,38 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]imagetypes.Summary
 	return out, nil
 }
 
+// usersOf tells the containers of an image; all are asked once.
+func (s *Service) usersOf(ctx context.Context) func(digest.Digest) []string {
+	if s.users == nil {
+		return func(d digest.Digest) []string {
+			running, stopped := s.inUse(ctx, d)
+			return append(running, stopped...)
+		}
+	}
+	users := map[digest.Digest][]string{}
+	for _, u := range s.users() {
+		users[u.Image] = append(users[u.Image], u.Container)
+	}
+	return func(d digest.Digest) []string { return users[d] }
+}
+
+// summarize tells what follows from the blobs and the names; it is made once
+// for each catalog. The caller may change the summary, not what it points to.
 func (s *depot) summarize(ctx context.Context, c *catalog, same []images.Image) (*summary, error) {
+	if v, ok := c.summaries.Load(same[0].Target.Digest); ok {
+		sum := *v.(*summary)
+		return &sum, nil
+	}
+	made, err := s.makeSummary(ctx, c, same)
+	if err != nil {
+		return nil, err
+	}
+	c.summaries.Store(same[0].Target.Digest, made)
+	sum := *made
+	return &sum, nil
+}
+
+func (s *depot) makeSummary(ctx context.Context, c *catalog, same []images.Image) (*summary, error) {
 	in, err := s.read(ctx, c, same[0].Target)
 	if err != nil {
 		return nil, err
@@ -133,8 +174,8 @@ func namesOf(same []images.Image) (tags, digests []string) {
 }
 
 // measure fills what must be read from disk: sizes and the platforms.
-func (s *index) measure(ctx context.Context, sum *summary, o ListOptions, shared *overlap) error {
-	total, err := s.size(ctx, sum.target, sum.in)
+func (s *index) measure(ctx context.Context, c *catalog, sum *summary, o ListOptions, shared *overlap) error {
+	total, err := s.size(ctx, c, sum.target, sum.in)
 	if err != nil {
 		return err
 	}
@@ -143,61 +184,85 @@ func (s *index) measure(ctx context.Context, sum *summary, o ListOptions, shared
 		sum.Size, sum.SharedSize = shared.of(sum.target.Digest)
 	}
 	if o.Manifests {
-		sum.Manifests, err = s.manifests(ctx, sum.in)
+		sum.Manifests, err = s.manifests(ctx, c, sum.in)
 	}
 	return err
 }
 
+// weight is what an image takes on disk.
+type weight struct {
+	content int64           // bytes of blobs that are here
+	chains  []digest.Digest // its layers, each once
+}
+
 // size is what an image takes on disk: its blobs and its unpacked layers, in bytes.
-func (s *depot) size(ctx context.Context, target ocispec.Descriptor, in *contents) (int64, error) {
-	var total int64
-	seen, unpacked := map[digest.Digest]bool{}, map[digest.Digest]bool{} // a plain lowest layer has one digest in both
-	add := func(d ocispec.Descriptor) {
-		if seen[d.Digest] {
-			return
+func (s *depot) size(ctx context.Context, c *catalog, target ocispec.Descriptor, in *contents) (int64, error) {
+	w := s.weigh(ctx, c, in, target, in)
+	unpacked, err := s.unpackedAll(ctx, w)
+	return w.content + unpacked, err
+}
+
+// variantSize is size for one platform.
+func (s *depot) variantSize(ctx context.Context, c *catalog, v *variant) (content, unpacked int64, err error) {
+	w := s.weigh(ctx, c, v, v.desc, &contents{variants: []*variant{v}})
+	unpacked, err = s.unpackedAll(ctx, w)
+	return w.content, unpacked, err
+}
+
+func (s *depot) unpackedAll(ctx context.Context, w *weight) (total int64, err error) {
+	for _, chain := range w.chains {
+		n, err := s.unpackedSize(ctx, chain)
+		if err != nil {
+			return 0, err
 		}
-		seen[d.Digest] = true
-		if _, err := s.blobs.Info(s.context(ctx), d.Digest); err == nil {
-			total += d.Size
+		total += n
+	}
+	return total, nil
+}
+
+// weigh adds up what contents have; it is done once for each key and catalog.
+func (s *depot) weigh(ctx context.Context, c *catalog, key any, target ocispec.Descriptor, in *contents) *weight {
+	if w, ok := c.weights.Load(key); ok {
+		return w.(*weight)
+	}
+	w := &weight{}
+	seen := map[digest.Digest]bool{}
+	add := func(list ...ocispec.Descriptor) {
+		for _, d := range list {
+			if !seen[d.Digest] && s.present(ctx, c, d.Digest) {
+				w.content += d.Size
+			}
+			seen[d.Digest] = true
 		}
 	}
 	add(target)
 	for _, a := range in.attestations {
-		if !a.here {
-			continue
-		}
-		add(a.desc)
-		add(a.manifest.Config)
-		for _, l := range a.manifest.Layers {
-			add(l)
+		if a.here {
+			add(a.desc, a.manifest.Config)
+			add(a.manifest.Layers...)
 		}
 	}
 	for _, v := range in.variants {
 		if !v.here {
 			continue
 		}
-		add(v.desc)
-		add(v.manifest.Config)
-		for _, l := range v.manifest.Layers {
-			add(l)
-		}
+		add(v.desc, v.manifest.Config)
+		add(v.manifest.Layers...)
 		for _, chain := range v.chains {
-			if unpacked[chain] {
-				continue
+			if !slices.Contains(w.chains, chain) {
+				w.chains = append(w.chains, chain)
 			}
-			unpacked[chain] = true
-			n, err := s.unpackedSize(ctx, chain)
-			if err != nil {
-				return 0, err
-			}
-			total += n
 		}
 	}
-	return total, nil
+	c.weights.Store(key, w)
+	return w
 }
 
-// unpackedSize is 0 for a layer that is not unpacked.
+// unpackedSize is 0 for a layer that is not unpacked. One that is keeps its size.
 func (s *depot) unpackedSize(ctx context.Context, chain digest.Digest) (int64, error) {
+	if n, ok := s.sizes.Load(chain); ok {
+		return n.(int64), nil
+	}
 	u, err := s.layers.Usage(s.context(ctx), chain.String())
 	if errdefs.IsNotFound(err) {
 		return 0, nil
@@ -205,28 +270,22 @@ func (s *depot) unpackedSize(ctx context.Context, chain digest.Digest) (int64, e
 	if err != nil {
 		return 0, fmt.Errorf("the size of layer %s: %w", chain, err)
 	}
-	return snapshots.Usage(u).Size, nil
+	s.sizes.Store(chain, u.Size)
+	return u.Size, nil
 }
 
 // manifests are the platforms of an image, those that are not here too.
-func (s *index) manifests(ctx context.Context, in *contents) ([]imagetypes.ManifestSummary, error) {
+func (s *index) manifests(ctx context.Context, c *catalog, in *contents) ([]imagetypes.ManifestSummary, error) {
 	out := []imagetypes.ManifestSummary{}
 	for _, v := range in.variants {
 		m := imagetypes.ManifestSummary{ID: v.desc.Digest.String(), Descriptor: v.desc, Available: v.here, Kind: imagetypes.ManifestKindImage,
 			ImageData: &imagetypes.ImageProperties{Platform: v.platform}}
 		if v.here {
-			one, err := s.size(ctx, v.desc, &contents{variants: []*variant{v}})
+			content, unpacked, err := s.variantSize(ctx, c, v)
 			if err != nil {
 				return nil, err
 			}
-			for _, chain := range v.chains {
-				n, err := s.unpackedSize(ctx, chain)
-				if err != nil {
-					return nil, err
-				}
-				m.ImageData.Size.Unpacked += n
-			}
-			m.Size.Total, m.Size.Content = one, one-m.ImageData.Size.Unpacked
+			m.Size.Content, m.ImageData.Size.Unpacked, m.Size.Total = content, unpacked, content+unpacked
 		}
 		out = append(out, m)
 	}
@@ -320,8 +379,8 @@ func (sum *summary) keep(patterns map[string]bool) bool {
 		}
 		return false
 	}
-	sum.RepoTags = slices.DeleteFunc(sum.RepoTags, func(n string) bool { return !match(n) })
-	sum.RepoDigests = slices.DeleteFunc(sum.RepoDigests, func(n string) bool { return !match(n) })
+	sum.RepoTags = slices.DeleteFunc(slices.Clone(sum.RepoTags), func(n string) bool { return !match(n) })
+	sum.RepoDigests = slices.DeleteFunc(slices.Clone(sum.RepoDigests), func(n string) bool { return !match(n) })
 	return len(sum.RepoTags)+len(sum.RepoDigests) > 0
 }
 

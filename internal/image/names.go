@@ -31,15 +31,20 @@ func reserved(name string) bool {
 // catalog is every name at one moment. It is never changed, only replaced;
 // what images' blobs say is added as it is read.
 type catalog struct {
-	byName   map[string]images.Image
-	byDigest map[digest.Digest][]images.Image // sorted by name
-	contents sync.Map                         // digest.Digest of a target -> *contents
+	byName    map[string]images.Image
+	byDigest  map[digest.Digest][]images.Image // sorted by name
+	contents  sync.Map                         // digest.Digest of a target -> *contents
+	blobs     sync.Map                         // digest.Digest -> whether it is here
+	summaries sync.Map                         // digest.Digest of a target -> *summary, before it is measured
+	weights   sync.Map                         // *contents or *variant -> *weight
+	before    atomic.Pointer[catalog]          // whose contents may still be true; nil: there is none
 }
 
 // cache holds the present catalog; nil after a change.
 type cache struct {
 	mu      sync.Mutex // held while the names are read
 	current atomic.Pointer[catalog]
+	last    *catalog // guarded by mu: the one before, while there is no current one
 }
 
 // catalog gives the names of now. Without a change since the last call it
@@ -65,6 +70,8 @@ func (s *index) catalog(ctx context.Context) (*catalog, error) {
 	for _, same := range c.byDigest {
 		slices.SortFunc(same, func(a, b images.Image) int { return strings.Compare(a.Name, b.Name) })
 	}
+	c.before.Store(s.cache.last)
+	s.cache.last = nil
 	s.cache.current.Store(c)
 	return c, nil
 }
@@ -74,7 +81,10 @@ func (s *index) catalog(ctx context.Context) (*catalog, error) {
 func (s *index) changed() {
 	s.cache.mu.Lock()
 	defer s.cache.mu.Unlock()
-	s.cache.current.Store(nil)
+	if c := s.cache.current.Swap(nil); c != nil {
+		c.before.Store(nil)
+		s.cache.last = c
+	}
 }
 
 // update makes all changes of names in one transaction, s.change being held.

@@ -157,6 +157,8 @@ func (s *Service) collect(ctx context.Context) error {
 		return true
 	})
 	s.space.Forget()
+	s.sizes.Clear()
+	s.changed() // what is here may have become less
 	s.log.Debug("collected image content", "took", time.Since(begin))
 	return nil
 }

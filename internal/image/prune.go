@@ -74,6 +74,14 @@ func (s Upkeep) announcePrune(reclaimed uint64) {
 	}
 }
 
+// allUsers are the containers' uses of images.
+func (s Upkeep) allUsers() []Use {
+	if s.users == nil {
+		return nil
+	}
+	return s.users()
+}
+
 // pruneFilters makes a test of an image's filters. As Docker has it, until is
 // about when a name came here.
 func (s Upkeep) pruneFilters(f map[string]map[string]bool) (passes func(i images.Image, labels map[string]string) bool, dangling bool, err error) {
@@ -115,7 +123,7 @@ func (s Upkeep) pruneFilters(f map[string]map[string]bool) (passes func(i images
 // nor the last one of an image that a container uses.
 func (s Upkeep) prunable(ctx context.Context, c *catalog, passes func(images.Image, map[string]string) bool, danglingOnly bool, o disk.PruneOptions) []string {
 	protected, used := map[string]bool{}, map[digest.Digest]bool{}
-	for _, u := range s.users() {
+	for _, u := range s.allUsers() {
 		if o.Without[u.Container] {
 			continue
 		}

@@ -47,6 +47,12 @@ func (s *depot) read(ctx context.Context, c *catalog, target ocispec.Descriptor)
 	if v, ok := c.contents.Load(target.Digest); ok {
 		return v.(*contents), nil
 	}
+	if before := c.before.Load(); before != nil {
+		if v, ok := before.contents.Load(target.Digest); ok && s.still(ctx, c, v.(*contents)) {
+			c.contents.Store(target.Digest, v)
+			return v.(*contents), nil
+		}
+	}
 	ctx = s.context(ctx)
 	out := &contents{index: images.IsIndexType(target.MediaType)}
 	list := []ocispec.Descriptor{target}
@@ -73,6 +79,32 @@ func (s *depot) read(ctx context.Context, c *catalog, target ocispec.Descriptor)
 	}
 	c.contents.Store(target.Digest, out)
 	return out, nil
+}
+
+// still says whether what was here when contents were read is, and what was not
+// is not.
+func (s *depot) still(ctx context.Context, c *catalog, in *contents) bool {
+	for _, v := range in.variants {
+		if here := s.present(ctx, c, v.desc.Digest) && (v.manifest.Config.Digest == "" || s.present(ctx, c, v.manifest.Config.Digest)); here != v.here {
+			return false
+		}
+	}
+	for _, a := range in.attestations {
+		if s.present(ctx, c, a.desc.Digest) != a.here {
+			return false
+		}
+	}
+	return true
+}
+
+// present says whether a blob is here; it is looked up once for each catalog.
+func (s *depot) present(ctx context.Context, c *catalog, d digest.Digest) bool {
+	if v, ok := c.blobs.Load(d); ok {
+		return v.(bool)
+	}
+	_, err := s.blobs.Info(s.context(ctx), d)
+	c.blobs.Store(d, err == nil)
+	return err == nil
 }
 
 func (s *depot) readVariant(ctx context.Context, d ocispec.Descriptor) (*variant, error) {

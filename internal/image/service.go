@@ -96,6 +96,7 @@ type depot struct {
 	flights flights // layers that several pulls want
 	flush   *flusher
 	trees   *check.Trees
+	sizes   sync.Map // digest.Digest of a layer's chain -> int64, bytes unpacked
 }
 
 // index is the names of what is stored.
@@ -147,9 +148,6 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	}
 	if s.inUse == nil {
 		s.inUse = func(context.Context, digest.Digest) (running, stopped []string) { return nil, nil }
-	}
-	if s.users == nil {
-		s.users = func() []Use { return nil }
 	}
 	if s.registries, err = registry.New(o.Registries, "hezi/"+version.Version, s.log); err != nil {
 		return nil, err
@@ -275,6 +273,9 @@ func (s *Service) Registries() *registry.Client { return s.registries }
 
 // context puts our containerd namespace in.
 func (s *depot) context(ctx context.Context) context.Context {
+	if _, ok := namespaces.Namespace(ctx); ok {
+		return ctx
+	}
 	return namespaces.WithNamespace(ctx, namespace)
 }
 

@@ -58,7 +58,7 @@ func NewDF(c Client) *cobra.Command {
 		}
 		d := details(du, own, source == "" || strings.HasPrefix(source, "table"))
 		if own != nil {
-			used, err := LastUsed(ctx, engine)
+			_, used, err := engine.Images(ctx, client.ImageListOptions{All: true})
 			if err != nil {
 				return err
 			}
