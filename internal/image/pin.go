@@ -90,7 +90,7 @@ func (p *pins) holds(id digest.Digest) bool {
 func (s *Service) Pin(ctx context.Context, img *Image, containerID string) error {
 	s.pins.add(containerID, img.ID)
 	c, err := s.catalog(ctx)
-	if err == nil && (len(c.byDigest[img.ID]) == 0 || !s.has(ctx, c, img)) {
+	if err == nil && (len(c.byDigest[img.ID]) == 0 || !has(ctx, s, c, img)) {
 		err = noSuchImage(img.ID.String())
 	}
 	if err != nil {
@@ -100,7 +100,7 @@ func (s *Service) Pin(ctx context.Context, img *Image, containerID string) error
 }
 
 // has says whether the platform of img is still there; one that is not said is.
-func (s *Service) has(ctx context.Context, c *catalog, img *Image) bool {
+func has(ctx context.Context, s *Service, c *catalog, img *Image) bool {
 	if img.Manifest.Digest == "" {
 		return true
 	}
