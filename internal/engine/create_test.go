@@ -57,6 +57,7 @@ func (f fakeLayers) Get(string) snapshot.Writable  { return snapshot.Writable{} 
 func (f fakeLayers) Base() string                  { return "" }
 func (f fakeLayers) Remove(id string) error        { delete(f, id); return nil }
 func (f fakeLayers) Size(string) (int64, error)    { return 0, nil }
+func (f fakeLayers) Restore(string) (bool, error)  { return false, nil }
 func (f fakeLayers) Sweep(func(string) bool) error { return nil }
 
 func TestCreateSurvivesAndUndoes(t *testing.T) {

@@ -52,6 +52,7 @@ type layers interface {
 	Remove(id string) error
 	Size(id string) (int64, error)
 	Sweep(known func(id string) bool) error
+	Restore(id string) (lost bool, err error)
 }
 
 // volumes is what the engine needs of the volume room. *volume.Store has it.

@@ -64,6 +64,11 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 	} else if err != nil {
 		return err
 	}
+	if lost, err := e.o.Layers.Restore(r.ID); err != nil {
+		e.o.Log.Error("a container's writable layer cannot be used: the container cannot be started", "container", r.ID, "error", err)
+	} else if lost {
+		e.o.Log.Warn("a container's writable layer was lost, as in a power cut just after the container was made: it is empty now", "container", r.ID)
+	}
 	if !alive {
 		return e.restoreEnded(c)
 	}

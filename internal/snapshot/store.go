@@ -172,6 +172,27 @@ func (s *Store) Create(id string) (Writable, error) {
 	return w, nil
 }
 
+// Restore makes what a power cut took of a layer: its folders are not synced
+// when they are made. lost says whether anything was missing.
+func (s *Store) Restore(id string) (lost bool, err error) {
+	w := s.Get(id)
+	if !valid(id) {
+		return false, errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
+	}
+	for _, d := range []struct {
+		path string
+		mode fs.FileMode
+	}{{filepath.Dir(w.Upper), 0o710}, {w.Upper, 0o755}, {w.Work, 0o700}} {
+		switch err := os.Mkdir(d.path, d.mode); {
+		case err == nil:
+			lost = true
+		case !errors.Is(err, fs.ErrExist):
+			return lost, fmt.Errorf("make the container's writable layer: %w", err)
+		}
+	}
+	return lost, nil
+}
+
 func valid(id string) bool {
 	return id != "" && id != baseName && !strings.HasPrefix(id, ".") && !strings.Contains(id, "/")
 }

@@ -42,6 +42,17 @@ func TestLayers(t *testing.T) {
 	if err := s.Sweep(func(id string) bool { return id == "bb" }); err != nil {
 		t.Fatal(err)
 	}
+	for _, dir := range []string{"bb", "bb/work"} { // as after a power cut
+		if err := os.RemoveAll(filepath.Join(root, dir)); err != nil {
+			t.Fatal(err)
+		}
+		if lost, err := s.Restore("bb"); !lost || err != nil {
+			t.Errorf("%s: %v, %v", dir, lost, err)
+		}
+		if lost, err := s.Restore("bb"); lost || err != nil {
+			t.Errorf("%s again: %v, %v", dir, lost, err)
+		}
+	}
 	if err := s.Remove("absent"); err != nil {
 		t.Error(err)
 	}

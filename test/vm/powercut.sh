@@ -110,10 +110,15 @@ look() {
 			bad=1
 			cat "$dir/check.log"
 		fi
+		"$bin/hezi" ps -a --format '{{.Names}}' >"$dir/containers"
+		for id in $("$bin/hezi" ps -aq --no-trunc); do
+			[ -d "$dir/mnt/data/writable/$id/fs" ] && [ -d "$dir/mnt/data/writable/$id/work" ] || { bad=1; echo "container $id has no layer"; }
+		done
+		"$bin/hezi" container prune -f >/dev/null
 		"$bin/hezi" images --format '{{.Repository}}:{{.Tag}}' >"$dir/images"
 		# What is left of nothing: no image, so no byte.
 		"$bin/hezi" image prune -af >/dev/null 2>"$dir/prune.log" || { bad=1; cat "$dir/prune.log"; }
-		left=$(find "$dir/mnt/data/content/blobs/sha256" "$dir/mnt/data/content/ingest" "$dir/mnt/data/layers/snapshots" -mindepth 1 -maxdepth 1 2>/dev/null | wc -l)
+		left=$(find "$dir/mnt/data/content/blobs/sha256" "$dir/mnt/data/content/ingest" "$dir/mnt/data/layers/snapshots" "$dir/mnt/data/containers" -mindepth 1 -maxdepth 1 2>/dev/null | wc -l)
 		[ "$left" = 0 ] || { bad=1; echo "$left blobs, downloads and layers belong to nothing"; }
 	fi
 	kill $engine 2>/dev/null || true
@@ -164,6 +169,9 @@ for cut in $(seq "${CUTS:-3}"); do
 	look "$dir/moment"
 	sort "$dir/images" >"$dir/sorted"
 	lost=$(comm -23 "$dir/acknowledged" "$dir/sorted")
+	awk '/^made / { print $2 }' "$dir/said" | sort >"$dir/acknowledged"
+	sort "$dir/containers" >"$dir/sorted"
+	lost="$lost$(comm -23 "$dir/acknowledged" "$dir/sorted")"
 	if [ -n "$lost" ]; then
 		echo "acknowledged and lost: $lost"
 		bad=1

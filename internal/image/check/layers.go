@@ -237,6 +237,9 @@ func (r *run) recordsGood(ctx context.Context, u *unpacked) error {
 // compareUnpacked is for a layer of which nothing was recorded: it was unpacked
 // just before a power cut, or by a former version.
 func (r *run) compareUnpacked(ctx context.Context, u *unpacked) (what string, details []string, err error) {
+	if len(u.images) == 0 {
+		return "", nil, nil // on its way to an image, or out
+	}
 	if u.DiffID == "" || r.blobs[u.Blob.Digest] == nil || r.blobs[u.Blob.Digest].err != nil {
 		r.report.Unverified = append(r.report.Unverified, u.Chain.String())
 		return "", nil, nil

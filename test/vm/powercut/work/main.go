@@ -124,6 +124,10 @@ func work(w int) {
 			os.Exit(1)
 		}
 		fmt.Println("has", ref)
+		name := fmt.Sprintf("box-%d-%d", w, rand.N(1000))
+		if exec.Command("hezi", "create", "--name", name, ref, "x").Run() == nil { // the name may be taken
+			fmt.Println("made", name)
+		}
 	}
 }
 
