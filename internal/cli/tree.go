@@ -161,7 +161,7 @@ func networkCommands() []entry {
 		missing("network disconnect", "Disconnect a container from a network", "create it with --network none"),
 		{name: "inspect", short: "Display detailed information on one or more networks", build: newNetworkInspect},
 		{name: "ls", aliases: []string{"list"}, short: "List networks", build: newNetworkLs},
-		missing("network prune", "Remove all unused networks", "there are only bridge, host and none"),
+		{name: "prune", short: "Remove all unused networks", build: upkept(upkeep.NewNetworkPrune)},
 		missing("network rm", "Remove one or more networks", "bridge, host and none are part of the engine", "remove"),
 	}
 }

@@ -90,6 +90,11 @@ func run(rounds int, only string) (err error) {
 	if err := images(e, max(3, rounds/6), wanted); err != nil {
 		return err
 	}
+	if strings.Contains("images, 1,000 of them", only) && only != "" {
+		if err := manyImages(e, rounds); err != nil {
+			return err
+		}
+	}
 	if only == "" {
 		memory(e)
 	}

@@ -56,8 +56,9 @@ const sure = "\nAre you sure you want to continue?"
 
 var (
 	containerKind = kind{name: "container", short: "all stopped containers", warning: "WARNING! This will remove all stopped containers." + sure, run: pruneContainers}
-	networkKind   = kind{name: "network", short: "all networks not used by at least one container", run: pruneNetworks}
-	volumeKind    = kind{name: "volume", short: "all anonymous volumes not used by at least one container",
+	networkKind   = kind{name: "network", short: "all networks not used by at least one container",
+		warning: "WARNING! This will remove all custom networks not used by at least one container." + sure, run: pruneNetworks}
+	volumeKind = kind{name: "volume", short: "all anonymous volumes not used by at least one container",
 		warning: "WARNING! This will remove anonymous local volumes not used by at least one container." + sure, run: pruneVolumes}
 	imageKind    = kind{name: "image", short: "all dangling images", warning: "WARNING! This will remove all dangling images." + sure, run: pruneImages}
 	buildKind    = kind{name: "builder", short: "unused build cache", run: pruneBuilds}
@@ -81,6 +82,11 @@ func NewVolumePrune(c Client) *cobra.Command {
 	return c.pruneCommand(volumeKind, `Provide filter values (e.g. "label=<label>")`, "Remove all unused volumes, not just anonymous ones")
 }
 
+// NewNetworkPrune is `network prune`.
+func NewNetworkPrune(c Client) *cobra.Command {
+	return c.pruneCommand(networkKind, `Provide filter values (e.g. "until=<timestamp>")`, "")
+}
+
 const dryRunHelp = "Show what would be removed, and how much that frees, and remove nothing"
 
 func (c Client) pruneCommand(k kind, filterHelp, allHelp string) *cobra.Command {
@@ -92,7 +98,9 @@ func (c Client) pruneCommand(k kind, filterHelp, allHelp string) *cobra.Command 
 		f.BoolVarP(&p.all, "all", "a", false, allHelp)
 	}
 	f.BoolVarP(&p.force, "force", "f", false, "Do not prompt for confirmation")
-	f.BoolVar(&p.dry, "dry-run", false, dryRunHelp)
+	if k.name != networkKind.name { // which take no space
+		f.BoolVar(&p.dry, "dry-run", false, dryRunHelp)
+	}
 	f.Var(&filter, "filter", filterHelp)
 	cmd.RunE = c.Run(func(ctx context.Context, engine *endpoint.Connection, _ []string) error {
 		p.engine = engine
@@ -114,7 +122,9 @@ func (c Client) pruneCommand(k kind, filterHelp, allHelp string) *cobra.Command 
 			return err
 		}
 		p.print(got.text)
-		p.total(got.bytes)
+		if k.name != networkKind.name {
+			p.total(got.bytes)
+		}
 		return nil
 	})
 	return cmd
