@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/docker/cli/opts"
+	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
@@ -44,18 +45,33 @@ func newImages(a *App) *cobra.Command {
 		if len(args) > 0 {
 			filters.Add("reference", args[0])
 		}
-		list, used, err := engine.Images(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree})
+		dangling, ok := filters["dangling"]
+		named := !all && (!ok || dangling["false"])
+		t := imageTree(a.Out, tree)
+		var list []image.Summary
+		used := map[string]int64{}
+		found := 0
+		err := engine.Images(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree}, func(i *endpoint.Listed) error {
+			if named && format.IsDangling(i.RepoTags) {
+				return nil
+			}
+			found++
+			if asTree {
+				t.Add(i)
+				return nil
+			}
+			s, err := i.Summary()
+			list, used[i.ID] = append(list, s), i.LastUsed
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		if dangling, ok := filters["dangling"]; !all && (!ok || dangling["false"]) {
-			list = slices.DeleteFunc(list, format.IsDangling)
-		}
-		if len(list) == 0 && len(args) > 0 && cmd.CalledAs() == "images" {
+		if found == 0 && len(args) > 0 && cmd.CalledAs() == "images" {
 			a.hintSubcommand(args[0])
 		}
 		if asTree {
-			return imageTree(a.Out, tree).Print(list)
+			return t.Print()
 		}
 		p := format.Printer{Out: a.Out, Source: format.ImageSource(source, quiet, digests), Headers: format.ImageHeaders}
 		rows := format.Images(list, !noTrunc, digests, p.Source, time.Now())
@@ -66,8 +82,8 @@ func newImages(a *App) *cobra.Command {
 }
 
 // imageTree is as wide as the terminal, and has colours where they are wanted.
-func imageTree(out *os.File, platforms bool) format.Tree {
-	t := format.Tree{Out: out, Platforms: platforms}
+func imageTree(out *os.File, platforms bool) *format.Tree {
+	t := &format.Tree{Out: out, Platforms: platforms}
 	if term.IsTerminal(out) {
 		_, cols := term.Size(out)
 		t.Width, t.Color = int(cols), os.Getenv("NO_COLOR") == ""

@@ -6,22 +6,21 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/client"
 	"github.com/moby/moby/client/pkg/versions"
 )
 
-// Images lists images, and when each was last used, by its id, where the engine
-// tells. It reads one image after the other as they come: a list of thousands
-// is not held twice, nor waited for as a whole.
-func (c *Connection) Images(ctx context.Context, o client.ImageListOptions) ([]image.Summary, map[string]time.Time, error) {
+// Images lists images, and hands over one after the other as they come: a list
+// of thousands is never in memory as a whole. The next one takes the place of
+// the last; its strings, and lists of strings, can be kept.
+func (c *Connection) Images(ctx context.Context, o client.ImageListOptions, each func(*Listed) error) error {
 	query := url.Values{}
 	if len(o.Filters) > 0 {
 		text, err := json.Marshal(o.Filters)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		query.Set("filters", string(text))
 	}
@@ -36,65 +35,65 @@ func (c *Connection) Images(ctx context.Context, o client.ImageListOptions) ([]i
 	}
 	resp, err := c.Call(ctx, http.MethodGet, "/images/json", query, nil)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer resp.Body.Close()
 	dec := json.NewDecoder(resp.Body)
 	if _, err := dec.Token(); err != nil {
-		return nil, nil, fmt.Errorf("read the list of images: %w", err)
+		return fmt.Errorf("read the list of images: %w", err)
 	}
-	var list []image.Summary
-	used := map[string]time.Time{}
+	var one Listed
 	for dec.More() {
-		var one listed
+		one.reset()
 		if err := dec.Decode(&one); err != nil {
-			return nil, nil, fmt.Errorf("read the list of images: %w", err)
+			return fmt.Errorf("read the list of images: %w", err)
 		}
-		list = append(list, one.summary())
-		if one.LastUsed > 0 {
-			used[one.ID] = time.Unix(one.LastUsed, 0)
+		if err := each(&one); err != nil {
+			return err
 		}
 	}
-	return list, used, nil
+	return nil
 }
 
-// listed is what hezi shows of an image.Summary. The rest (labels, descriptors)
+// Listed is what hezi shows of an image.Summary. The rest (labels, descriptors)
 // is skipped, which costs much less than to make it.
-type listed struct {
+type Listed struct {
 	ID          string `json:"Id"`
 	RepoTags    []string
-	RepoDigests []string
-	Created     int64
-	Size        int64
+	RepoDigests json.RawMessage // few want it
+	Created     int64           // seconds since 1970
+	Size        int64           // bytes, as are those below
 	SharedSize  int64
-	Containers  int64
-	Manifests   []struct {
-		ID        string
-		Available bool
-		Kind      image.ManifestKind
-		Size      struct{ Content, Total int64 }
-		ImageData *struct {
-			Platform   struct{ Architecture, OS, Variant string }
-			Containers []string
-			Size       struct{ Unpacked int64 }
-		}
-	}
-	LastUsed int64
+	Containers  int64 // -1 where that is not known
+	Manifests   []ListedManifest
+	LastUsed    int64 // seconds since 1970, 0 where that is not known
 }
 
-func (l *listed) summary() image.Summary {
-	s := image.Summary{ID: l.ID, RepoTags: l.RepoTags, RepoDigests: l.RepoDigests, Created: l.Created, Size: l.Size, SharedSize: l.SharedSize, Containers: l.Containers}
-	if len(l.Manifests) > 0 {
-		s.Manifests = make([]image.ManifestSummary, len(l.Manifests))
+// ListedManifest is one of the images of several platforms.
+type ListedManifest struct {
+	ID        string
+	Available bool
+	Kind      image.ManifestKind
+	Size      struct{ Content, Total int64 }
+	ImageData struct {
+		Platform   struct{ Architecture, OS, Variant string }
+		Containers []string
 	}
-	for i, m := range l.Manifests {
-		to := &s.Manifests[i]
-		to.ID, to.Available, to.Kind, to.Size.Content, to.Size.Total = m.ID, m.Available, m.Kind, m.Size.Content, m.Size.Total
-		if m.ImageData != nil {
-			to.ImageData = &image.ImageProperties{Containers: m.ImageData.Containers}
-			to.ImageData.Platform.Architecture, to.ImageData.Platform.OS, to.ImageData.Platform.Variant = m.ImageData.Platform.Architecture, m.ImageData.Platform.OS, m.ImageData.Platform.Variant
-			to.ImageData.Size.Unpacked = m.ImageData.Size.Unpacked
+}
+
+// reset keeps what can be filled again.
+func (l *Listed) reset() {
+	clear(l.Manifests)
+	*l = Listed{RepoDigests: l.RepoDigests[:0], Manifests: l.Manifests[:0]}
+}
+
+// Summary is the image without its manifests.
+func (l *Listed) Summary() (image.Summary, error) {
+	s := image.Summary{ID: l.ID, RepoTags: l.RepoTags, Created: l.Created, Size: l.Size, SharedSize: l.SharedSize, Containers: l.Containers}
+	if len(l.RepoDigests) > 0 {
+		if err := json.Unmarshal(l.RepoDigests, &s.RepoDigests); err != nil {
+			return s, fmt.Errorf("read the digests of image %s: %w", l.ID, err)
 		}
 	}
-	return s
+	return s, nil
 }

@@ -47,7 +47,7 @@ func ImageSource(source string, quiet, digests bool) string {
 
 // Image is a row of `images`: one name of an image.
 type Image struct {
-	i                 image.Summary
+	i                 *image.Summary
 	trunc             bool
 	now               time.Time
 	repo, tag, digest string
@@ -55,19 +55,20 @@ type Image struct {
 }
 
 // IsDangling says whether an image has no name.
-func IsDangling(i image.Summary) bool {
-	return len(i.RepoTags) == 0 || len(i.RepoTags) == 1 && i.RepoTags[0] == "<none>:<none>"
+func IsDangling(tags []string) bool {
+	return len(tags) == 0 || len(tags) == 1 && tags[0] == "<none>:<none>"
 }
 
 // Images makes the rows of `images`, one for each name; digests asks for a row
 // for each digest too.
 func Images(list []image.Summary, trunc, digests bool, source string, now time.Time) []*Image {
 	var rows []*Image
-	for _, i := range list {
+	for n := range list {
+		i := &list[n]
 		row := func(repo, tag, digest string) {
 			rows = append(rows, &Image{i: i, trunc: trunc, now: now, repo: repo, tag: tag, digest: digest})
 		}
-		if len(i.RepoTags) == 0 && len(i.RepoDigests) == 0 || IsDangling(i) && (len(i.RepoDigests) == 0 || i.RepoDigests[0] == "<none>@<none>") {
+		if len(i.RepoTags) == 0 && len(i.RepoDigests) == 0 || IsDangling(i.RepoTags) && (len(i.RepoDigests) == 0 || i.RepoDigests[0] == "<none>@<none>") {
 			row(none, none, none)
 			continue
 		}
@@ -78,7 +79,7 @@ func Images(list []image.Summary, trunc, digests bool, source string, now time.T
 
 // named gives every tag of an image with its digests, and then the digests
 // that have no tag.
-func named(i image.Summary, digestRows, needDigest bool, row func(repo, tag, digest string)) {
+func named(i *image.Summary, digestRows, needDigest bool, row func(repo, tag, digest string)) {
 	type name struct{ repo, value string }
 	var tags, digests []name
 	for _, s := range i.RepoTags {
@@ -156,10 +157,13 @@ func (i *Image) CreatedAt() string { return time.Unix(i.i.Created, 0).String() }
 // Size is its size on disk.
 func (i *Image) Size() string { return units.HumanSizeWithPrecision(float64(i.i.Size), 3) }
 
-// SetLastUsed tells rows when images were last used, by their ids.
-func SetLastUsed(rows []*Image, used map[string]time.Time) {
+// SetLastUsed tells rows when images were last used (seconds since 1970, 0
+// where that is not known), by their ids.
+func SetLastUsed(rows []*Image, used map[string]int64) {
 	for _, r := range rows {
-		r.used = used[r.i.ID]
+		if at := used[r.i.ID]; at > 0 {
+			r.used = time.Unix(at, 0)
+		}
 	}
 }
 

@@ -1,8 +1,7 @@
 package format
 
 import (
-	"bytes"
-	"fmt"
+	"bufio"
 	"io"
 	"slices"
 	"strings"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/image"
+
+	"hezi/internal/cli/endpoint"
 )
 
 // Tree prints images as `images` does when nothing else is asked for: a row
@@ -20,6 +21,8 @@ type Tree struct {
 	Width     int  // of the terminal; 0 is not one
 	Color     bool // of the terminal
 	Platforms bool
+
+	rows []*treeRow
 }
 
 // treeRow is a line, or several when an image has more names than one.
@@ -40,7 +43,7 @@ type treeColumn struct {
 	title string
 	width int
 	right bool
-	text  func(treeCells) string
+	text  func(*treeCells) string
 }
 
 const (
@@ -51,19 +54,58 @@ const (
 	bold, faint, blue, chip, plain = "\x1b[1m", "\x1b[2m", "\x1b[1;34m", "\x1b[30;106m", "\x1b[0m"
 )
 
-// Print writes the images, sorted by name.
-func (t Tree) Print(list []image.Summary) error {
-	rows := t.rows(list)
+// Add takes an image.
+func (t *Tree) Add(i *endpoint.Listed) {
+	names := slices.Clone(i.RepoTags)
+	slices.Sort(names)
+	top := treeCells{id: i.ID, disk: precise(i.Size), used: i.Containers > 0}
+	var branches []treeRow
+	var content int64
+	for m := range i.Manifests {
+		m := &i.Manifests[m]
+		content += m.Size.Content
+		if m.Kind != image.ManifestKindImage {
+			continue
+		}
+		used := len(m.ImageData.Containers) > 0
+		top.used = top.used || used
+		if p := m.ImageData.Platform; t.Platforms && p.OS != "" {
+			branches = append(branches, treeRow{
+				names: []string{Platform(p.OS, p.Architecture, p.Variant)},
+				cells: treeCells{id: m.ID, disk: precise(m.Size.Total), content: precise(m.Size.Content), used: used},
+			})
+		}
+	}
+	top.content = precise(content)
+	if t.Platforms || len(names) == 0 {
+		t.rows = append(t.rows, &treeRow{names: names, cells: top, branches: branches})
+		return
+	}
+	for n := range names {
+		t.rows = append(t.rows, &treeRow{names: names[n : n+1 : n+1], cells: top})
+	}
+}
+
+func precise(bytes int64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
+
+// Print writes the images, sorted by name; those without a name are last.
+func (t *Tree) Print() error {
+	slices.SortStableFunc(t.rows, func(x, y *treeRow) int {
+		if len(x.names) > 0 && len(y.names) > 0 {
+			return strings.Compare(x.names[0], y.names[0])
+		}
+		return min(len(y.names), 1) - min(len(x.names), 1)
+	})
 	mark, none := "U", " "
 	if t.Color {
 		mark, none = t.paint(chip, " U "), "   "
 	}
-	used := slices.ContainsFunc(rows, func(r treeRow) bool { return r.cells.used })
+	used := slices.ContainsFunc(t.rows, func(r *treeRow) bool { return r.cells.used })
 	columns := []treeColumn{
-		{"ID", 12, false, func(c treeCells) string { return ShortID(c.id) }},
-		{"DISK USAGE", 10, true, func(c treeCells) string { return c.disk }},
-		{"CONTENT SIZE", 12, true, func(c treeCells) string { return c.content }},
-		{"EXTRA", len("EXTRA"), false, func(c treeCells) string {
+		{"ID", 12, false, func(c *treeCells) string { return ShortID(c.id) }},
+		{"DISK USAGE", 10, true, func(c *treeCells) string { return c.disk }},
+		{"CONTENT SIZE", 12, true, func(c *treeCells) string { return c.content }},
+		{"EXTRA", len("EXTRA"), false, func(c *treeCells) string {
 			switch {
 			case c.used:
 				return mark
@@ -73,91 +115,46 @@ func (t Tree) Print(list []image.Summary) error {
 			return ""
 		}},
 	}
-	width, columns := t.fit(rows, columns)
-	var b bytes.Buffer
+	width, columns := t.fit(columns)
+	w := bufio.NewWriter(t.Out)
 	if t.Width > 0 {
-		legend := "U In Use"
-		fmt.Fprintf(&b, "%s%s%s\n", strings.Repeat(" ", max(0, t.Width-len(" Info -> "+legend))), " Info -> ", legend)
+		legend := " Info -> U In Use"
+		pad(w, t.Width-len(legend))
+		w.WriteString(legend + "\n")
 	}
-	b.WriteString(t.cell(bold, "IMAGE", width, false))
+	t.cell(w, bold, "IMAGE", width, false)
 	for _, c := range columns {
-		b.WriteString(strings.Repeat(" ", treeGap) + t.cell(bold, c.title, c.width, c.right))
+		pad(w, treeGap)
+		t.cell(w, bold, c.title, c.width, c.right)
 	}
-	b.WriteByte('\n')
-	spaced := slices.ContainsFunc(rows, func(r treeRow) bool { return len(r.branches) > 0 })
-	for _, r := range rows {
-		t.name(&b, r.names, width)
-		t.cells(&b, columns, r.cells)
+	w.WriteByte('\n')
+	spaced := slices.ContainsFunc(t.rows, func(r *treeRow) bool { return len(r.branches) > 0 })
+	for _, r := range t.rows {
+		t.name(w, r.names, width)
+		t.cells(w, columns, &r.cells)
 		if spaced {
-			b.WriteByte('\n')
+			w.WriteByte('\n')
 		}
-		for i, branch := range r.branches {
+		for i := range r.branches {
 			arm := "├─ "
 			if i == len(r.branches)-1 {
 				arm = "└─ "
 			}
-			b.WriteString(t.cell("", arm+branch.names[0], width, false))
-			t.cells(&b, columns, branch.cells)
-			b.WriteByte('\n')
+			t.cell(w, "", arm+r.branches[i].names[0], width, false)
+			t.cells(w, columns, &r.branches[i].cells)
+			w.WriteByte('\n')
 		}
-		b.WriteByte('\n')
+		w.WriteByte('\n')
 	}
-	_, err := b.WriteTo(t.Out)
-	return err
+	return w.Flush() // a writer keeps its first error
 }
-
-// rows makes a row for each name, or for each image with its platforms.
-func (t Tree) rows(list []image.Summary) []treeRow {
-	var rows []treeRow
-	for _, i := range list {
-		top := treeRow{names: slices.Sorted(slices.Values(i.RepoTags)), cells: treeCells{id: i.ID, disk: precise(i.Size), used: i.Containers > 0}}
-		var content int64
-		for _, m := range i.Manifests {
-			content += m.Size.Content
-			if m.Kind != image.ManifestKindImage || m.ImageData == nil {
-				continue
-			}
-			used := len(m.ImageData.Containers) > 0
-			top.cells.used = top.cells.used || used
-			p := m.ImageData.Platform
-			top.branches = append(top.branches, treeRow{
-				names: []string{Platform(p.OS, p.Architecture, p.Variant)},
-				cells: treeCells{id: m.ID, disk: precise(m.Size.Total), content: precise(m.Size.Content), used: used},
-			})
-		}
-		top.cells.content = precise(content)
-		if t.Platforms {
-			rows = append(rows, top)
-			continue
-		}
-		top.branches = nil
-		if len(top.names) == 0 {
-			rows = append(rows, top)
-		}
-		for _, n := range top.names {
-			rows = append(rows, treeRow{names: []string{n}, cells: top.cells})
-		}
-	}
-	slices.SortStableFunc(rows, func(x, y treeRow) int { // those without a name are last
-		switch {
-		case len(x.names) > 0 && len(y.names) > 0:
-			return strings.Compare(x.names[0], y.names[0])
-		case len(x.names) != len(y.names):
-			return len(y.names) - len(x.names)
-		}
-		return 0
-	})
-	return rows
-}
-
-func precise(bytes int64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
 
 // fit gives the names' width, and leaves columns out that a narrow terminal
 // has no room for.
-func (t Tree) fit(rows []treeRow, columns []treeColumn) (int, []treeColumn) {
+func (t *Tree) fit(columns []treeColumn) (int, []treeColumn) {
 	widest := len("IMAGE")
-	for _, r := range rows {
-		for _, n := range append(slices.Clone(r.names), "") {
+	for _, r := range t.rows {
+		for _, n := range r.names {
 			widest = max(widest, utf8.RuneCountInString(n))
 		}
 		if len(r.names) == 0 {
@@ -183,49 +180,59 @@ func (t Tree) fit(rows []treeRow, columns []treeColumn) (int, []treeColumn) {
 
 // name writes each name on a line of its own; what is right of it follows the
 // last one, or stands below it when that does not fit.
-func (t Tree) name(b *bytes.Buffer, names []string, width int) {
+func (t *Tree) name(w *bufio.Writer, names []string, width int) {
 	if len(names) == 0 {
-		b.WriteString(t.cell(faint, untagged, width, false))
+		t.cell(w, faint, untagged, width, false)
 	}
 	for i, n := range names {
-		b.WriteString(t.cell(blue, n, width, false))
+		t.cell(w, blue, n, width, false)
 		tooWide := utf8.RuneCountInString(n) > width
 		if i < len(names)-1 || tooWide {
-			b.WriteByte('\n')
+			w.WriteByte('\n')
 		}
 		if i == len(names)-1 && tooWide {
-			b.WriteString(strings.Repeat(" ", width))
+			pad(w, width)
 		}
 	}
 }
 
-func (t Tree) cells(b *bytes.Buffer, columns []treeColumn, c treeCells) {
+func (t *Tree) cells(w *bufio.Writer, columns []treeColumn, c *treeCells) {
 	for _, col := range columns {
 		text := col.text(c)
 		shown := utf8.RuneCountInString(text)
 		if t.Color && col.title == "EXTRA" && text != "" {
 			shown = 3 // without its colours
 		}
-		pad := strings.Repeat(" ", max(0, col.width-shown))
+		pad(w, treeGap)
 		if col.right {
-			text = pad + text
-		} else {
-			text += pad
+			pad(w, col.width-shown)
 		}
-		b.WriteString(strings.Repeat(" ", treeGap) + text)
+		w.WriteString(text)
+		if !col.right {
+			pad(w, col.width-shown)
+		}
 	}
 }
 
 // cell pads text to a width, and paints it on a terminal.
-func (t Tree) cell(color, text string, width int, right bool) string {
-	pad := strings.Repeat(" ", max(0, width-utf8.RuneCountInString(text)))
+func (t *Tree) cell(w *bufio.Writer, color, text string, width int, right bool) {
+	space := width - utf8.RuneCountInString(text)
 	if right {
-		return pad + t.paint(color, text)
+		pad(w, space)
 	}
-	return t.paint(color, text) + pad
+	w.WriteString(t.paint(color, text))
+	if !right {
+		pad(w, space)
+	}
 }
 
-func (t Tree) paint(color, text string) string {
+func pad(w *bufio.Writer, columns int) {
+	for ; columns > 0; columns-- {
+		w.WriteByte(' ')
+	}
+}
+
+func (t *Tree) paint(color, text string) string {
 	if !t.Color || color == "" {
 		return text
 	}

@@ -58,7 +58,11 @@ func NewDF(c Client) *cobra.Command {
 		}
 		d := details(du, own, source == "" || strings.HasPrefix(source, "table"))
 		if own != nil {
-			_, used, err := engine.Images(ctx, client.ImageListOptions{All: true})
+			used := map[string]int64{}
+			err := engine.Images(ctx, client.ImageListOptions{All: true}, func(i *endpoint.Listed) error {
+				used[i.ID] = i.LastUsed
+				return nil
+			})
 			if err != nil {
 				return err
 			}
