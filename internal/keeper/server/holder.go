@@ -216,8 +216,12 @@ func (h *holder) spawn(own bool) (*net.UnixConn, int, error) {
 		near.Close()
 		return nil, 0, err
 	}
-	h.keeper = cmd.Process.Pid
+	pid := cmd.Process.Pid
+	h.keeper = pid // 0 again as soon as it is reaped
 	h.mu.Unlock()
+	// With these open, writing to a keeper that was killed would wait for good.
+	ff.Close()
+	far.Close()
 	if err := cmd.Process.Release(); err != nil { // its pidfd; reap waits for every child
 		h.o.Logger.Error("let go of the keeper's pidfd", "error", err)
 	}
@@ -230,7 +234,7 @@ func (h *holder) spawn(own bool) (*net.UnixConn, int, error) {
 	if err := keeper.WriteFrame(near, handback{End: true, PID: os.Getpid()}); err != nil {
 		h.o.Logger.Error("hand the processes back to the keeper", "error", err)
 	}
-	return near, h.keeper, nil
+	return near, pid, nil
 }
 
 // withFiles is the record with the names of the descriptors as they are now.
