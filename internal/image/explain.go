@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"syscall"
 
@@ -44,6 +45,10 @@ func (s *depot) diskError(err error) error {
 func (s *depot) unpackError(root string, err error) error {
 	if isFull(err) {
 		return s.diskError(err)
+	}
+	var at *os.PathError
+	if errors.Is(err, unix.ENAMETOOLONG) && errors.As(err, &at) {
+		return &told{text: fmt.Sprintf("it has a file whose name is longer than Linux allows (255 bytes, 4096 with its folders): %.80q...", strings.TrimPrefix(at.Path, root)), causes: []error{err}}
 	}
 	var sys syscall.Errno
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &sys) && !unpack.NeedsParents(err) {

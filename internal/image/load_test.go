@@ -73,7 +73,7 @@ func TestLoadOCILayout(t *testing.T) {
 	if err := p.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "example.org/multi:2"})); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.AppendImage(small(t, "unnamed"), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "latest"})); err != nil {
+	if err := p.AppendImage(small(t, "unnamed"), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": "No Name"})); err != nil {
 		t.Fatal(err)
 	}
 	out := load(t, s, zstded(t, tarred(t, root)))

@@ -347,7 +347,7 @@ func TestLoadWhatSkopeoWrote(t *testing.T) {
 	for to, want := range map[string]string{
 		"docker-archive:" + filepath.Join(dir, "docker.tar") + ":skopeo:1": "Loaded image: skopeo:1\n",
 		"oci-archive:" + filepath.Join(dir, "oci.tar") + ":h/skopeo:2":     "Loaded image: h/skopeo:2\n",
-		"oci-archive:" + filepath.Join(dir, "tag.tar") + ":3":              "Loaded image ID: sha256:",
+		"oci-archive:" + filepath.Join(dir, "tag.tar") + ":skopeo":         "Loaded image: skopeo:latest\n",
 	} {
 		skopeo(t, "copy", "-q", "oci:"+filepath.Join(dir, "from")+":x", to)
 		s := open(t, registry.Config{})

@@ -87,3 +87,24 @@ func TestHostileLayersStayInside(t *testing.T) {
 		}
 	}
 }
+
+// A name that no file system takes is the layer's fault, and its error is short.
+func TestNamesTooLong(t *testing.T) {
+	long := strings.Repeat("n", 300)
+	deep := strings.Repeat("d/", 3000)
+	for name, layer := range map[string][]entry{
+		"file": {file(long, "x")}, "folder": {dir(long)}, "deep": {file(deep+"f", "x")}, "whiteout": {file(".wh."+long, "")},
+		"link": {{name: "l", kind: tar.TypeSymlink, link: strings.Repeat("t", 5000)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := newFake(t)
+			reg.push("x:1", imageOf(t, []entry{file("base", "")}, layer))
+			s := open(t, registry.Config{})
+			_, err := reg.try(s, "x:1")
+			if err == nil || !strings.Contains(err.Error(), "longer than Linux allows") || strings.Contains(err.Error(), s.root) || len(err.Error()) > 600 {
+				t.Errorf("%v", err)
+			}
+			nothingLeft(t, s)
+		})
+	}
+}

@@ -16,6 +16,7 @@ package archive
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -264,16 +266,10 @@ func (a *reader) layout() ([]Image, error) {
 	return list, nil
 }
 
-// nameOf is containerd's annotation, which Docker writes too; OCI's own is a
-// tag unless it says more.
+// nameOf is containerd's annotation, which Docker writes too, or OCI's own: a
+// word alone is taken for a repository, as Docker takes it.
 func nameOf(annotations map[string]string) string {
-	if name := annotations[images.AnnotationImageName]; name != "" {
-		return name
-	}
-	if ref := annotations[ocispec.AnnotationRefName]; strings.ContainsAny(ref, ":/") {
-		return ref
-	}
-	return ""
+	return cmp.Or(annotations[images.AnnotationImageName], annotations[ocispec.AnnotationRefName])
 }
 
 // docker reads Docker's form, and makes the manifests that it lacks.
@@ -311,6 +307,9 @@ func (a *reader) docker(ctx context.Context) ([]Image, error) {
 			list = append(list, Image{Target: d})
 		}
 		for _, name := range it.RepoTags {
+			if _, err := reference.ParseDockerRef(name); err != nil {
+				return nil, fmt.Errorf("its manifest.json has an image named %q: %w", name, err)
+			}
 			list = append(list, Image{Target: d, Name: name})
 		}
 	}
