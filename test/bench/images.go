@@ -170,9 +170,11 @@ func pullWork(e *harness.Engine, label, ref string) work {
 	return w
 }
 
-// forget removes an image, whatever other names it has from earlier runs.
+// forget removes an image, whatever other names it has from earlier runs, and
+// lets the disk come to rest: what one engine has not synced would be written
+// while another one is measured.
 func forget(engine, ref string) []string {
-	return []string{"sh", "-c", engine + " rmi -f $(" + engine + " images -q " + ref + ")"}
+	return []string{"sh", "-c", engine + " rmi -f $(" + engine + " images -q " + ref + "); sync; sleep 2"}
 }
 
 // saveWork gives each engine the image anew and lets it read what it wrote.
