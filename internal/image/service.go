@@ -182,10 +182,12 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the layers: %w", err)
 	}
-	s.overlay, err = overlay.NewSnapshotter(filepath.Join(o.Root, "layers"), overlay.WithUpperdirLabel, overlay.WithMetaStore(layerRecords{layers, &s.cleaning}))
+	recorded := layerRecords{layers, &s.cleaning}
+	files, err := overlay.NewSnapshotter(filepath.Join(o.Root, "layers"), overlay.WithUpperdirLabel, overlay.WithMetaStore(recorded))
 	if err != nil {
 		return nil, fmt.Errorf("open the layers: %w", err)
 	}
+	s.overlay = measured{files, recorded}
 	defer func() {
 		if err != nil {
 			s.overlay.Close()

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
 	"github.com/klauspost/readahead"
+	"github.com/opencontainers/go-digest"
 
 	"hezi/internal/image/check"
 	"hezi/internal/image/unpack"
@@ -32,7 +33,8 @@ type staged struct {
 	// rebase: the snapshot was made without the layers below and is put on
 	// top of them when it is committed.
 	rebase bool
-	since  int // of the flusher
+	since  int             // of the flusher
+	usage  snapshots.Usage // known once it is saved
 }
 
 // stage unpacks a layer into a directory of its own, without the layers
@@ -135,8 +137,8 @@ func (b *builder) prepare(ctx context.Context, parent string) (*staged, []mount.
 // unpacker unpacks a plain archive into root.
 type unpacker func(root string, r io.Reader) error
 
-// Between the stages of unpacking (decompress, digest and write files) this
-// many parts of this many bytes wait.
+// Between the stages of unpacking (decompress, digest, write files) this many
+// parts of this many bytes wait.
 const (
 	aheadParts = 4
 	aheadSize  = 512 << 10
@@ -149,14 +151,14 @@ func (b *builder) apply(ctx context.Context, root string, r io.Reader, how unpac
 		return err
 	}
 	defer plain.Close()
-	sum := b.layer.diffID.Algorithm().Digester()
+	sum := newBackgroundHash(b.layer.diffID.Algorithm().Hash())
+	defer sum.end()
 	ahead, err := readahead.NewReaderSize(plain, aheadParts, aheadSize)
 	if err != nil {
 		return err
 	}
 	defer ahead.Close() // before plain, which it reads
-	// Decompression is what takes longest: the digest is made on this side.
-	t := io.TeeReader(ahead, sum.Hash())
+	t := io.TeeReader(ahead, sum)
 	if err := how(root, t); err != nil {
 		return b.s.unpackError(root, err)
 	}
@@ -164,18 +166,39 @@ func (b *builder) apply(ctx context.Context, root string, r io.Reader, how unpac
 	if _, err := io.Copy(io.Discard, t); err != nil && !errors.Is(err, io.EOF) {
 		return b.s.unpackError(root, err)
 	}
-	if got := sum.Digest(); got != b.layer.diffID {
+	if got := digest.NewDigest(b.layer.diffID.Algorithm(), sum.end()); got != b.layer.diffID {
 		return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf(
 			"wrong diff id: the image's config says %s, its content is %s; the image is broken where it was built", b.layer.diffID, got))
 	}
 	return nil
 }
 
-// save puts on disk what was unpacked.
-func (st *staged) save(ctx context.Context) error {
-	if err := st.s.flush.sync(st.since); err != nil {
-		st.abort(ctx)
+// save puts on disk what was unpacked, and measures it meanwhile.
+func (st *staged) save(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			st.abort(ctx)
+		}
+	}()
+	type measurement struct {
+		*meter
+		err error
+	}
+	counted := make(chan measurement, 1)
+	go func() {
+		m, err := measure(ctx, st.path)
+		counted <- measurement{m, err}
+	}()
+	err = st.s.flush.sync(st.since)
+	m := <-counted
+	if err != nil {
 		return err
+	}
+	if m.err == nil {
+		st.usage, m.err = m.finish()
+	}
+	if m.err != nil {
+		return fmt.Errorf("measure layer %s: %w", st.layer.blob.Digest, m.err)
 	}
 	return nil
 }
@@ -187,7 +210,7 @@ func (st *staged) commit(ctx context.Context) error {
 	if st.rebase {
 		opts = append(opts, snapshots.WithParent(st.layer.parent.String()))
 	}
-	err := st.s.layers.Commit(ctx, st.layer.chain.String(), st.key, opts...)
+	err := st.s.layers.Commit(withUsage(ctx, st.usage), st.layer.chain.String(), st.key, opts...)
 	if err == nil {
 		st.s.trees.Later(st.layer.chain.String())
 		return nil
