@@ -26,7 +26,10 @@ type EnsureOptions struct {
 	Env      []string
 }
 
-const maxKeeperLog = 1 << 20
+const (
+	maxKeeperLog   = 1 << 20
+	maxKeeperStart = 20 * time.Second
+)
 
 // EnsureRunning finds the running keeper or starts one, detached from this
 // process: in its own session, and in its own cgroup so that stopping
@@ -38,25 +41,27 @@ func EnsureRunning(ctx context.Context, o EnsureOptions) (*Client, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the keeper's folder: %w", err)
 	}
-	if running(c.socket) {
-		_, err := c.Info(ctx)
-		return c, err
+	// The holder listens for a keeper that cannot start, too: without a limit
+	// its answer would be waited for in vain.
+	limited, cancel := context.WithTimeout(ctx, maxKeeperStart)
+	defer cancel()
+	if !running(c.socket) {
+		if err := c.revive.start(); err != nil {
+			return nil, err
+		}
 	}
-	if err := c.revive.start(); err != nil {
-		return nil, err
-	}
-	deadline := time.Now().Add(10 * time.Second)
 	for {
-		if _, err := c.Info(ctx); err == nil {
+		_, err := c.Info(limited)
+		switch {
+		case err == nil:
 			return c, nil
-		} else if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		} else if time.Now().After(deadline) {
-			return nil, fmt.Errorf("hezi-keeper was started and does not serve: %w; see %s", err, filepath.Join(dir, "keeper.log"))
+		case limited.Err() != nil:
+			return nil, fmt.Errorf("it does not serve within %v (%w); %s says why", maxKeeperStart, err, filepath.Join(dir, "keeper.log"))
 		}
 		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		case <-limited.Done():
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

@@ -114,7 +114,7 @@ func (h *holder) listen() error {
 // supervise starts the keeper, again whenever it dies. When one of a replaced
 // file does not come to serving, this program's own image is started in turn.
 func (h *holder) supervise() error {
-	pause, own := time.Duration(0), false
+	pause, own, failures := time.Duration(0), false, 0
 	for {
 		began := time.Now()
 		link, pid, err := h.spawn(own)
@@ -134,6 +134,12 @@ func (h *holder) supervise() error {
 		if stopping {
 			return h.removeSocket()
 		}
+		limit := 250 * time.Millisecond
+		if failures++; served {
+			failures = 0
+		} else if failures > 30 { // it is no accident: it cannot start
+			limit = 5 * time.Second
+		}
 		if own = !served && !own; own {
 			h.o.Logger.Error("the keeper ended before it served: the program of its holder is started instead", "binary", h.binary)
 		}
@@ -142,7 +148,7 @@ func (h *holder) supervise() error {
 		}
 		h.o.Logger.Warn("the keeper died and is started again", "pause", pause)
 		time.Sleep(pause)
-		pause = min(pause*2+5*time.Millisecond, 250*time.Millisecond)
+		pause = min(pause*2+5*time.Millisecond, limit)
 	}
 }
 
