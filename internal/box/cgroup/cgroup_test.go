@@ -214,7 +214,7 @@ func TestAddFreezeKillRemove(t *testing.T) {
 		if err := other.Thaw(); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := other.Stats(); err != nil || d.Version == 1 && (s.MemoryCurrent == 0 || s.CPUUsage == 0 || s.PidsCurrent == 0) || s.MemoryLimit != 0 {
+		if s, err := new(Reader).Stats(other.Paths()); err != nil || d.Version == 1 && (s.MemoryCurrent == 0 || s.CPUUsage == 0 || s.PidsCurrent == 0) || s.MemoryLimit != 0 {
 			t.Errorf("stats %+v, %v", s, err)
 		}
 		if err := other.Freeze(); err != nil { // a frozen one can be killed too
@@ -236,7 +236,7 @@ func TestAddFreezeKillRemove(t *testing.T) {
 		if err := errors.Join(other.Kill(), other.Remove()); err != nil {
 			t.Errorf("once more: %v", err)
 		}
-		if _, err := other.Stats(); !errors.Is(err, os.ErrNotExist) {
+		if _, err := new(Reader).Stats(other.Paths()); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("stats after its removal: %v", err)
 		}
 	})
@@ -343,7 +343,7 @@ func TestPidsLimit(t *testing.T) {
 		}
 		p := inside(t, g, "pids")
 		p.start(t) // children print too, or the runtime dies: only the count tells
-		if s, err := g.Stats(); err != nil || s.PidsCurrent > 20 {
+		if s, err := new(Reader).Stats(g.Paths()); err != nil || s.PidsCurrent > 20 {
 			t.Errorf("%+v, %v", s, err)
 		}
 	})

@@ -200,33 +200,3 @@ func number(s string) uint64 {
 	}
 	return n
 }
-
-// Stats reads the counters. An absent one is 0; a group that is gone is an error.
-func (g *Group) Stats() (Stats, error) {
-	if !exists(g.tracker(), "cgroup.procs") {
-		return Stats{}, fmt.Errorf("the cgroup %s is gone: %w", g.tracker(), os.ErrNotExist)
-	}
-	get := func(controller, name string) string {
-		dir := g.paths[controller]
-		if dir == "" {
-			return ""
-		}
-		text, err := read(dir, name)
-		if err != nil {
-			return "" // not counted here
-		}
-		return text
-	}
-	var s Stats
-	if g.v2() != "" {
-		s = Stats{MemoryCurrent: number(get("", "memory.current")), MemoryLimit: number(get("", "memory.max")),
-			CPUUsage: 1000 * field(get("", "cpu.stat"), "usage_usec"), PidsCurrent: number(get("", "pids.current"))}
-	} else {
-		s = Stats{MemoryCurrent: number(get("memory", "memory.usage_in_bytes")), MemoryLimit: number(get("memory", memoryLimit)),
-			CPUUsage: number(get("cpuacct", "cpuacct.usage")), PidsCurrent: number(get("pids", "pids.current"))}
-	}
-	if s.MemoryLimit >= 1<<62 { // v1's word for none
-		s.MemoryLimit = 0
-	}
-	return s, nil
-}

@@ -60,9 +60,6 @@ func (d *Driver) Parent() string {
 // container's own from before a restart. Nothing is left when it fails.
 // An empty parent is Parent().
 func (d *Driver) Create(ctx context.Context, parent, leaf string, r Resources, dev Devices) (*Group, error) {
-	if err := checkName(leaf); err != nil {
-		return nil, fmt.Errorf("invalid container id: %w", err)
-	}
 	if parent == "" {
 		parent = d.Parent()
 	}
@@ -70,16 +67,45 @@ func (d *Driver) Create(ctx context.Context, parent, leaf string, r Resources, d
 	if err != nil {
 		return nil, err
 	}
+	return d.create(ctx, sub, leaf, r, own, true)
+}
+
+// CreateIn is Create directly below a parent that others made or look at
+// (--cgroup-parent), as PARENT/LEAF: the device rules are all the leaf's own.
+func (d *Driver) CreateIn(ctx context.Context, parent, leaf string, r Resources, dev Devices) (*Group, error) {
+	p, err := cleanParent(parent)
+	if err != nil {
+		return nil, err
+	}
+	if ours := d.Parent(); strings.HasPrefix("/"+p+"/", ours+"/") {
+		return nil, fmt.Errorf("the cgroup parent %s is in the engine's own cgroup %s: name another", parent, ours)
+	}
+	rules, all, err := expand(dev)
+	if err != nil {
+		return nil, err
+	}
+	var own []DeviceRule
+	if !all {
+		own = append(defaultRules(), rules...)
+	}
+	return d.create(ctx, p, leaf, r, own, false)
+}
+
+// create: engines says that the parent is the engine's own.
+func (d *Driver) create(ctx context.Context, sub, leaf string, r Resources, own []DeviceRule, engines bool) (*Group, error) {
+	if err := checkName(leaf); err != nil {
+		return nil, fmt.Errorf("invalid container id: %w", err)
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := d.prepare(sub); err != nil {
+	if err := d.prepare(sub, engines); err != nil {
 		return nil, err
 	}
 	g, err := d.make(sub, leaf)
 	if errors.Is(err, os.ErrNotExist) { // someone removed the parent meanwhile
 		d.forget(sub)
-		if err = d.prepare(sub); err == nil {
+		if err = d.prepare(sub, engines); err == nil {
 			g, err = d.make(sub, leaf)
 		}
 	}
@@ -114,19 +140,19 @@ func (d *Driver) place(parent string, dev Devices) (sub string, own []DeviceRule
 	return p + "/" + subDevices, append(defaultRules(), rules...), nil
 }
 
-// prepare makes a sub-parent ready, once.
-func (d *Driver) prepare(sub string) error {
+// prepare makes a parent ready, once. own: it is the engine's.
+func (d *Driver) prepare(sub string, own bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, ok := d.ready[sub]; ok {
 		return nil
 	}
 	for _, h := range d.hierarchies {
-		if err := h.prepare(sub); err != nil {
+		if err := h.prepare(sub, own); err != nil {
 			return err
 		}
 	}
-	if filepath.Base(sub) == subDefault {
+	if own && filepath.Base(sub) == subDefault {
 		if err := d.defaultDevices(sub); err != nil {
 			return err
 		}
@@ -142,12 +168,12 @@ func (d *Driver) forget(sub string) {
 }
 
 // prepare makes the directories down to sub.
-func (h hierarchy) prepare(sub string) error {
+func (h hierarchy) prepare(sub string, own bool) error {
 	dir := h.dir
 	parts := strings.Split(sub, "/")
 	for i := 0; ; i++ {
 		if h.has("") {
-			if err := delegate(dir, i > 0); err != nil {
+			if err := delegate(dir, own && i > 0); err != nil {
 				return err
 			}
 		}

@@ -18,6 +18,7 @@ type Group struct {
 	fd       int
 	late     Resources // what ApplyLate has to write
 	warnings []string
+	undo     *[]func() error // of an Update under way: puts back what was written
 }
 
 // Open takes up a group that exists, by the Paths of its making: after a

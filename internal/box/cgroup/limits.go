@@ -17,8 +17,8 @@ const smallMemory = 32 << 20
 
 // begin writes what init can live with, and keeps the rest for ApplyLate.
 func (g *Group) begin(r Resources) error {
-	now, late := r, Resources{PidsLimit: r.PidsLimit, CPUQuota: r.CPUQuota, CPUPeriod: r.CPUPeriod}
-	now.PidsLimit, now.CPUQuota, now.CPUPeriod = 0, 0, 0
+	now, late := r, Resources{PidsLimit: r.PidsLimit, CPUQuota: r.CPUQuota, CPUPeriod: r.CPUPeriod, OOMKillDisable: r.OOMKillDisable, IO: r.IO}
+	now.PidsLimit, now.CPUQuota, now.CPUPeriod, now.OOMKillDisable, now.IO = 0, 0, 0, false, nil
 	if r.Memory > 0 && r.Memory < smallMemory {
 		late.Memory, late.MemorySwap = r.Memory, r.MemorySwap
 		now.Memory, now.MemorySwap = 0, 0
@@ -37,7 +37,7 @@ func (g *Group) ApplyLate() error {
 // Limit writes the limits that are set in r and leaves the others as they
 // are. PidsLimit -1, MemorySwap -1 and CPUQuota -1 lift a limit.
 func (g *Group) Limit(r Resources) error {
-	if r == (Resources{}) {
+	if r.empty() {
 		return nil
 	}
 	if r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory {
@@ -61,7 +61,7 @@ func (g *Group) set(controller, name, value string) error {
 	if dir == "" {
 		return fmt.Errorf("this limit cannot be set: the host has no %s cgroup controller (wanted %s of %s)", controller, value, name)
 	}
-	return write(dir, name, value)
+	return g.write(dir, name, value)
 }
 
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }
@@ -87,7 +87,23 @@ func (g *Group) limitV1(r Resources) error {
 			return explain(err, g.paths["cpuset"], w.name, w.value)
 		}
 	}
-	return g.cpuV1(r)
+	if r.Swappiness != nil {
+		if err := g.set("memory", "memory.swappiness", decimal(*r.Swappiness)); err != nil {
+			return err
+		}
+	}
+	if r.OOMKillDisable {
+		if err := g.set("memory", "memory.oom_control", "1"); err != nil {
+			return err
+		}
+	}
+	if err := g.cpuV1(r); err != nil {
+		return err
+	}
+	if err := g.realtime(r); err != nil {
+		return err
+	}
+	return g.ioV1(r.IO)
 }
 
 // cpuV1: a quota must fit the period and the reverse, so the order depends on
@@ -191,6 +207,14 @@ func pids(n int64) string {
 }
 
 func (g *Group) limitV2(dir string, r Resources) error {
+	switch {
+	case r.Swappiness != nil:
+		return errors.New("cgroup v2 has no swappiness for a group: leave out --memory-swappiness")
+	case r.OOMKillDisable:
+		return errors.New("cgroup v2 cannot disable the OOM killer for a group: leave out --oom-kill-disable")
+	case r.RTPeriod != 0 || r.RTRuntime != 0:
+		return errors.New("cgroup v2 has no real-time budget for a group: leave out --cpu-rt-period and --cpu-rt-runtime")
+	}
 	weight := strconv.FormatUint(weightOf(r.CPUShares), 10)
 	for _, w := range []struct {
 		wanted      bool
@@ -212,7 +236,7 @@ func (g *Group) limitV2(dir string, r Resources) error {
 				return err
 			}
 		}
-		if err := write(dir, w.name, w.value); err != nil {
+		if err := g.write(dir, w.name, w.value); err != nil {
 			if errors.Is(err, unix.ENOENT) {
 				return fmt.Errorf("this limit cannot be set: its cgroup controller is missing or not delegated to the engine: %w", err)
 			}
@@ -220,9 +244,11 @@ func (g *Group) limitV2(dir string, r Resources) error {
 		}
 	}
 	if r.Memory == 0 && r.MemorySwap != 0 {
-		return g.swapV2(dir, r)
+		if err := g.swapV2(dir, r); err != nil {
+			return err
+		}
 	}
-	return nil
+	return g.ioV2(dir, r.IO)
 }
 
 // swapV2 limits swap alone, which is what v2 counts.
@@ -234,7 +260,7 @@ func (g *Group) swapV2(dir string, r Resources) error {
 		}
 		value = decimal(total - r.Memory)
 	}
-	err := write(dir, "memory.swap.max", value)
+	err := g.write(dir, "memory.swap.max", value)
 	if errors.Is(err, unix.ENOENT) && exists(dir, "memory.max") {
 		g.warn("the limit of swap is not set: this kernel does not account swap (start it with swapaccount=1)")
 		return nil

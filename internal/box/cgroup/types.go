@@ -11,6 +11,28 @@ type Resources struct {
 	CpusetCpus        string
 	CpusetMems        string
 	PidsLimit         int64 // -1 or 0: unlimited
+
+	Swappiness     *int64 // 0 to 100, v1 only; nil: inherited
+	OOMKillDisable bool   // v1 only: out of memory, processes wait
+	RTPeriod       uint64 // µs, v1 only
+	RTRuntime      int64  // µs in each period, v1 only
+	IO             *IO    // nil: no limit of its own
+}
+
+// empty says that nothing is limited.
+func (r Resources) empty() bool { return r == (Resources{}) }
+
+// IO limits block devices. A zero weight and an absent list mean no limit.
+type IO struct {
+	Weight                                 uint16 // 10 to 1000
+	WeightDevice                           []DeviceLimit
+	ReadBps, WriteBps, ReadIOps, WriteIOps []DeviceLimit // of bytes or operations a second; 0 lifts a limit
+}
+
+// DeviceLimit is a value for one block device.
+type DeviceLimit struct {
+	Major, Minor uint32
+	Value        uint64
 }
 
 // DeviceRule allows access (r, w, m) to a device. Major and Minor of -1 mean all.
@@ -25,12 +47,4 @@ type DeviceRule struct {
 type Devices struct {
 	All   bool // --privileged: every device that the engine itself may use
 	Rules []DeviceRule
-}
-
-// Stats are a container's counters. What the host does not count is 0.
-type Stats struct {
-	MemoryCurrent uint64 // bytes, page cache included
-	MemoryLimit   uint64 // bytes; 0: none
-	CPUUsage      uint64 // ns
-	PidsCurrent   uint64
 }
