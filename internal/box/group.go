@@ -37,7 +37,11 @@ func newCgroups(identity string) (cgroups, error) {
 }
 
 func (d driver) create(ctx context.Context, c *Cgroup, leaf string) (group, error) {
-	g, err := d.Create(ctx, c.Parent, leaf, c.Resources, cgroup.Devices{All: c.AllDevices, Rules: c.DeviceRules})
+	create := d.Create
+	if c.Foreign {
+		create = d.CreateIn
+	}
+	g, err := create(ctx, c.Parent, leaf, c.Resources, cgroup.Devices{All: c.AllDevices, Rules: c.DeviceRules})
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +50,7 @@ func (d driver) create(ctx context.Context, c *Cgroup, leaf string) (group, erro
 
 // plain says whether the box has the default device rules, and so the cgroup
 // parent that spares wait below.
-func (c *Cgroup) plain() bool { return !c.AllDevices && len(c.DeviceRules) == 0 }
+func (c *Cgroup) plain() bool { return !c.AllDevices && len(c.DeviceRules) == 0 && !c.Foreign }
 
 // addToPaths puts a process into every directory once.
 func addToPaths(paths map[string]string, pid int) error {

@@ -99,6 +99,9 @@ type Cgroup struct {
 	// "/hezi-1a2b3c4d"; the leaf is Parent + "/" + Spec.ID.
 	Parent    string
 	Resources Resources
+	// Foreign: Parent is one that the user named (--cgroup-parent). The leaf is
+	// directly below it, and nothing else of the engine's is.
+	Foreign bool
 	// AllDevices allows every device (--privileged); otherwise the default
 	// rules and DeviceRules apply.
 	AllDevices  bool

@@ -16,7 +16,9 @@ import (
 // Start makes a box and returns once its program runs. On error nothing of it
 // is left, and the error is an *Error where a step failed.
 func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, error) {
-	defer r.pool.refill(spec.Cgroup.Parent)
+	if !spec.Cgroup.Foreign {
+		defer r.pool.refill(spec.Cgroup.Parent)
+	}
 	b, err := birthOf(&spec.Namespaces)
 	if err != nil {
 		return nil, err

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -64,6 +62,10 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	e.complete(host)
+	warned, err := e.enforce(&host.Resources)
+	if err != nil {
+		return container.CreateResponse{}, err
+	}
 	r := &record{ID: newID(), Created: time.Now().UTC(), ImageID: img.ID.String(), Manifest: img.Manifest, Layers: img.Layers, Platform: "linux",
 		Config: &config, HostConfig: host, MAC: mac, State: container.StateCreated}
 	if r.Points, err = spec.Points(&config, host); err != nil {
@@ -117,7 +119,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	e.add(c)
 	e.o.Images.Touch(img.ID)
 	e.publish(r, events.ActionCreate)
-	return container.CreateResponse{ID: r.ID, Warnings: warnings(r)}, nil
+	return container.CreateResponse{ID: r.ID, Warnings: append(warned, warnings(r)...)}, nil
 }
 
 // complete fills what the request leaves to the daemon, so that it is shown
@@ -140,6 +142,12 @@ func (e *Engine) complete(h *container.HostConfig) {
 		if h.LogConfig.Type = d.LogDriver; h.LogConfig.Type == "" {
 			h.LogConfig.Type = "json-file"
 		}
+	}
+	if h.Memory > 0 && h.MemorySwap == 0 {
+		h.MemorySwap = 2 * h.Memory
+	}
+	if h.OomKillDisable == nil {
+		h.OomKillDisable = new(false)
 	}
 	if h.CgroupnsMode == "" {
 		h.CgroupnsMode = "private"
@@ -171,63 +179,10 @@ func (e *records) checkHost(h *container.HostConfig) error {
 	if _, err := hostfiles.Hosts(netip.Addr{}, "", "", nil, h.ExtraHosts, gateway); err != nil {
 		return err
 	}
-	for _, set := range []struct{ asked, file, what string }{
-		{h.CpusetCpus, "/sys/devices/system/cpu/online", "CPUs"},
-		{h.CpusetMems, "/sys/devices/system/node/online", "memory nodes"},
-	} {
-		if err := checkSet(set.asked, set.file, set.what); err != nil {
-			return err
-		}
+	if p := "/" + strings.Trim(h.CgroupParent, "/") + "/"; h.CgroupParent != "" && e.o.CgroupParent != "" && strings.HasPrefix(p, e.o.CgroupParent+"/") {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the cgroup parent %s is in the engine's own cgroup %s: name another", h.CgroupParent, e.o.CgroupParent))
 	}
-	return nil
-}
-
-// checkSet compares a list such as 0-3,5 with the one that a file of the kernel has.
-func checkSet(asked, file, what string) error {
-	if asked == "" {
-		return nil
-	}
-	want, err := parseSet(asked)
-	if err != nil {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Invalid value %s for the set of %s: write a list such as 0-1 or 0,2", asked, what))
-	}
-	b, err := os.ReadFile(file)
-	if err != nil { // the kernel says so when it does not have them
-		return nil
-	}
-	text := strings.TrimSpace(string(b))
-	have, err := parseSet(text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	for _, n := range want {
-		if !slices.Contains(have, n) {
-			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Requested %s are not available - requested %s, available: %s", what, asked, text))
-		}
-	}
-	return nil
-}
-
-// parseSet reads the kernel's lists of numbers (cpuset(7)).
-func parseSet(s string) (list []int, err error) {
-	for part := range strings.SplitSeq(s, ",") {
-		from, to, isRange := strings.Cut(part, "-")
-		if !isRange {
-			to = from
-		}
-		first, err := strconv.ParseUint(from, 10, 13)
-		if err != nil {
-			return nil, err
-		}
-		last, err := strconv.ParseUint(to, 10, 13)
-		if err != nil {
-			return nil, err
-		}
-		for n := first; n <= last; n++ {
-			list = append(list, int(n))
-		}
-	}
-	return list, nil
+	return checkSets(&h.Resources)
 }
 
 // hostname is the first part of the id, the host's in the host's network, and

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/box/cgroup"
 	"hezi/internal/box/seccomp"
 	"hezi/internal/engine/spec"
 	"hezi/internal/image"
@@ -163,6 +164,8 @@ type records struct {
 	ctx    context.Context // ends with the engine; for work that no request waits for
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of the engine's own
+	// support finds out, once, which limits this host can enforce.
+	support func() (cgroup.Support, error)
 
 	mu    sync.RWMutex // guards boxes, never held across work
 	boxes map[string]*entry
@@ -188,7 +191,7 @@ func New(o Options) (*Engine, error) {
 }
 
 func newEngine(o Options) *Engine {
-	r := &records{o: o, names: newNames(), boxes: map[string]*entry{}}
+	r := &records{o: o, names: newNames(), boxes: map[string]*entry{}, support: sync.OnceValues(cgroup.Probe)}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, Files: &Files{r}, launcher: launcher{r}}
 }

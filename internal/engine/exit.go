@@ -37,6 +37,9 @@ func (e *Engine) follow() {
 			e.execExited(ev.ContainerID, ev.ExecID, *ev.Exit)
 			return
 		}
+		if ev.Type == keeper.EventOOM { // before the exit that it may be the reason of
+			e.tellOOM(ev)
+		}
 		e.work.Go(func() { e.handle(ev) })
 	})
 	if err != nil && e.ctx.Err() == nil {
@@ -60,8 +63,8 @@ func (e *Engine) handle(ev keeper.Event) {
 			}
 		}
 	case keeper.EventOOM:
-		if c, err := e.entry(ev.ContainerID); err == nil {
-			e.publish(c.latest.Load(), events.ActionOOM)
+		if err := e.noteOOM(ev); err != nil && e.ctx.Err() == nil {
+			e.o.Log.Error("store that the kernel killed for lack of memory", "container", ev.ContainerID, "error", err)
 		}
 	case keeper.EventDetach:
 		if c, err := e.entry(ev.ContainerID); err == nil {

@@ -227,6 +227,11 @@ func (c *Client) Resume(ctx context.Context, id string) error {
 	return c.again(ctx, OpResume, Target{ContainerID: id}, nil)
 }
 
+// Update changes limits of a container that runs.
+func (c *Client) Update(ctx context.Context, r UpdateRequest) error {
+	return c.again(ctx, OpUpdate, r, nil)
+}
+
 // Resize sets a terminal's size in character cells.
 func (c *Client) Resize(ctx context.Context, id, execID string, h, w uint16) error {
 	return c.again(ctx, OpResize, Target{ContainerID: id, ExecID: execID, Height: h, Width: w}, nil)

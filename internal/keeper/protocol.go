@@ -59,6 +59,13 @@ type AdoptRequest struct {
 	Log         LogConfig
 }
 
+// UpdateRequest changes the limits of a container that runs: those that are set
+// in Resources. When the kernel refuses one, all stay as they were.
+type UpdateRequest struct {
+	ContainerID string
+	Resources   box.Resources
+}
+
 // SweepRequest ends what runs in the cgroups of containers that the keeper does
 // not hold: of all but Keep, or of Only.
 type SweepRequest struct {
@@ -173,6 +180,10 @@ type Event struct {
 	ContainerID string
 	ExecID      string
 	Exit        *box.Exit
+	// Of EventOOM: the container's first process, and whether one of the
+	// container's processes was killed; without the killer, they wait.
+	PID    int  `json:",omitempty"`
+	Killed bool `json:",omitempty"`
 }
 
 // Info describes the running keeper.

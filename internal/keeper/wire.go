@@ -33,6 +33,7 @@ const (
 	OpCloseStdin Op = "close-stdin"
 	OpAdopt      Op = "adopt"
 	OpSweep      Op = "sweep"
+	OpUpdate     Op = "update"
 	OpUpgrade    Op = "upgrade"
 	OpStop       Op = "stop"
 )

@@ -125,6 +125,12 @@ func cleanParent(parent string) (string, error) {
 	return p, nil
 }
 
+// CheckParent says whether a group can be the parent of containers.
+func CheckParent(parent string) error {
+	_, err := cleanParent(parent)
+	return err
+}
+
 // reserved names begin files of the kernel in a cgroup, up to the dot.
 var reserved = []string{"cgroup", "cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "io", "hugetlb",
 	"net_cls", "net_prio", "perf_event", "rdma", "misc", "dmem", "tasks", "notify_on_release", "release_agent", "irq"}

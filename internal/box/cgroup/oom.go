@@ -50,10 +50,18 @@ func NewWatcher(told func(OOM)) *Watcher {
 // of the same id changes nothing. Without a memory controller there is nothing
 // to watch.
 func (w *Watcher) Add(id string, paths map[string]string, known uint64) error {
+	x, err := w.add(id, paths, known)
+	if x != nil {
+		w.look(x, 0) // what was killed before it was watched
+	}
+	return err
+}
+
+func (w *Watcher) add(id string, paths map[string]string, known uint64) (*watched, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed || w.groups[id] != nil {
-		return nil
+		return nil, nil
 	}
 	x := &watched{id: id, kills: known}
 	var err error
@@ -63,17 +71,18 @@ func (w *Watcher) Add(id string, paths map[string]string, known uint64) error {
 	} else {
 		x.dir, x.file = paths["memory"], "memory.oom_control"
 		if x.dir == "" {
-			return nil
+			return nil, nil
 		}
 		err = w.addV1Locked(x)
 	}
 	if err != nil {
-		return fmt.Errorf("watch for lack of memory in the cgroup %s: %w", x.dir, err)
+		return nil, fmt.Errorf("watch for lack of memory in the cgroup %s: %w", x.dir, err)
 	}
-	if x.key != 0 { // 0: v2 without a memory controller
-		w.groups[id], w.byKey[x.key] = x, x
+	if x.key == 0 { // v2 without a memory controller
+		return nil, nil
 	}
-	return nil
+	w.groups[id], w.byKey[x.key] = x, x
+	return x, nil
 }
 
 func (w *Watcher) addV2Locked(x *watched) error {
@@ -131,15 +140,6 @@ func (w *Watcher) addV1Locked(x *watched) (err error) {
 	}
 	x.key = int32(event)
 	return nil
-}
-
-// Known changes how many kills were told by others.
-func (w *Watcher) Known(id string, kills uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if x := w.groups[id]; x != nil {
-		x.kills = max(x.kills, kills)
-	}
 }
 
 // Remove ends the watch of a container.

@@ -5,18 +5,12 @@ import (
 	"iter"
 	"maps"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
-)
-
-const (
-	minMemory = 6 << 20
-	minCPUs   = 1e7 // the kernel's least share of a period
 )
 
 func unavailable(flag string) error {
@@ -29,10 +23,12 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	if flag := unimplemented(c, h); flag != "" {
 		return unavailable(flag)
 	}
-	if err := checkLimits(h); err != nil {
+	if err := CheckLimits(&h.Resources, false); err != nil {
 		return err
 	}
 	switch {
+	case h.ShmSize < 0:
+		return invalid("SHM size can not be less than 0")
 	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
 		return invalid("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
 	case h.AutoRemove && !h.RestartPolicy.IsNone():
@@ -80,42 +76,6 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	return nil
 }
 
-// checkLimits holds the limits against what the kernel takes, in Docker's words.
-func checkLimits(h *container.HostConfig) error {
-	cpus := runtime.NumCPU()
-	switch {
-	case h.Memory < 0 || h.MemoryReservation < 0 || h.ShmSize < 0 || h.CPUShares < 0 || h.CPUPeriod < 0:
-		return invalid("limits of memory and processors must not be negative")
-	case h.Memory != 0 && h.Memory < minMemory:
-		return invalid("Minimum memory limit allowed is 6MB")
-	case h.MemorySwap > 0 && h.Memory == 0:
-		return invalid("You should always set the Memory limit when using Memoryswap limit, see usage")
-	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
-		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
-	case h.MemoryReservation != 0 && h.MemoryReservation < minMemory:
-		return invalid("Minimum memory reservation allowed is 6MB")
-	case h.Memory > 0 && h.Memory < h.MemoryReservation:
-		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
-	case h.NanoCPUs < 0 || h.NanoCPUs > 0 && h.NanoCPUs < minCPUs || h.NanoCPUs > int64(cpus)*1e9:
-		return invalid("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus, cpus)
-	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
-		return invalid("Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set: use --cpus alone")
-	case h.CPUPeriod != 0 && (h.CPUPeriod < 1000 || h.CPUPeriod > 1_000_000):
-		return invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
-	case h.CPUQuota > 0 && h.CPUQuota < 1000:
-		return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-	}
-	for _, u := range h.Ulimits {
-		if _, err := u.GetRlimit(); err != nil {
-			return invalid("%v: see getrlimit(2) for the names", err)
-		}
-		if u.Hard != -1 && (u.Soft == -1 || u.Soft > u.Hard) {
-			return invalid("ulimit soft limit must be less than or equal to hard limit: soft: %d, hard: %d", u.Soft, u.Hard)
-		}
-	}
-	return nil
-}
-
 // checkPorts refuses protocols that do not exist; which of the others can be
 // published is the network room's to say.
 func checkPorts(c *container.Config, h *container.HostConfig) error {
@@ -155,24 +115,10 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"HostConfig.Cgroup", h.Cgroup != ""},
 		{"--security-opt systempaths=unconfined (HostConfig.MaskedPaths)", h.MaskedPaths != nil},
 		{"--security-opt systempaths=unconfined (HostConfig.ReadonlyPaths)", h.ReadonlyPaths != nil},
-		{"--cgroup-parent", r.CgroupParent != ""},
-		{"--blkio-weight", r.BlkioWeight != 0},
-		{"--blkio-weight-device", len(r.BlkioWeightDevice) > 0},
-		{"--device-read-bps", len(r.BlkioDeviceReadBps) > 0},
-		{"--device-write-bps", len(r.BlkioDeviceWriteBps) > 0},
-		{"--device-read-iops", len(r.BlkioDeviceReadIOps) > 0},
-		{"--device-write-iops", len(r.BlkioDeviceWriteIOps) > 0},
-		{"--cpu-rt-period", r.CPURealtimePeriod != 0},
-		{"--cpu-rt-runtime", r.CPURealtimeRuntime != 0},
 		{"--device", len(r.Devices) > 0},
 		{"--device-cgroup-rule", len(r.DeviceCgroupRules) > 0},
 		{"--gpus", len(r.DeviceRequests) > 0},
-		{"--memory-swappiness", r.MemorySwappiness != nil && *r.MemorySwappiness != -1},
-		{"--oom-kill-disable", r.OomKillDisable != nil && *r.OomKillDisable},
 		{"--cpu-count (of Windows)", r.CPUCount != 0},
-		{"--cpu-percent (of Windows)", r.CPUPercent != 0},
-		{"--io-maxiops (of Windows)", r.IOMaximumIOps != 0},
-		{"--io-maxbandwidth (of Windows)", r.IOMaximumBandwidth != 0},
 		{"Config.NetworkDisabled", c.NetworkDisabled},
 	} {
 		if f.set {

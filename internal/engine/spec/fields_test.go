@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
@@ -36,8 +37,12 @@ func kept() map[string]any {
 		"HostConfig.LogConfig": container.LogConfig{Type: "local"}, "HostConfig.VolumeDriver": "local", "HostConfig.Runtime": "hezi", "HostConfig.Isolation": container.Isolation("default"),
 		"HostConfig.CpuShares": yes, "HostConfig.Memory": int64(8 << 20), "HostConfig.NanoCpus": int64(1e9), "HostConfig.CpuPeriod": int64(1000), "HostConfig.CpuQuota": int64(1000),
 		"HostConfig.CpusetCpus": yes, "HostConfig.CpusetMems": yes, "HostConfig.MemoryReservation": int64(8 << 20), "HostConfig.MemorySwap": int64(-1), "HostConfig.PidsLimit": yes,
-		"HostConfig.MemorySwappiness": new(int64(-1)), "HostConfig.OomKillDisable": new(false),
-		"HostConfig.Ulimits": []*units.Ulimit{{Name: "nofile", Soft: 1, Hard: 1}},
+		"HostConfig.MemorySwappiness": new(int64(-1)), "HostConfig.OomKillDisable": yes,
+		"HostConfig.CgroupParent": yes, "HostConfig.BlkioWeight": uint16(10), "HostConfig.BlkioWeightDevice": []*blkiodev.WeightDevice{{Path: "/dev/x", Weight: 10}},
+		"HostConfig.BlkioDeviceReadBps": yes, "HostConfig.BlkioDeviceWriteBps": yes, "HostConfig.BlkioDeviceReadIOps": yes, "HostConfig.BlkioDeviceWriteIOps": yes,
+		"HostConfig.CpuRealtimePeriod": yes, "HostConfig.CpuRealtimeRuntime": yes,
+		"HostConfig.CpuPercent": yes, // discarded with Docker's warning
+		"HostConfig.Ulimits":    []*units.Ulimit{{Name: "nofile", Soft: 1, Hard: 1}},
 
 		"Mount.Type": mount.Type("bind"), "Mount.Source": yes, "Mount.Target": yes, "Mount.ReadOnly": yes,
 		"Mount.Consistency":            yes, // of Docker Desktop, as in -v

@@ -1,6 +1,7 @@
 // Package spec turns a request and an image's configuration into the launch
 // spec of a box. It reads nothing of the host but the list of devices for
-// privileged containers and which processors' throttles there are to hide.
+// privileged containers, the numbers of the block devices that are limited and
+// which processors' throttles there are to hide.
 package spec
 
 import (
@@ -125,8 +126,14 @@ func Build(in Input) (box.Spec, error) {
 	s := box.Spec{
 		ID: in.ID, Hostname: in.Config.Hostname, Domainname: in.Config.Domainname, Root: in.Root, Sysctl: sysctls(h),
 		Namespaces: box.Namespaces{Net: in.Net},
-		Cgroup:     box.Cgroup{Parent: in.CgroupParent, Resources: resources(h.Resources), AllDevices: h.Privileged},
+		Cgroup:     box.Cgroup{Parent: in.CgroupParent, AllDevices: h.Privileged},
 		Init:       h.Init != nil && *h.Init,
+	}
+	if s.Cgroup.Resources, err = resources(&h.Resources); err != nil {
+		return s, err
+	}
+	if h.CgroupParent != "" {
+		s.Cgroup.Parent, s.Cgroup.Foreign = h.CgroupParent, true
 	}
 	s.Root.ReadOnly = h.ReadonlyRootfs
 	s.Mounts = append(withoutReplaced(defaultMounts(h), in.Mounts), in.Mounts...)
@@ -188,19 +195,6 @@ func environment(c *container.Config) []string {
 		env = append(env, "TERM=xterm")
 	}
 	return MergeEnv(env, c.Env)
-}
-
-func resources(r container.Resources) box.Resources {
-	out := box.Resources{Memory: r.Memory, MemorySwap: r.MemorySwap, MemoryReservation: r.MemoryReservation, CPUQuota: r.CPUQuota,
-		CPUPeriod: uint64(r.CPUPeriod), CPUShares: uint64(r.CPUShares), CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems}
-	if r.NanoCPUs > 0 {
-		out.CPUPeriod = 100_000
-		out.CPUQuota = r.NanoCPUs / 10_000
-	}
-	if r.PidsLimit != nil {
-		out.PidsLimit = *r.PidsLimit
-	}
-	return out
 }
 
 func noNewPrivileges(opts []string) bool {

@@ -136,12 +136,15 @@ func (p *process) exitNow() record {
 	e := p.learnExit()
 	p.releasePorts()
 	if p.rec.ExecID == "" {
-		e.OOMKilled = p.oomKilled()
+		e.OOMKilled = p.oomKills() > 0
 	}
 	p.mu.Lock()
 	p.rec.Exit = &e
 	r := p.rec
 	p.mu.Unlock()
+	if r.ExecID == "" {
+		p.srv.oom.Remove(r.ContainerID)
+	}
 	close(p.exited)
 	return r
 }
@@ -149,8 +152,8 @@ func (p *process) exitNow() record {
 // tellExit tells the engine and the holder, and ends the zombie.
 func (p *process) tellExit(r record) {
 	defer close(p.told)
-	if r.Exit.OOMKilled {
-		p.srv.publish(keeper.Event{Type: keeper.EventOOM, ContainerID: r.ContainerID})
+	if r.Exit.OOMKilled && p.newKills(p.oomKills()) {
+		p.srv.publish(keeper.Event{Type: keeper.EventOOM, ContainerID: r.ContainerID, PID: r.PID, Killed: true})
 	}
 	p.srv.publish(exitEvent(r))
 	if r.ExecID == "" && r.HostPID {
@@ -177,15 +180,6 @@ func exitEvent(r record) keeper.Event {
 		e.Type = keeper.EventExecExit
 	}
 	return e
-}
-
-func (p *process) oomKilled() bool {
-	g, err := p.srv.openCgroup(p.rec.CgroupPaths)
-	if err != nil {
-		return false
-	}
-	n, err := g.OOMKills()
-	return err == nil && n > 0
 }
 
 // waitReadable blocks until a pidfd says that its process has ended.

@@ -170,7 +170,7 @@ func find(s *Server, req *keeper.AdoptRequest) error {
 	if err != nil {
 		return gone
 	}
-	p := newProcess(s, record{ContainerID: id, PID: req.PID, StartedAt: req.StartedAt, CgroupPaths: req.CgroupPaths, HostPID: req.HostPID, Paused: req.Paused, Log: req.Log})
+	p := newProcess(s, record{ContainerID: id, PID: req.PID, StartedAt: req.StartedAt, CgroupPaths: req.CgroupPaths, HostPID: req.HostPID, Paused: req.Paused, Limited: true, Log: req.Log})
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
 		return err
@@ -180,6 +180,7 @@ func find(s *Server, req *keeper.AdoptRequest) error {
 		p.pidfd.Close()
 		return gone
 	}
+	p.rec.OOMs = p.oomKills() // who told them is not known
 	if err := p.findOutput(req.Pipes); err != nil {
 		p.withoutLog(err)
 	}

@@ -30,6 +30,8 @@ type record struct {
 	StdinOnce           bool
 	KillOnDisconnect    bool
 	Paused              bool
+	Limited             bool   // its memory is: kills for lack of it are told as they come
+	OOMs                uint64 // such kills that were told
 	Log                 keeper.LogConfig
 	Exit                *box.Exit
 	Files               []string
@@ -362,6 +364,7 @@ func (p *process) closeStdin() error {
 
 // run starts the goroutines of a process whose streams are set.
 func (p *process) run() {
+	p.watchMemory()
 	var pumps sync.WaitGroup
 	for _, s := range p.streams {
 		if s != nil {

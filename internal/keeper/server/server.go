@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/box/cgroup"
 	"hezi/internal/keeper"
 )
 
@@ -39,6 +40,7 @@ type Server struct {
 	handover   *handover
 	buffers    *sync.Pool
 	logSlots   chan struct{}
+	oom        *cgroup.Watcher
 	leaving    chan struct{} // closed when the keeper replaces itself
 	stopped    chan struct{}
 	generation int
@@ -68,6 +70,7 @@ func New(o Options, listener *net.UnixListener, holder *net.UnixConn) *Server {
 	}
 	s.link = newLink(s, holder)
 	s.handover = &handover{s: s}
+	s.oom = cgroup.NewWatcher(func(o cgroup.OOM) { outOfMemory(s, o) })
 	return s
 }
 
@@ -235,6 +238,12 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 			return nil, err
 		}
 		return sweep(s, r)
+	case keeper.OpUpdate:
+		r, err := decode[keeper.UpdateRequest](req.Body)
+		if err != nil {
+			return nil, err
+		}
+		return nil, updateLimits(s, r)
 	}
 	t, err := decode[keeper.Target](req.Body)
 	if err != nil {
