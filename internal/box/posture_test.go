@@ -75,7 +75,7 @@ func TestSpecErrors(t *testing.T) {
 		"file": {func(s *Spec) {
 			s.Mounts = append(s.Mounts, Mount{Type: MountBind, Source: "/etc/passwd", Target: "/tmp"})
 		}, "where the container has a directory"},
-		"netns":    {func(s *Spec) { s.Namespaces.Net = Namespace{NamespaceJoin, "/no/net"} }, "cannot open the net namespace"},
+		"netns":    {func(s *Spec) { s.Namespaces.Net = Namespace{Mode: NamespaceJoin, Path: "/no/net"} }, "cannot open the net namespace"},
 		"cap":      {func(s *Spec) { s.Process.Capabilities.Bounding = []string{"CAP_X"} }, `"CAP_X" is unknown`},
 		"nofile":   {func(s *Spec) { s.Process.Rlimits = []Rlimit{{"RLIMIT_NOFILE", 10, 5}} }, "cannot set RLIMIT_NOFILE to 10:5"},
 		"no args":  {func(s *Spec) { s.Process.Args = nil }, "no command specified"},
@@ -298,9 +298,40 @@ func TestNamespaces(t *testing.T) {
 	spec.Hostname = ""
 	base := "/proc/" + strconv.Itoa(first.PID) + "/ns/"
 	all = &spec.Namespaces
-	all.PID, all.Net, all.IPC, all.UTS = Namespace{NamespaceJoin, base + "pid"}, Namespace{NamespaceJoin, base + "net"}, Namespace{NamespaceJoin, base + "ipc"}, Namespace{NamespaceJoin, base + "uts"}
+	all.PID, all.Net, all.IPC, all.UTS = Namespace{Mode: NamespaceJoin, Path: base + "pid"}, Namespace{Mode: NamespaceJoin, Path: base + "net"}, Namespace{Mode: NamespaceJoin, Path: base + "ipc"}, Namespace{Mode: NamespaceJoin, Path: base + "uts"}
 	if out, _ := run(t, spec); !strings.Contains(out, "1 root     sleep 100") || !strings.Contains(out, "\nbox\n") {
 		t.Errorf("joined namespaces: %q", out)
+	}
+}
+
+// TestOwner: what is another box's is found by its pidfd, inside its own mounts,
+// and through no link there.
+func TestOwner(t *testing.T) {
+	root := image(t)
+	if err := os.Symlink("/etc", root+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	first := start(t, boxSpec(t, root, "sh", "-c", "echo text >/dev/shm/x; sleep 100"))
+	other := &Owner{ID: "first", Process: first.PidFD}
+	spec := boxSpec(t, root, "sh", "-c", "until grep text /dev/shm/x; do :; done; ps; hostname")
+	spec.Hostname, spec.Root.Overlay.Volatile = "", false // it is started again
+	n := &spec.Namespaces
+	for _, ns := range []*Namespace{&n.PID, &n.Net, &n.IPC, &n.UTS} {
+		*ns = Namespace{Mode: NamespaceJoin, Of: other}
+	}
+	last := &spec.Mounts[len(spec.Mounts)-1]
+	*last = Mount{Type: MountBind, Of: other, Source: "/dev/shm", Target: "/dev/shm"}
+	if out, code := run(t, spec); code != 0 || !strings.HasPrefix(out, "text\n") || !strings.Contains(out, " 1 root ") || !strings.HasSuffix(out, "\nbox\n") {
+		t.Errorf("exit code %d, %q", code, out)
+	}
+	last.Source = "/link"
+	if e := startError(t, spec); !strings.Contains(e.Message, "cannot open the bind source path /link") {
+		t.Error(e.Message)
+	}
+	_ = unix.PidfdSendSignal(rawFD(first.PidFD), unix.SIGKILL, nil, 0)
+	ended(rawFD(first.PidFD), time.Second)
+	if e := startError(t, spec); !strings.Contains(e.Message, "is not running") {
+		t.Error(e.Message)
 	}
 }
 

@@ -204,7 +204,11 @@ func openBind(m *Mount, propagation uint64, recursive bool) (fd int, file bool, 
 	if m.Recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	fd, err = unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
+	if m.Of != nil {
+		fd, err = m.Of.openTree(m.Source, flags)
+	} else {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
+	}
 	if err == unix.ENOENT {
 		return -1, false, stepError(StepMount, m.Source, nil, "bind source path does not exist: "+m.Source)
 	}
@@ -263,7 +267,7 @@ func (b *bundle) namespaces(n *Namespaces) error {
 		if ns.Mode != NamespaceJoin {
 			continue
 		}
-		fd, err := openNamespace(ns.name, ns.Path)
+		fd, err := openNamespace(ns.name, ns.Namespace)
 		if err != nil {
 			return err
 		}
@@ -273,7 +277,12 @@ func (b *bundle) namespaces(n *Namespaces) error {
 	return nil
 }
 
-func openNamespace(name, path string) (int, error) {
+// openNamespace gives what setns(2) takes: a file of nsfs, or a pidfd.
+func openNamespace(name string, ns Namespace) (int, error) {
+	if ns.Of != nil {
+		return ns.Of.pidfd(name + " namespace")
+	}
+	path := ns.Path
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		message := "cannot open the " + name + " namespace " + path

@@ -1,6 +1,7 @@
 package box
 
 import (
+	"os"
 	"time"
 
 	"hezi/internal/box/cgroup"
@@ -70,6 +71,16 @@ type Mount struct {
 	Data        string // file system options: "size=64m,mode=1777"
 	// CopyUp fills an empty named volume (bind) with what the image has at Target.
 	CopyUp bool
+	// Of says whose file system Source is in; nil: the host's.
+	Of *Owner `json:",omitempty"`
+}
+
+// Owner is a running container that something is taken from.
+type Owner struct {
+	ID string // for whoever holds containers to find Process by
+	// Process is a pidfd of its first process, which is proof against a number
+	// that is used again. It is the caller's.
+	Process *os.File `json:"-"`
 }
 
 // NamespaceMode says how a box comes by one namespace.
@@ -78,14 +89,15 @@ type NamespaceMode string
 const (
 	NamespaceNew  NamespaceMode = ""     // a new one
 	NamespaceHost NamespaceMode = "host" // the host's
-	NamespaceJoin NamespaceMode = "join" // the one at Path
+	NamespaceJoin NamespaceMode = "join" // the one at Path, or Of's
 )
 
 // Namespace is one namespace of a box. Path is a file such as
 // /proc/PID/ns/net or a bind-mounted handle and is opened by the keeper.
 type Namespace struct {
 	Mode NamespaceMode
-	Path string
+	Path string `json:",omitempty"`
+	Of   *Owner `json:",omitempty"`
 }
 
 // Namespaces of a box. The mount namespace is always new.

@@ -104,7 +104,7 @@ func birthOf(n *Namespaces) (birth, error) {
 		}
 	}
 	if n.PID.Mode == NamespaceJoin {
-		fd, err := openNamespace("pid", n.PID.Path)
+		fd, err := openNamespace("pid", n.PID)
 		if err != nil {
 			return b, err
 		}

@@ -74,6 +74,9 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err := checkPoints(r.Points); err != nil {
 		return container.CreateResponse{}, err
 	}
+	if err := (neighbours{e.records}).name(host); err != nil {
+		return container.CreateResponse{}, err
+	}
 	if err := e.hostname(r); err != nil {
 		return container.CreateResponse{}, err
 	}

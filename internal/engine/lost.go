@@ -86,7 +86,7 @@ func (e lost) regainNow(ctx context.Context, id string) bool {
 func (e *records) adoption(r *record) keeper.AdoptRequest {
 	return keeper.AdoptRequest{
 		ContainerID: r.ID, PID: r.PID, StartedAt: r.Started, CgroupPaths: r.Cgroups, Pipes: r.Pipes,
-		HostPID: r.HostConfig.PidMode.IsHost(), Paused: r.State == container.StatePaused, Log: e.logConfig(r),
+		HostPID: !r.HostConfig.PidMode.IsPrivate(), Paused: r.State == container.StatePaused, Log: e.logConfig(r),
 	}
 }
 

@@ -147,6 +147,10 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
+	pid, ipc, err := neighbours(e).of(r)
+	if err != nil {
+		return none, err
+	}
 	ns, sandbox, err := e.join(ctx, r)
 	if err != nil {
 		return none, err
@@ -165,7 +169,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		}
 	}
 	in := spec.Input{
-		ID: r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: append(files, mounts...), Net: ns, CgroupParent: e.o.CgroupParent,
+		ID: r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: append(files, mounts...), Net: ns, PID: pid, IPC: ipc, CgroupParent: e.o.CgroupParent,
 		Root: box.Root{Overlay: &box.Overlay{Lower: append(slices.Clip(root.Lower), e.o.Layers.Base()), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
 	}
 	s, err := spec.Build(in)
@@ -215,7 +219,7 @@ func (e launcher) join(ctx context.Context, r *record) (box.Namespace, *network.
 		if o.HostConfig.NetworkMode.IsHost() {
 			return box.Namespace{Mode: box.NamespaceHost}, nil, nil
 		}
-		return box.Namespace{Mode: box.NamespaceJoin, Path: fmt.Sprintf("/proc/%d/ns/net", o.PID)}, nil, nil
+		return box.Namespace{Mode: box.NamespaceJoin, Of: &box.Owner{ID: o.ID}}, nil, nil
 	}
 	box1, err := e.o.Networks.Join(ctx, endpoint(r))
 	if err != nil {

@@ -47,8 +47,8 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	if err := checkSysctls(h); err != nil {
 		return err
 	}
-	if !h.CgroupnsMode.Valid() {
-		return invalid("invalid cgroup namespace mode: %v: write host or private", h.CgroupnsMode)
+	if err := checkNamespaces(c, h); err != nil {
+		return err
 	}
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return invalid("%v", err)
@@ -104,10 +104,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"--volume-driver", h.VolumeDriver != "" && h.VolumeDriver != "local"},
 		{"--volumes-from", len(h.VolumesFrom) > 0},
 		{"--annotation", len(h.Annotations) > 0},
-		{"--ipc", h.IpcMode != "" && h.IpcMode != "private" && h.IpcMode != "shareable"},
-		{"--pid", h.PidMode != ""},
-		{"--uts", h.UTSMode != ""},
-		{"--userns", h.UsernsMode != ""},
 		{"--runtime", h.Runtime != "" && h.Runtime != "hezi" && h.Runtime != "runc" && h.Runtime != "io.containerd.runc.v2"},
 		{"--isolation", h.Isolation != "" && h.Isolation != "default"},
 		{"--link", len(h.Links) > 0},
@@ -144,6 +140,9 @@ func checkSysctls(h *container.HostConfig) error {
 				return invalid("sysctl %q is not allowed with --network %s: the setting is not the container's own", key, h.NetworkMode)
 			}
 		case strings.HasPrefix(name, "fs.mqueue."), slices.Contains(ipcSysctls, name):
+			if err := hostsIPC(name, h); err != nil {
+				return err
+			}
 		default:
 			return invalid("sysctl %q is not in a separate kernel namespace: it would change the whole machine; set it on the host", key)
 		}

@@ -20,21 +20,16 @@ import (
 const defaultShm = 64 << 20
 
 // defaultMounts are Docker's, with its options.
-func defaultMounts(h *container.HostConfig) []box.Mount {
-	shm := h.ShmSize
-	if shm == 0 {
-		shm = defaultShm
-	}
+func defaultMounts(h *container.HostConfig, ipc *box.Owner) []box.Mount {
 	ro := !h.Privileged
-	return []box.Mount{
+	return append([]box.Mount{
 		{Type: box.MountProc, Target: "/proc", NoSuid: true, NoExec: true, NoDev: true},
 		{Type: box.MountTmpfs, Target: "/dev", NoSuid: true, Data: "strictatime,mode=755,size=65536k"},
 		{Type: box.MountDevpts, Target: "/dev/pts", NoSuid: true, NoExec: true, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
 		{Type: box.MountSysfs, Target: "/sys", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
 		{Type: box.MountCgroup, Target: "/sys/fs/cgroup", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
 		{Type: box.MountMqueue, Target: "/dev/mqueue", NoSuid: true, NoExec: true, NoDev: true},
-		{Type: box.MountTmpfs, Target: "/dev/shm", NoSuid: true, NoExec: true, NoDev: true, Data: fmt.Sprintf("mode=1777,size=%d", shm)},
-	}
+	}, sharedMemory(h, ipc)...)
 }
 
 // maskedPaths are Docker's: what tells about or controls the host's hardware.

@@ -105,12 +105,14 @@ func variable(entry string) string {
 
 // Input is what the launch spec of a container is made from.
 type Input struct {
-	ID           string
-	Config       *container.Config // merged
-	HostConfig   *container.HostConfig
-	Root         box.Root
-	Mounts       []box.Mount // binds, volumes, tmpfs; in any order
-	Net          box.Namespace
+	ID         string
+	Config     *container.Config // merged
+	HostConfig *container.HostConfig
+	Root       box.Root
+	Mounts     []box.Mount // binds, volumes, tmpfs; in any order
+	Net        box.Namespace
+	// PID and IPC are the namespaces of the containers that the modes name.
+	PID, IPC     *box.Owner
 	CgroupParent string
 	Seccomp      []byte
 	SeccompFlags uint32
@@ -125,9 +127,13 @@ func Build(in Input) (box.Spec, error) {
 	}
 	s := box.Spec{
 		ID: in.ID, Hostname: in.Config.Hostname, Domainname: in.Config.Domainname, Root: in.Root, Sysctl: sysctls(h),
-		Namespaces: box.Namespaces{Net: in.Net},
+		Namespaces: namespaces(in),
 		Cgroup:     box.Cgroup{Parent: in.CgroupParent, AllDevices: h.Privileged},
-		Init:       h.Init != nil && *h.Init,
+		// Another's pid namespace has a process 1 already.
+		Init: h.Init != nil && *h.Init && h.PidMode.IsPrivate(),
+	}
+	if h.UTSMode.IsHost() {
+		s.Hostname, s.Domainname = "", ""
 	}
 	if s.Cgroup.Resources, err = resources(&h.Resources); err != nil {
 		return s, err
@@ -136,12 +142,9 @@ func Build(in Input) (box.Spec, error) {
 		s.Cgroup.Parent, s.Cgroup.Foreign = h.CgroupParent, true
 	}
 	s.Root.ReadOnly = h.ReadonlyRootfs
-	s.Mounts = append(withoutReplaced(defaultMounts(h), in.Mounts), in.Mounts...)
+	s.Mounts = append(withoutReplaced(defaultMounts(h, in.IPC), in.Mounts), in.Mounts...)
 	sort.SliceStable(s.Mounts[:], func(i, j int) bool { return depth(s.Mounts[i].Target) < depth(s.Mounts[j].Target) })
 	s.Mounts = lastOfEach(s.Mounts)
-	if h.CgroupnsMode.IsHost() {
-		s.Namespaces.Cgroup.Mode = box.NamespaceHost
-	}
 	if h.Privileged {
 		if s.Devices, err = hostDevices(); err != nil {
 			return s, err

@@ -47,6 +47,11 @@ func TestBadInput(t *testing.T) {
 		{container.HostConfig{Resources: container.Resources{Ulimits: []*units.Ulimit{{Name: "nofile", Soft: 2, Hard: 1}}}}, "soft limit must be less"},
 		{container.HostConfig{PortBindings: network.PortMap{network.MustParsePort("80/foo"): nil}}, "invalid proto: foo"},
 		{container.HostConfig{ConsoleSize: [2]uint{70000, 1}}, "invalid console size"},
+		{container.HostConfig{IpcMode: "container:"}, "invalid IPC mode: container:"},
+		{container.HostConfig{IpcMode: "x"}, "invalid IPC mode: x"},
+		{container.HostConfig{PidMode: "private"}, "invalid PID mode: private"},
+		{container.HostConfig{UTSMode: "container:x"}, "invalid UTS mode: container:x"},
+		{container.HostConfig{IpcMode: "host", Sysctls: map[string]string{"kernel.msgmax": "1"}}, "not allowed in the hosts ipc namespace"},
 	} {
 		err := Check(&container.Config{}, &c.h)
 		if err == nil {
@@ -58,6 +63,11 @@ func TestBadInput(t *testing.T) {
 	}
 	if err := Check(&container.Config{Env: []string{"=x"}}, &container.HostConfig{}); err == nil || !strings.Contains(err.Error(), "invalid environment variable") {
 		t.Error(err)
+	}
+	for _, c := range []*container.Config{{Hostname: "x"}, {Domainname: "x"}} {
+		if err := Check(c, &container.HostConfig{UTSMode: "host"}); err == nil || !strings.Contains(err.Error(), "name and the UTS mode") {
+			t.Error(err)
+		}
 	}
 	if _, err := Capabilities([]string{"bogus"}, nil, false); err == nil || !strings.Contains(err.Error(), "invalid capability") {
 		t.Error(err)

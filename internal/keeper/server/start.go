@@ -21,7 +21,7 @@ func (s *Server) start(req *keeper.StartRequest) (keeper.Started, error) {
 	s.starts.RLock() // Upgrade waits for starts under way
 	defer s.starts.RUnlock()
 	ports := portFiles(req.Ports)
-	p := newProcess(s, record{ContainerID: id, StdinOnce: req.StdinOnce, Log: req.Log, Terminal: req.Spec.Process.Terminal, HostPID: req.Spec.Namespaces.PID.Mode == box.NamespaceHost, Limited: req.Spec.Cgroup.Resources.Memory > 0 || req.Spec.Cgroup.Foreign})
+	p := newProcess(s, record{ContainerID: id, StdinOnce: req.StdinOnce, Log: req.Log, Terminal: req.Spec.Process.Terminal, HostPID: req.Spec.Namespaces.PID.Mode != box.NamespaceNew, Limited: req.Spec.Cgroup.Resources.Memory > 0 || req.Spec.Cgroup.Foreign})
 	s.mu.Lock()
 	if s.containers[id] != nil || s.starting[id] {
 		s.mu.Unlock()
@@ -76,6 +76,11 @@ func (s *Server) failPending(id string, n *pendingStart) {
 }
 
 func (s *Server) launch(p *process, req *keeper.StartRequest) (out keeper.Started, err error) {
+	owned, err := owners(s, &req.Spec)
+	defer closeFiles(owned...)
+	if err != nil {
+		return out, err
+	}
 	pr := &req.Spec.Process
 	ps, err := makePipes(pr.OpenStdin && !pr.Terminal, !pr.Terminal, !pr.Terminal)
 	if err != nil {
