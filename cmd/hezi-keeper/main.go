@@ -1,13 +1,18 @@
 // Command hezi-keeper holds the containers: it is their parent, writes their
 // logs and serves attached clients. hezid starts it and can be replaced or
 // killed at any moment without it.
+//
+// As `hezi-keeper oci`, or under the name hezi-oci, it is an OCI runtime for
+// other engines, and holds nothing.
 package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"hezi/internal/box"
 	"hezi/internal/keeper/server"
+	"hezi/internal/oci"
 	"hezi/internal/version"
 )
 
@@ -15,6 +20,12 @@ import (
 const pool = 1
 
 func main() {
+	switch {
+	case filepath.Base(os.Args[0]) == "hezi-oci":
+		os.Exit(oci.Run(version.Version, os.Args[1:]))
+	case len(os.Args) > 1 && os.Args[1] == "oci":
+		os.Exit(oci.Run(version.Version, os.Args[2:]))
+	}
 	c := server.Command{
 		Version: version.Version,
 		NewRuntime: func(identity string) (server.Runtime, error) {

@@ -22,7 +22,7 @@ type bundle struct {
 
 func newBundle() *bundle {
 	b := &bundle{files: []int{-1}}
-	b.plan.Root, b.plan.Null, b.plan.Tiny, b.plan.CgroupDir = plan.NoFD, plan.NoFD, plan.NoFD, plan.NoFD
+	b.plan.Root, b.plan.Null, b.plan.Tiny, b.plan.CgroupDir, b.plan.Gate = plan.NoFD, plan.NoFD, plan.NoFD, plan.NoFD, plan.NoFD
 	b.plan.Stdio = [3]int{plan.NoFD, plan.NoFD, plan.NoFD}
 	return b
 }

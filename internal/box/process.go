@@ -1,6 +1,8 @@
 package box
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -81,3 +83,6 @@ var capabilities = map[string]uint{
 	"CAP_BLOCK_SUSPEND": unix.CAP_BLOCK_SUSPEND, "CAP_AUDIT_READ": unix.CAP_AUDIT_READ, "CAP_PERFMON": unix.CAP_PERFMON,
 	"CAP_BPF": unix.CAP_BPF, "CAP_CHECKPOINT_RESTORE": unix.CAP_CHECKPOINT_RESTORE,
 }
+
+// CapabilityNames are the capabilities that are known, sorted.
+func CapabilityNames() []string { return slices.Sorted(maps.Keys(capabilities)) }

@@ -16,6 +16,25 @@ import (
 // Start makes a box and returns once its program runs. On error nothing of it
 // is left, and the error is an *Error where a step failed.
 func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, error) {
+	return r.start(ctx, spec, stdio, Gate{})
+}
+
+// Gate divides a start in two, as the OCI runtime specification does.
+type Gate struct {
+	// FIFO (O_PATH) must be read before the program runs: Create does not wait
+	// for that, and this process may end before. What fails then is not told.
+	FIFO *os.File
+	// Born, where it is not nil, is called with the process that is in the box's
+	// namespaces, when nothing else of the box is made.
+	Born func(pid int) error
+}
+
+// Create is Start up to a gate.
+func (r *Runtime) Create(ctx context.Context, spec *Spec, stdio Stdio, gate Gate) (*Proc, error) {
+	return r.start(ctx, spec, stdio, gate)
+}
+
+func (r *Runtime) start(ctx context.Context, spec *Spec, stdio Stdio, gate Gate) (*Proc, error) {
 	if !spec.Cgroup.Foreign {
 		defer r.pool.refill(spec.Cgroup.Parent)
 	}
@@ -35,7 +54,7 @@ func (r *Runtime) Start(ctx context.Context, spec *Spec, stdio Stdio) (*Proc, er
 		}
 		return nil, cgroupError(spec.ID, err)
 	}
-	proc, err := r.startIn(ctx, spec, stdio, group, b, prepared)
+	proc, err := r.startIn(ctx, spec, stdio, gate, group, b, prepared)
 	if err != nil {
 		return nil, errors.Join(err, group.Remove())
 	}
@@ -51,7 +70,7 @@ func cgroupError(id string, err error) error {
 	return stepError(StepCgroup, id, err, "cannot set up the container's cgroup")
 }
 
-func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, group group, birth birth, prepared *spare) (*Proc, error) {
+func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, gate Gate, group group, birth birth, prepared *spare) (*Proc, error) {
 	b := newBundle()
 	defer b.close()
 	birth.cgroupFD = group.FD()
@@ -66,6 +85,16 @@ func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, group gr
 			return nil, err
 		}
 		attach(c, group, birth, attached)
+	}
+	if gate.FIFO != nil {
+		b.plan.Gate = b.lend(rawFD(gate.FIFO))
+	}
+	if gate.Born != nil {
+		if err := gate.Born(c.pid); err != nil {
+			c.kill()
+			<-attached
+			return nil, err
+		}
 	}
 	proc, err := r.build(ctx, c, prepared, b, spec, stdio, group, attached)
 	if err != nil {

@@ -100,9 +100,37 @@ func (s *session) start() error {
 	if err := s.wait(); err != nil {
 		return err
 	}
+	if err := s.gate(); err != nil {
+		return err
+	}
 	s.tape.play() // reports its own failure
 	unix.Exit(1)
 	return nil
+}
+
+// gate waits until the plan's FIFO is read. Whoever made the box is told by the
+// end of the socket that it stands, and may go.
+func (s *session) gate() error {
+	fd := s.fd(s.plan.Gate)
+	if fd < 0 {
+		return nil
+	}
+	if err := unix.Shutdown(socket, unix.SHUT_RDWR); err != nil {
+		return err
+	}
+	name := "self/fd/" + strconv.Itoa(fd)
+	for {
+		w, err := unix.Openat(s.proc, name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		_, err = unix.Write(w, []byte{1})
+		unix.Close(w)
+		return err
+	}
 }
 
 func (s *session) enter() error {

@@ -13,7 +13,7 @@
 //	                                      <-    Console + the terminal's master
 //	                                      <-    Ready (start) or Child + pid (join)
 //	  Go (start only)                     ->
-//	                                      <-    Failed + errno + Error, or end of file: the program runs
+//	                                      <-    Failed + errno + Error, or end of file: the program runs, or waits for the Gate
 package plan
 
 import "path"
@@ -62,6 +62,9 @@ type Plan struct {
 	UnshareCgroup bool
 	CgroupV2      bool
 	CgroupDir     int // v2 and join: the directory to clone into
+
+	// Gate is a FIFO (O_PATH) that must be read before the program runs, or NoFD.
+	Gate int
 
 	Stdio [3]int
 	Tiny  int // memfd of hezi-tiny, or NoFD
