@@ -3,6 +3,7 @@ package initproc
 import (
 	"path"
 	"strconv"
+	"strings"
 
 	"hezi/internal/box/plan"
 
@@ -38,12 +39,12 @@ func (s *session) makeDevices() error {
 	}
 	for i := range s.plan.Devices {
 		d := &s.plan.Devices[i]
-		if covered(&s.plan, d.Path) {
-			continue
+		if covered(&s.plan, d.Path) || dev == nil && strings.HasPrefix(path.Clean(d.Path), "/dev/") {
+			continue // a /dev of the user's has its own, and is the host's to change
 		}
 		parent, err := ensure(s.root, path.Dir(d.Path), false)
 		if err == nil {
-			err = makeNode(parent, path.Base(d.Path), d)
+			err = placeNode(parent, d)
 			unix.Close(parent)
 		}
 		if err != nil {
@@ -61,6 +62,24 @@ func (s *session) makeDevices() error {
 		}
 	}
 	return nil
+}
+
+// placeNode makes a device of the plan. In /dev the later one of a name stands,
+// as with runc.
+func placeNode(parent int, d *plan.Device) error {
+	name := path.Base(d.Path)
+	err := makeNode(parent, name, d)
+	if err != unix.EEXIST || path.Dir(path.Clean(d.Path)) != "/dev" {
+		return err
+	}
+	var st unix.Stat_t
+	if unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Rdev == 0 {
+		return err
+	}
+	if err := unix.Unlinkat(parent, name, 0); err != nil {
+		return err
+	}
+	return makeNode(parent, name, d)
 }
 
 func (s *session) defaultDevices() error {

@@ -47,6 +47,9 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	if err := checkSysctls(h); err != nil {
 		return err
 	}
+	if err := checkDevices(h); err != nil {
+		return err
+	}
 	if err := checkNamespaces(c, h); err != nil {
 		return err
 	}
@@ -111,8 +114,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"HostConfig.Cgroup", h.Cgroup != ""},
 		{"--security-opt systempaths=unconfined (HostConfig.MaskedPaths)", h.MaskedPaths != nil},
 		{"--security-opt systempaths=unconfined (HostConfig.ReadonlyPaths)", h.ReadonlyPaths != nil},
-		{"--device", len(r.Devices) > 0},
-		{"--device-cgroup-rule", len(r.DeviceCgroupRules) > 0},
 		{"--gpus", len(r.DeviceRequests) > 0},
 		{"--cpu-count (of Windows)", r.CPUCount != 0},
 		{"Config.NetworkDisabled", c.NetworkDisabled},

@@ -42,8 +42,10 @@ func kept() map[string]any {
 		"HostConfig.CgroupParent": yes, "HostConfig.BlkioWeight": uint16(10), "HostConfig.BlkioWeightDevice": []*blkiodev.WeightDevice{{Path: "/dev/x", Weight: 10}},
 		"HostConfig.BlkioDeviceReadBps": yes, "HostConfig.BlkioDeviceWriteBps": yes, "HostConfig.BlkioDeviceReadIOps": yes, "HostConfig.BlkioDeviceWriteIOps": yes,
 		"HostConfig.CpuRealtimePeriod": yes, "HostConfig.CpuRealtimeRuntime": yes,
-		"HostConfig.CpuPercent": yes, // discarded with Docker's warning
-		"HostConfig.Ulimits":    []*units.Ulimit{{Name: "nofile", Soft: 1, Hard: 1}},
+		"HostConfig.CpuPercent":        yes, // discarded with Docker's warning
+		"HostConfig.Ulimits":           []*units.Ulimit{{Name: "nofile", Soft: 1, Hard: 1}},
+		"HostConfig.Devices":           []container.DeviceMapping{{PathOnHost: "/dev/null", PathInContainer: "/dev/x", CgroupPermissions: "rw"}},
+		"HostConfig.DeviceCgroupRules": []string{"c 1:3 rwm"},
 
 		"Mount.Type": mount.Type("bind"), "Mount.Source": yes, "Mount.Target": yes, "Mount.ReadOnly": yes,
 		"Mount.Consistency":            yes, // of Docker Desktop, as in -v

@@ -2,17 +2,14 @@ package spec
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
-	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
 )
@@ -90,36 +87,6 @@ func lastOfEach(mounts []box.Mount) []box.Mount {
 		}
 	}
 	return out
-}
-
-// hostDevices are the device nodes of the host's /dev, for privileged containers.
-func hostDevices() ([]box.Device, error) {
-	var list []box.Device
-	err := filepath.WalkDir("/dev", func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // a device may go away while the folder is read
-		}
-		if d.IsDir() {
-			switch p {
-			case "/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd":
-				return fs.SkipDir
-			}
-			return nil
-		}
-		info, err := d.Info()
-		if err != nil || info.Mode()&fs.ModeDevice == 0 || p == "/dev/console" || p == "/dev/ptmx" {
-			return nil
-		}
-		st := info.Sys().(*syscall.Stat_t)
-		kind := "b"
-		if info.Mode()&fs.ModeCharDevice != 0 {
-			kind = "c"
-		}
-		list = append(list, box.Device{Path: p, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
-			Mode: uint32(info.Mode().Perm()), UID: st.Uid, GID: st.Gid})
-		return nil
-	})
-	return list, err
 }
 
 // Point is one mount that a user or an image asked for, before volumes are made.

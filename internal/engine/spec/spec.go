@@ -1,7 +1,7 @@
 // Package spec turns a request and an image's configuration into the launch
-// spec of a box. It reads nothing of the host but the list of devices for
-// privileged containers, the numbers of the block devices that are limited and
-// which processors' throttles there are to hide.
+// spec of a box. It reads nothing of the host but the devices that a container
+// gets, the numbers of the block devices that are limited and which processors'
+// throttles there are to hide.
 package spec
 
 import (
@@ -145,12 +145,11 @@ func Build(in Input) (box.Spec, error) {
 	s.Mounts = append(withoutReplaced(defaultMounts(h, in.IPC), in.Mounts), in.Mounts...)
 	sort.SliceStable(s.Mounts[:], func(i, j int) bool { return depth(s.Mounts[i].Target) < depth(s.Mounts[j].Target) })
 	s.Mounts = lastOfEach(s.Mounts)
-	if h.Privileged {
-		if s.Devices, err = hostDevices(); err != nil {
-			return s, err
-		}
-	} else {
+	if !h.Privileged {
 		s.MaskedPaths, s.ReadonlyPaths = maskedPaths(), readonlyPaths()
+	}
+	if s.Devices, s.Cgroup.DeviceRules, err = devices(h); err != nil {
+		return s, err
 	}
 	s.Process = Process(in.Config, h, caps)
 	s.Process.Seccomp, s.Process.SeccompFlags = in.Seccomp, in.SeccompFlags
