@@ -198,6 +198,7 @@ const (
 	StepTerminal  = "terminal"
 	StepCaps      = "capabilities"
 	StepSeccomp   = "seccomp"
+	StepAppArmor  = "AppArmor profile"
 	StepExec      = "exec"
 )
 

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
+	"hezi/internal/box/apparmor"
 	"hezi/internal/daemon/config"
 	"hezi/internal/engine"
 	"hezi/internal/image"
@@ -52,6 +53,9 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 		ContainerdCommit: system.Commit{ID: "none"}, RuncCommit: system.Commit{ID: "none"}, InitCommit: system.Commit{ID: "none"},
 	}
 	limits(&info)
+	if _, why := apparmor.Supported(); why != "" {
+		info.Warnings = append(info.Warnings, "WARNING: "+why)
+	}
 	for _, w := range s.warnings() {
 		info.Warnings = append(info.Warnings, "WARNING: "+w)
 	}
@@ -111,11 +115,15 @@ func (s *systemRoom) count(ctx context.Context, info *system.Info) error {
 
 // securityOptions in Docker's syntax.
 func securityOptions(c *config.Config) []string {
+	var out []string
+	if ok, _ := apparmor.Supported(); ok {
+		out = append(out, "name=apparmor")
+	}
 	profile := "builtin"
 	if c.SeccompProfile != "" {
 		profile = c.SeccompProfile
 	}
-	out := []string{"name=seccomp,profile=" + profile}
+	out = append(out, "name=seccomp,profile="+profile)
 	if readCgroups().version == "2" {
 		out = append(out, "name=cgroupns")
 	}

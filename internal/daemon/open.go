@@ -16,6 +16,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"hezi/internal/api"
+	"hezi/internal/box/apparmor"
 	"hezi/internal/box/seccomp"
 	"hezi/internal/daemon/config"
 	"hezi/internal/disk"
@@ -138,6 +139,11 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 	profile, err := seccomp.Load(c.SeccompProfile)
 	if err != nil {
 		return nil, err
+	}
+	if o.AppArmor, _ = apparmor.Supported(); o.AppArmor {
+		if err := apparmor.Ensure(); err != nil {
+			return nil, err
+		}
 	}
 	o.DataRoot, o.ExecRoot, o.Seccomp, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, cgroupParent(id)
 	o.Defaults = engine.Defaults{

@@ -179,6 +179,9 @@ func (e *records) checkHost(h *container.HostConfig) error {
 	if !gateway.IsValid() {
 		gateway = e.o.Networks.Gateway()
 	}
+	if err := e.checkSecurity(h); err != nil {
+		return err
+	}
 	if _, err := hostfiles.Hosts(netip.Addr{}, "", "", nil, h.ExtraHosts, gateway); err != nil {
 		return err
 	}

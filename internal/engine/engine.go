@@ -88,6 +88,7 @@ type Options struct {
 	Events             publisher
 	Log                *slog.Logger
 	Seccomp            *seccomp.Profile // of containers that ask for no other; nil: none
+	AppArmor           bool             // the default profile is loaded
 	Defaults           Defaults
 }
 

@@ -347,7 +347,14 @@ func (e *Execs) execProcess(r *record, v *execution, o ExecStartOptions) (box.Pr
 		height, width = o.ConsoleHeight, o.ConsoleWidth
 	}
 	p.ConsoleHeight, p.ConsoleWidth = uint16(height), uint16(width)
-	return p, e.confine(&p, &h)
+	security, err := spec.ParseSecurity(h.SecurityOpt)
+	if err != nil {
+		return p, err
+	}
+	if caps, err = spec.Capabilities(h.CapAdd, h.CapDrop, r.HostConfig.Privileged); err != nil {
+		return p, err
+	}
+	return p, e.confine(&p, r.HostConfig, security, caps)
 }
 
 // execExited stores an exec's exit and acknowledges it.

@@ -34,7 +34,8 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 		ID: r.ID, Created: stamp(r.Created), Path: path, Args: args, State: r.state(), Image: r.ImageID,
 		Name: "/" + r.Name, RestartCount: r.Restarts, Driver: rootDriver, Platform: r.Platform,
 		ExecIDs: e.index.of(r.ID), HostConfig: r.hostConfig(), Mounts: q.mountPoints(ctx, r), Config: r.config(), NetworkSettings: q.networkSettings(r),
-		Storage: &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: rootDriver}}},
+		AppArmorProfile: e.shownAppArmor(r.HostConfig),
+		Storage:         &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: rootDriver}}},
 	}
 	slices.Sort(resp.ExecIDs)
 	if r.Manifest.Digest != "" {
@@ -108,9 +109,7 @@ func (r *record) hostConfig() *container.HostConfig {
 	if h.Memory > 0 && h.MemorySwap == 0 {
 		h.MemorySwap = 2 * h.Memory
 	}
-	if h.MaskedPaths == nil && h.ReadonlyPaths == nil {
-		h.MaskedPaths, h.ReadonlyPaths = spec.HiddenPaths(&h)
-	}
+	h.MaskedPaths, h.ReadonlyPaths = spec.HiddenPaths(&h)
 	// Docker's client makes these lists; scripts count on them.
 	h.DNS, h.DNSOptions, h.DNSSearch = orEmpty(h.DNS), orEmpty(h.DNSOptions), orEmpty(h.DNSSearch)
 	h.BlkioWeightDevice, h.Devices, h.Ulimits = orEmpty(h.BlkioWeightDevice), orEmpty(h.Devices), orEmpty(h.Ulimits)

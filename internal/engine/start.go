@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -17,7 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hezi/internal/box"
-	"hezi/internal/box/seccomp"
+	"hezi/internal/box/apparmor"
 	"hezi/internal/engine/spec"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
@@ -168,15 +167,20 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 			return none, fmt.Errorf("the container's writable layer: %w", err)
 		}
 	}
+	security, err := spec.ParseSecurity(r.HostConfig.SecurityOpt)
+	if err != nil {
+		return none, err
+	}
 	in := spec.Input{
-		ID: r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: append(files, mounts...), Net: ns, PID: pid, IPC: ipc, CgroupParent: e.o.CgroupParent,
+		Security: security,
+		ID:       r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: append(files, mounts...), Net: ns, PID: pid, IPC: ipc, CgroupParent: e.o.CgroupParent,
 		Root: box.Root{Overlay: &box.Overlay{Lower: append(slices.Clip(root.Lower), e.o.Layers.Base()), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
 	}
 	s, err := spec.Build(in)
 	if err != nil {
 		return none, err
 	}
-	if err := e.confine(&s.Process, r.HostConfig); err != nil {
+	if err := e.confine(&s.Process, r.HostConfig, security, s.Process.Capabilities.Bounding); err != nil {
 		return none, err
 	}
 	// What the container has is stored before it runs: an engine that dies in
@@ -195,6 +199,12 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if errdefs.IsConflict(err) {
 		// An exit that nobody acknowledged: the engine died after it.
 		if ferr := e.o.Keeper.Forget(ctx, r.ID, false); ferr == nil {
+			began, err = e.o.Keeper.Start(ctx, req)
+		}
+	}
+	if lostProfile(err) {
+		// Something unloaded it, as upgrades of the package do.
+		if err = apparmor.Ensure(); err == nil {
 			began, err = e.o.Keeper.Start(ctx, req)
 		}
 	}
@@ -255,14 +265,4 @@ func endpoint(r *record) network.EndpointRequest {
 	}
 	q.Ports = r.published()
 	return q
-}
-
-// confine gives a process the seccomp filter of its container.
-func (e *records) confine(p *box.Process, h *container.HostConfig) (err error) {
-	p.NoNewPrivileges = p.NoNewPrivileges || e.o.Defaults.NoNewPrivileges && !spec.MayGainPrivileges(h.SecurityOpt)
-	if h.Privileged || spec.Unconfined(h.SecurityOpt) {
-		return nil
-	}
-	p.Seccomp, p.SeccompFlags, err = seccomp.Compile(e.o.Seccomp, p.Capabilities.Bounding, runtime.GOARCH)
-	return err
 }

@@ -69,11 +69,11 @@ func (s *session) processAttributes() error {
 	}
 	if p.AppArmor != "" && p.AppArmor != "unconfined" {
 		err := s.writeProc("self/attr/apparmor/exec", "exec "+p.AppArmor)
-		if err == unix.ENOENT {
+		if err == unix.ENOENT && unix.Faccessat(s.proc, "self/attr/apparmor", unix.F_OK, 0) != nil { // before Linux 5.1
 			err = s.writeProc("self/attr/exec", "exec "+p.AppArmor)
 		}
 		if err != nil {
-			return fail("exec", p.AppArmor, err, "cannot use the AppArmor profile "+strconv.Quote(p.AppArmor)+" (is it loaded, and AppArmor enabled?)")
+			return fail("AppArmor profile", p.AppArmor, err, "unable to apply apparmor profile "+strconv.Quote(p.AppArmor)+" (is it loaded? apparmor_parser -r FILE loads one)")
 		}
 	}
 	if p.SELinux != "" {

@@ -129,10 +129,12 @@ func build(p *Profile, caps []string, arch string) (code, error) {
 	}
 	out := link(sections)
 	if len(out) > unix.BPF_MAXINSNS {
-		return nil, fmt.Errorf("the seccomp profile is too large: its program has %d instructions, the kernel takes %d", len(out), unix.BPF_MAXINSNS)
+		return nil, errTooLarge
 	}
 	return out, nil
 }
+
+var errTooLarge = fmt.Errorf("the seccomp profile is too large: its program has more than the %d instructions that the kernel takes", unix.BPF_MAXINSNS)
 
 // link puts the sections of the ABIs behind the test of the architecture.
 func link(sections map[int]code) code {
@@ -231,6 +233,12 @@ func (a abi) compile(rules []rule, otherwise uint32) (code, error) {
 	}
 	if newest != math.MaxUint32 {
 		end()
+	}
+	total := 0
+	for _, s := range steps { // before they are put together, which copies them
+		if total += len(s.code); total > unix.BPF_MAXINSNS {
+			return nil, errTooLarge
+		}
 	}
 	var search func(list []step) code
 	search = func(list []step) code {

@@ -62,6 +62,9 @@ func Parse(text []byte) (*Profile, error) {
 	if m.DefaultAction == "" {
 		return nil, errors.New(`the seccomp profile has no defaultAction: write for example "defaultAction": "SCMP_ACT_ERRNO"`)
 	}
+	if m.ListenerPath != "" || m.ListenerMetadata != "" {
+		return nil, errors.New("the seccomp profile names a listener (listenerPath), which hezi does not offer: remove it")
+	}
 	if len(m.Architectures) > 0 && len(m.ArchMap) > 0 {
 		return nil, errors.New("both 'architectures' and 'archMap' are specified in the seccomp profile, use either 'architectures' or 'archMap'")
 	}
@@ -78,6 +81,42 @@ func Parse(text []byte) (*Profile, error) {
 	if _, err := build(p, nil, runtime.GOARCH); err != nil {
 		return nil, err
 	}
+	if _, err := flagsOf(p); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// parsed holds profiles by their JSON; parsedSize bounds it.
+var parsed = struct {
+	sync.Mutex
+	profiles map[[sha256.Size]byte]*Profile
+}{profiles: map[[sha256.Size]byte]*Profile{}}
+
+const parsedSize = 16
+
+// ParseCached is Parse for a profile that comes again with each start and exec.
+func ParseCached(text string) (*Profile, error) {
+	key := sha256.Sum256([]byte(text))
+	parsed.Lock()
+	p := parsed.profiles[key]
+	parsed.Unlock()
+	if p != nil {
+		return p, nil
+	}
+	p, err := Parse([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	parsed.Lock()
+	defer parsed.Unlock()
+	if len(parsed.profiles) >= parsedSize {
+		for k := range parsed.profiles { // any one
+			delete(parsed.profiles, k)
+			break
+		}
+	}
+	parsed.profiles[key] = p
 	return p, nil
 }
 
@@ -130,6 +169,10 @@ func archWord(arch string) string {
 	return arch
 }
 
+// maxCases bounds what rules name, calls times arguments: far more than any
+// program holds.
+const maxCases = 1 << 16
+
 // narrow gives the rules for capabilities and an architecture on this kernel.
 func (p *Profile) narrow(caps []string, arch string) ([]rule, error) {
 	has := map[string]bool{}
@@ -137,6 +180,7 @@ func (p *Profile) narrow(caps []string, arch string) ([]rule, error) {
 		has[c] = true
 	}
 	var out []rule
+	cases := 0
 	for _, s := range p.moby.Syscalls {
 		ok, err := applies(s, has, archWord(arch))
 		if err != nil {
@@ -153,6 +197,9 @@ func (p *Profile) narrow(caps []string, arch string) ([]rule, error) {
 			if a.Index > 5 {
 				return nil, fmt.Errorf("the seccomp profile's rule of %s tests argument %d: a system call has 0 to 5", strings.Join(s.Names, ", "), a.Index)
 			}
+		}
+		if cases += len(s.Names) * max(1, len(s.Args)); cases > maxCases {
+			return nil, errTooLarge
 		}
 		out = append(out, rule{s.Names, action, s.Args})
 	}

@@ -164,6 +164,52 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestHostile: profiles that would take much memory, or mean nothing, are
+// refused; what is odd but harmless is taken.
+func TestHostile(t *testing.T) {
+	profile := func(rule string, times int) string {
+		return `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[` + strings.TrimSuffix(strings.Repeat(rule+",", times), ",") + "]}"
+	}
+	args := `{"index":0,"value":1,"op":"SCMP_CMP_EQ"},{"index":1,"value":9223372036854775808,"op":"SCMP_CMP_GT"}`
+	many := `"read"` + strings.Repeat(`,"read"`, 1000)
+	for name, c := range map[string]struct{ text, want string }{
+		"many rules":       {profile(`{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[`+args+`]}`, 5000), "too large"},
+		"many names":       {profile(`{"names":[`+many+`],"action":"SCMP_ACT_ERRNO","args":[`+args+`]}`, 100), "too large"},
+		"a listener":       {`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/x"}`, "listener"},
+		"a null rule":      {profile("null", 1), "null"},
+		"a large argument": {profile(`{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":4294967296,"op":"SCMP_CMP_EQ"}]}`, 1), "argument 4294967296"},
+		"a large errno":    {profile(`{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":70000}`, 1), "above 4095"},
+		"a bad kernel":     {profile(`{"names":["read"],"action":"SCMP_ACT_ERRNO","includes":{"minKernel":"x"}}`, 1), "invalid kernel version"},
+		"another flag":     {`{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}`, "not known"},
+		"no object":        {`[]`, "cannot be read"},
+		"not a number":     {profile(`{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":-1}]}`, 1), "cannot be read"},
+	} {
+		p, err := ParseCached(c.text)
+		if err == nil {
+			_, _, err = Compile(p, nil, "amd64")
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	same := profile(`{"names":["read","read"],"action":"SCMP_ACT_ERRNO"}`, 100)
+	a, err := ParseCached(same)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := ParseCached(same); a != b || err != nil {
+		t.Error("a profile is read twice", err)
+	}
+	for i := range 2 * parsedSize {
+		if _, err := ParseCached(same + strings.Repeat(" ", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(parsed.profiles) > parsedSize {
+		t.Errorf("%d profiles are held", len(parsed.profiles))
+	}
+}
+
 func TestLoad(t *testing.T) {
 	for _, name := range []string{"", "default", "builtin"} {
 		if p, err := Load(name); p != Default() || err != nil {

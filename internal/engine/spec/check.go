@@ -56,16 +56,11 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return invalid("%v", err)
 	}
-	for _, o := range h.SecurityOpt {
-		switch o {
-		case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true", "seccomp=unconfined", "seccomp:unconfined",
-			"no-new-privileges:false", "no-new-privileges=false", "label=disable", "label:disable", "apparmor=unconfined", "apparmor:unconfined":
-		default:
-			if strings.HasPrefix(o, "seccomp") {
-				o = "seccomp=FILE, a profile of your own,"
-			}
-			return unavailable("--security-opt " + o)
-		}
+	if _, err := ParseSecurity(h.SecurityOpt); err != nil {
+		return err
+	}
+	if err := checkHidden(h); err != nil {
+		return err
 	}
 	mode := string(h.NetworkMode)
 	switch {
@@ -112,8 +107,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"--link", len(h.Links) > 0},
 		{"--storage-opt", len(h.StorageOpt) > 0},
 		{"HostConfig.Cgroup", h.Cgroup != ""},
-		{"--security-opt systempaths=unconfined (HostConfig.MaskedPaths)", h.MaskedPaths != nil},
-		{"--security-opt systempaths=unconfined (HostConfig.ReadonlyPaths)", h.ReadonlyPaths != nil},
 		{"--gpus", len(r.DeviceRequests) > 0},
 		{"--cpu-count (of Windows)", r.CPUCount != 0},
 		{"Config.NetworkDisabled", c.NetworkDisabled},

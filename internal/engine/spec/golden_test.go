@@ -99,7 +99,7 @@ func TestBuildAsDocker(t *testing.T) {
 				"caps CHOWN DAC_OVERRIDE FSETID FOWNER SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE NET_ADMIN SYS_PTRACE\n"},
 		{"limits and the process",
 			container.Config{Tty: true, OpenStdin: true, User: "1000:1000", WorkingDir: "/srv", Entrypoint: []string{"/e", "x y"}, Env: []string{"A=1", "PATH=/bin"}},
-			container.HostConfig{GroupAdd: []string{"audio"}, SecurityOpt: []string{"no-new-privileges"}, OomScoreAdj: -500, Init: &yes,
+			container.HostConfig{GroupAdd: []string{"audio"}, OomScoreAdj: -500, Init: &yes,
 				Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "80"},
 				Resources: container.Resources{Memory: 64 << 20, MemorySwap: -1, NanoCPUs: 15e8, CPUShares: 512, CpusetCpus: "0", PidsLimit: &pids,
 					Ulimits: []*container.Ulimit{{Name: "nofile", Soft: 1024, Hard: -1}}}}, nil,
@@ -107,7 +107,7 @@ func TestBuildAsDocker(t *testing.T) {
 				"resources {Memory:67108864 MemorySwap:-1 MemoryReservation:0 CPUQuota:150000 CPUPeriod:100000 CPUShares:512 CpusetCpus:0 CpusetMems: PidsLimit:-1 Swappiness:<nil> OOMKillDisable:false RTPeriod:0 RTRuntime:0 IO:<nil>}\n" +
 				"sysctl net.ipv4.ip_unprivileged_port_start=80\nsysctl net.ipv4.ping_group_range=0 2147483647\n" +
 				"process [\"/e\" \"x y\" \"sh\"] in /srv as \"1000:1000\" groups [audio]\nenv [\"PATH=/bin\" \"HOSTNAME=box\" \"TERM=xterm\" \"A=1\"]\n" +
-				"terminal=true stdin=true nnp=true oom=-500 init=true\nrlimit RLIMIT_NOFILE 1024:18446744073709551615\n" + dockerCaps},
+				"terminal=true stdin=true nnp=false oom=-500 init=true\nrlimit RLIMIT_NOFILE 1024:18446744073709551615\n" + dockerCaps},
 		{"mounts of the user replace the default ones", container.Config{}, container.HostConfig{}, []box.Mount{
 			{Type: box.MountBind, Source: "/h/hosts", Target: "/etc/hosts"},
 			{Type: box.MountBind, Source: "/h/deep", Target: "/srv/a/b/c", ReadOnly: true, Recursive: true, Propagation: "rslave"},

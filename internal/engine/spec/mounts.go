@@ -17,14 +17,18 @@ import (
 const defaultShm = 64 << 20
 
 // defaultMounts are Docker's, with its options.
-func defaultMounts(h *container.HostConfig, ipc *box.Owner) []box.Mount {
+func defaultMounts(h *container.HostConfig, security *Security, ipc *box.Owner) []box.Mount {
 	ro := !h.Privileged
+	roCgroups := ro
+	if security != nil && security.WritableCgroups != nil {
+		roCgroups = !*security.WritableCgroups
+	}
 	return append([]box.Mount{
 		{Type: box.MountProc, Target: "/proc", NoSuid: true, NoExec: true, NoDev: true},
 		{Type: box.MountTmpfs, Target: "/dev", NoSuid: true, Data: "strictatime,mode=755,size=65536k"},
 		{Type: box.MountDevpts, Target: "/dev/pts", NoSuid: true, NoExec: true, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
 		{Type: box.MountSysfs, Target: "/sys", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
-		{Type: box.MountCgroup, Target: "/sys/fs/cgroup", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
+		{Type: box.MountCgroup, Target: "/sys/fs/cgroup", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: roCgroups},
 		{Type: box.MountMqueue, Target: "/dev/mqueue", NoSuid: true, NoExec: true, NoDev: true},
 	}, sharedMemory(h, ipc)...)
 }
@@ -50,12 +54,16 @@ func readonlyPaths() []string {
 }
 
 // HiddenPaths are the paths that a container must not see, and those that it
-// must not write.
+// must not write: what the request says, or the default ones.
 func HiddenPaths(h *container.HostConfig) (masked, readonly []string) {
-	if h.Privileged {
-		return nil, nil
+	masked, readonly = h.MaskedPaths, h.ReadonlyPaths
+	if masked == nil && !h.Privileged {
+		masked = maskedPaths()
 	}
-	return maskedPaths(), readonlyPaths()
+	if readonly == nil && !h.Privileged {
+		readonly = readonlyPaths()
+	}
+	return masked, readonly
 }
 
 func depth(p string) int {

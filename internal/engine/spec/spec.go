@@ -114,8 +114,7 @@ type Input struct {
 	// PID and IPC are the namespaces of the containers that the modes name.
 	PID, IPC     *box.Owner
 	CgroupParent string
-	Seccomp      []byte
-	SeccompFlags uint32
+	Security     *Security
 }
 
 // Build makes the launch spec.
@@ -142,17 +141,14 @@ func Build(in Input) (box.Spec, error) {
 		s.Cgroup.Parent, s.Cgroup.Foreign = h.CgroupParent, true
 	}
 	s.Root.ReadOnly = h.ReadonlyRootfs
-	s.Mounts = append(withoutReplaced(defaultMounts(h, in.IPC), in.Mounts), in.Mounts...)
+	s.Mounts = append(withoutReplaced(defaultMounts(h, in.Security, in.IPC), in.Mounts), in.Mounts...)
 	sort.SliceStable(s.Mounts[:], func(i, j int) bool { return depth(s.Mounts[i].Target) < depth(s.Mounts[j].Target) })
 	s.Mounts = lastOfEach(s.Mounts)
-	if !h.Privileged {
-		s.MaskedPaths, s.ReadonlyPaths = maskedPaths(), readonlyPaths()
-	}
+	s.MaskedPaths, s.ReadonlyPaths = HiddenPaths(h)
 	if s.Devices, s.Cgroup.DeviceRules, err = devices(h); err != nil {
 		return s, err
 	}
 	s.Process = Process(in.Config, h, caps)
-	s.Process.Seccomp, s.Process.SeccompFlags = in.Seccomp, in.SeccompFlags
 	return s, nil
 }
 
@@ -162,8 +158,8 @@ func Process(c *container.Config, h *container.HostConfig, caps []string) box.Pr
 		Args: append(append([]string{}, c.Entrypoint...), c.Cmd...), Env: environment(c), Cwd: c.WorkingDir, User: c.User,
 		AdditionalGroups: h.GroupAdd, Terminal: c.Tty, OpenStdin: c.OpenStdin, AttachStdout: true, AttachStderr: true,
 		ConsoleHeight: uint16(h.ConsoleSize[0]), ConsoleWidth: uint16(h.ConsoleSize[1]),
-		Capabilities:    box.Capabilities{Bounding: caps, Effective: caps, Permitted: caps},
-		NoNewPrivileges: noNewPrivileges(h.SecurityOpt), Umask: h.Umask,
+		Capabilities: box.Capabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		Umask:        h.Umask,
 	}
 	if p.Cwd == "" {
 		p.Cwd = "/"
@@ -197,25 +193,6 @@ func environment(c *container.Config) []string {
 		env = append(env, "TERM=xterm")
 	}
 	return MergeEnv(env, c.Env)
-}
-
-func noNewPrivileges(opts []string) bool {
-	for _, o := range opts {
-		if o == "no-new-privileges" || o == "no-new-privileges:true" || o == "no-new-privileges=true" {
-			return true
-		}
-	}
-	return false
-}
-
-// MayGainPrivileges says whether the daemon's no-new-privileges is taken back.
-func MayGainPrivileges(opts []string) bool {
-	return slices.Contains(opts, "no-new-privileges:false") || slices.Contains(opts, "no-new-privileges=false")
-}
-
-// Unconfined says whether the container runs without a seccomp filter.
-func Unconfined(opts []string) bool {
-	return slices.Contains(opts, "seccomp=unconfined") || slices.Contains(opts, "seccomp:unconfined")
 }
 
 func invalid(format string, args ...any) error {
