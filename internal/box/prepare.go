@@ -169,7 +169,7 @@ var propagations = map[string]struct {
 func (b *bundle) mounts(list []Mount) error {
 	for i := range list {
 		m := &list[i]
-		out := plan.Mount{Type: m.Type, Target: m.Target, FD: plan.NoFD, Recursive: m.Recursive, Data: m.Data, CopyUp: m.CopyUp}
+		out := plan.Mount{Type: m.Type, Target: m.Target, FD: plan.NoFD, Recursive: m.Recursive, Data: m.Data, CopyUp: m.CopyUp, Top: m.ReadOnlyTop}
 		for _, f := range []struct {
 			on   bool
 			attr uint64
@@ -185,12 +185,19 @@ func (b *bundle) mounts(list []Mount) error {
 		if m.Propagation != "" {
 			out.Propagation = how.flag
 		}
+		if m.Type == MountImage {
+			fd, err := mountOverlay(m.Layers)
+			if err != nil {
+				return err
+			}
+			out.Type, out.FD, out.Subpath = MountBind, b.give(fd), m.Subpath
+		}
 		if m.Type == MountBind {
 			fd, file, err := openBind(m, how.flag, how.recursive)
 			if err != nil {
 				return err
 			}
-			out.FD, out.File = b.give(fd), file
+			out.FD, out.File, out.CopyUp = b.give(fd), file, out.CopyUp && !file
 			out.Propagation = 0
 		}
 		b.plan.Mounts = append(b.plan.Mounts, out)
@@ -204,9 +211,17 @@ func openBind(m *Mount, propagation uint64, recursive bool) (fd int, file bool, 
 	if m.Recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	if m.Of != nil {
+	switch {
+	case m.Of != nil:
 		fd, err = m.Of.openTree(m.Source, flags)
-	} else {
+	case m.Subpath != "":
+		var at int
+		if at, err = openBelow(m.Source, m.Subpath); err != nil {
+			return -1, false, err
+		}
+		fd, err = unix.OpenTree(at, "", flags|unix.AT_EMPTY_PATH)
+		unix.Close(at)
+	default:
 		fd, err = unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
 	}
 	if err == unix.ENOENT {
@@ -220,15 +235,38 @@ func openBind(m *Mount, propagation uint64, recursive bool) (fd int, file bool, 
 		unix.Close(fd)
 		return -1, false, stepError(StepMount, m.Source, err, "cannot read the bind source path "+m.Source)
 	}
-	at := uint(unix.AT_EMPTY_PATH)
+	how := uint(unix.AT_EMPTY_PATH)
 	if recursive {
-		at |= unix.AT_RECURSIVE
+		how |= unix.AT_RECURSIVE
 	}
-	if err := unix.MountSetattr(fd, "", at, &unix.MountAttr{Propagation: propagation}); err != nil {
+	if err := unix.MountSetattr(fd, "", how, &unix.MountAttr{Propagation: propagation}); err != nil {
 		unix.Close(fd)
 		return -1, false, stepError(StepMount, m.Source, err, "cannot set the propagation of the bind of "+m.Source)
 	}
 	return fd, st.Mode&unix.S_IFMT != unix.S_IFDIR, nil
+}
+
+// openBelow opens what lies below a volume's root in one step of the kernel's,
+// so that a container which has the volume cannot make it lead elsewhere.
+func openBelow(root, subpath string) (int, error) {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, stepError(StepMount, root, err, "cannot open "+root)
+	}
+	defer unix.Close(dir)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
+	for tries := 0; ; tries++ {
+		fd, err := unix.Openat2(dir, subpath, &how)
+		switch {
+		case err == nil:
+			return fd, nil
+		case err == unix.EINTR, err == unix.EAGAIN && tries < 1000: // a rename raced with ".."
+			continue
+		case err == unix.EXDEV: // both in Docker's words
+			return -1, stepError(StepMount, subpath, nil, "path concatenation escapes the base directory, base: "+root+", subpath: "+subpath)
+		}
+		return -1, stepError(StepMount, subpath, nil, "cannot access path "+filepath.Join(root, subpath)+": "+err.Error())
+	}
 }
 
 // null clones the host's /dev/null, proven to be the device 1:3, for masks

@@ -55,14 +55,18 @@ const (
 	MountDevpts = "devpts"
 	MountMqueue = "mqueue"
 	MountCgroup = "cgroup" // v1, v2 or hybrid as the host has it
+	MountImage  = "image"  // the layers of Layers, read-only
 )
 
 // Mount is one mount of the box, in mount(8)'s terms.
 type Mount struct {
 	Type        string
-	Source      string // bind: host path
+	Source      string // bind: host path; image: its name
+	Subpath     string // bind and image: what below Source is mounted; no link leads out of Source
 	Target      string // inside
+	Layers      *Overlay
 	ReadOnly    bool
+	ReadOnlyTop bool // ReadOnly is not for the mounts below
 	NoSuid      bool
 	NoDev       bool
 	NoExec      bool

@@ -14,9 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
-	"github.com/moby/moby/api/types/volume"
 
 	"hezi/internal/engine/spec"
 	hostnet "hezi/internal/network"
@@ -68,7 +66,11 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	}
 	r := &record{ID: newID(), Created: time.Now().UTC(), ImageID: img.ID.String(), Manifest: img.Manifest, Layers: img.Layers, Platform: "linux",
 		Config: &config, HostConfig: host, MAC: mac, State: container.StateCreated}
-	if r.Points, err = spec.Points(&config, host); err != nil {
+	from, err := e.inherited(host)
+	if err != nil {
+		return container.CreateResponse{}, err
+	}
+	if r.Points, err = spec.Points(&config, host, from); err != nil {
 		return container.CreateResponse{}, err
 	}
 	if err := checkPoints(r.Points); err != nil {
@@ -99,21 +101,8 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	undo = append(undo, func() error { return e.o.Layers.Remove(r.ID) })
-	for i := range r.Points {
-		p := &r.Points[i]
-		if p.Type != mount.TypeVolume {
-			continue
-		}
-		anonymous := p.Source == ""
-		v, err := e.o.Volumes.Create(ctx, volume.CreateRequest{Name: p.Source})
-		if err != nil {
-			return container.CreateResponse{}, err
-		}
-		p.Source = v.Name
-		if anonymous {
-			r.Anonymous = append(r.Anonymous, v.Name)
-			undo = append(undo, func() error { return e.o.Volumes.Remove(undoing, v.Name, true) })
-		}
+	if err = e.makePoints(ctx, r, &undo); err != nil {
+		return container.CreateResponse{}, err
 	}
 	c := newEntry(r)
 	if err = e.save(c, r); err != nil {

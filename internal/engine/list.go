@@ -212,6 +212,11 @@ func (q query) mountPoints(ctx context.Context, r *record) []container.MountPoin
 			if m.Propagation = mount.Propagation(p.Propagation); m.Propagation == "" {
 				m.Propagation = mount.PropagationRPrivate
 			}
+		case mount.TypeImage:
+			m.Name = p.Source
+			if m.Propagation = mount.PropagationRPrivate; p.Image != nil {
+				m.Source = p.Image.ID.String()
+			}
 		case mount.TypeVolume:
 			m.Name, m.Driver, m.Source = p.Source, "local", ""
 			if v, err := q.e.o.Volumes.Get(ctx, p.Source); err == nil { // forced away otherwise: its name is still shown

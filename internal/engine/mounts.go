@@ -9,15 +9,21 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	apinet "github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/volume"
+	"github.com/moby/sys/mountinfo"
 
 	"hezi/internal/box"
 	"hezi/internal/engine/spec"
+	"hezi/internal/image"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
 	"hezi/internal/network/hostfiles"
@@ -44,7 +50,8 @@ func missingSource(path string) error {
 func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 	var list []box.Mount
 	for _, p := range r.Points {
-		m := box.Mount{Type: box.MountBind, Target: p.Target, ReadOnly: p.ReadOnly, Recursive: true, Propagation: p.Propagation}
+		m := box.Mount{Type: box.MountBind, Target: p.Target, ReadOnly: p.ReadOnly, ReadOnlyTop: p.ReadOnlyTop,
+			Recursive: !p.NonRecursive, Propagation: p.Propagation, Subpath: p.Subpath}
 		switch p.Type {
 		case mount.TypeTmpfs:
 			t, err := spec.Tmpfs(p)
@@ -64,6 +71,15 @@ func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 				return nil, err
 			}
 			m.Source = p.Source
+			if err := propagates(p); err != nil {
+				return nil, err
+			}
+		case mount.TypeImage:
+			layers, err := e.mountedImage(ctx, r, p)
+			if err != nil {
+				return nil, err
+			}
+			m.Type, m.Source, m.Layers, m.Recursive = box.MountImage, p.Source, layers, false
 		}
 		if m.Propagation == "" {
 			m.Propagation = "rprivate"
@@ -71,6 +87,130 @@ func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 		list = append(list, m)
 	}
 	return list, nil
+}
+
+// mountedImage are the layers of an image that is mounted, above an empty one:
+// the kernel wants two at least where none is written to.
+func (e launcher) mountedImage(ctx context.Context, r *record, p spec.Point) (*box.Overlay, error) {
+	root, err := e.o.Images.RootFS(ctx, &image.Image{ID: p.Image.ID, Manifest: p.Image.Manifest, Layers: p.Image.Layers})
+	if err != nil {
+		return nil, fmt.Errorf("the image for %s: %w", p.Target, err)
+	}
+	e.o.Images.Touch(p.Image.ID)
+	empty := filepath.Join(e.folder(r.ID), "empty")
+	if err := os.MkdirAll(empty, 0o755); err != nil {
+		return nil, fmt.Errorf("the container's folder: %w", err)
+	}
+	return &box.Overlay{Lower: append(slices.Clip(root.Lower), empty)}, nil
+}
+
+// propagates refuses to have mounts propagate to or from a mount of the host
+// that is not shared; it reads nothing where that is not asked for.
+func propagates(p spec.Point) error {
+	need := strings.TrimPrefix(p.Propagation, "r")
+	if need != "shared" && need != "slave" {
+		return nil
+	}
+	real, err := filepath.EvalSymlinks(p.Source)
+	if err != nil {
+		return fmt.Errorf("the bind source %s: %w", p.Source, err)
+	}
+	list, err := mountinfo.GetMounts(mountinfo.ParentsFilter(real))
+	if err != nil {
+		return fmt.Errorf("the host's mounts: %w", err)
+	}
+	var at *mountinfo.Info
+	for _, m := range list { // the last of the deepest lies on top
+		if at == nil || len(m.Mountpoint) >= len(at.Mountpoint) {
+			at = m
+		}
+	}
+	if at == nil {
+		return fmt.Errorf("the mount that the bind source %s is on is not known", p.Source)
+	}
+	if strings.Contains(at.Optional, "shared:") || need == "slave" && strings.Contains(at.Optional, "master:") {
+		return nil
+	}
+	what := "shared mount"
+	if need == "slave" {
+		what = "shared or slave mount"
+	}
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("path %s is mounted on %s but it is not a %s: make it one by `mount --make-shared %s`, or leave out the propagation",
+		p.Source, at.Mountpoint, what, at.Mountpoint))
+}
+
+// inherited are the mounts that --volumes-from takes over.
+func (e *records) inherited(h *container.HostConfig) ([]spec.Point, error) {
+	var list []spec.Point
+	for _, from := range h.VolumesFrom {
+		ref, readOnly, err := spec.VolumesFrom(from)
+		if err != nil {
+			return nil, err
+		}
+		c, err := e.entry(ref)
+		if err != nil { // not the class of a missing image, which clients would pull
+			return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+		}
+		list = spec.Inherit(list, c.latest.Load().Points, readOnly)
+	}
+	return list, nil
+}
+
+// makePoints makes the volumes of a new container and takes hold of the images
+// that it mounts. undo gets what takes that back.
+func (e *records) makePoints(ctx context.Context, r *record, undo *[]func() error) error {
+	undoing := context.WithoutCancel(ctx)
+	for i := range r.Points {
+		p := &r.Points[i]
+		switch p.Type {
+		case mount.TypeVolume:
+			made := p.Source == ""
+			v, err := e.o.Volumes.Create(ctx, volume.CreateRequest{Name: p.Source, Driver: p.Driver, DriverOpts: p.DriverOptions, Labels: p.Labels})
+			if errdefs.IsNotFound(err) { // not the class of a missing image, which clients would pull
+				err = errdefs.ErrInvalidArgument.WithMessage(err.Error())
+			}
+			if err != nil {
+				return err
+			}
+			p.Source = v.Name
+			if made {
+				p.Anonymous = true
+				*undo = append(*undo, func() error { return e.o.Volumes.Remove(undoing, v.Name, true) })
+			}
+			if p.Anonymous { // also one that is taken over: the last container that goes takes it along
+				r.Anonymous = append(r.Anonymous, v.Name)
+			}
+		case mount.TypeImage:
+			img, err := e.o.Images.Resolve(ctx, p.Source, nil)
+			if errdefs.IsNotFound(err) { // clients would pull the container's own image
+				err = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%v: it is to be mounted at %s: pull it first", err, p.Target))
+			}
+			if err != nil {
+				return err
+			}
+			p.Image = &spec.PointImage{ID: img.ID, Manifest: img.Manifest, Layers: img.Layers}
+			hold := imageHold(r, p)
+			if err := e.o.Images.Pin(ctx, img, hold); err != nil {
+				return err
+			}
+			*undo = append(*undo, func() error { return e.o.Images.Unpin(undoing, hold) })
+		}
+	}
+	return nil
+}
+
+// imageHold names a container's hold on an image that it mounts.
+func imageHold(r *record, p *spec.Point) string { return r.ID + ":" + p.Target }
+
+// mountedImages are a container's mounts of images.
+func (r *record) mountedImages() []*spec.Point {
+	var list []*spec.Point
+	for i := range r.Points {
+		if p := &r.Points[i]; p.Type == mount.TypeImage && p.Image != nil {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 func bindSource(p spec.Point) error {

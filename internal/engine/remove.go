@@ -79,6 +79,9 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 	delete(e.boxes, r.ID)
 	e.mu.Unlock()
 	errs := []error{e.dropExecs(r.ID), e.o.Layers.Remove(r.ID), os.RemoveAll(filepath.Join(e.transient(), r.ID)), e.o.Images.Unpin(ctx, r.ID)}
+	for _, p := range r.mountedImages() {
+		errs = append(errs, e.o.Images.Unpin(ctx, imageHold(r, p)))
+	}
 	if o.Volumes || r.HostConfig.AutoRemove {
 		for _, name := range r.Anonymous {
 			if err := e.o.Volumes.Remove(ctx, name, true); err != nil && !errdefs.IsConflict(err) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -13,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/engine/spec"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
 )
@@ -63,6 +65,14 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 		e.o.Log.Error("a container's image is gone: it cannot be started again", "container", r.ID, "image", r.Config.Image)
 	} else if err != nil {
 		return err
+	}
+	for _, p := range r.mountedImages() {
+		img := &image.Image{ID: p.Image.ID, Manifest: p.Image.Manifest, Layers: p.Image.Layers}
+		if err := e.o.Images.Pin(ctx, img, imageHold(r, p)); errdefs.IsNotFound(err) {
+			e.o.Log.Error("an image that a container mounts is gone: it cannot be started again", "container", r.ID, "image", p.Source)
+		} else if err != nil {
+			return err
+		}
 	}
 	if lost, err := e.o.Layers.Restore(r.ID); err != nil {
 		e.o.Log.Error("a container's writable layer cannot be used: the container cannot be started", "container", r.ID, "error", err)
@@ -255,17 +265,20 @@ func (e *Engine) Close() error {
 // ImageUses are the images of all containers.
 func (e *records) ImageUses() []image.Use {
 	list := e.all()
-	uses := make([]image.Use, len(list))
-	for i, r := range list {
-		uses[i] = image.Use{Container: r.ID, Image: digest.Digest(r.ImageID), Name: r.Config.Image}
+	uses := make([]image.Use, 0, len(list))
+	for _, r := range list {
+		uses = append(uses, image.Use{Container: r.ID, Image: digest.Digest(r.ImageID), Name: r.Config.Image})
+		for _, p := range r.mountedImages() {
+			uses = append(uses, image.Use{Container: r.ID, Image: p.Image.ID, Name: p.Source})
+		}
 	}
 	return uses
 }
 
-// ImageUsers are the ids of the containers that were made from an image.
+// ImageUsers are the ids of the containers that were made from an image or mount it.
 func (e *records) ImageUsers(id string) (running, stopped []string) {
 	for _, c := range e.entries() {
-		if c.latest.Load().ImageID != id {
+		if !c.latest.Load().uses(id) {
 			continue
 		}
 		e.settle(c)
@@ -277,4 +290,9 @@ func (e *records) ImageUsers(id string) (running, stopped []string) {
 		}
 	}
 	return running, stopped
+}
+
+// uses says whether a container was made from an image or mounts it.
+func (r *record) uses(id string) bool {
+	return r.ImageID == id || slices.ContainsFunc(r.mountedImages(), func(p *spec.Point) bool { return p.Image.ID.String() == id })
 }

@@ -21,6 +21,7 @@ import (
 	"hezi/internal/image"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
+	"hezi/internal/snapshot"
 )
 
 // Start starts a container; one that runs already is a NotModified error.
@@ -159,12 +160,9 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		return none, err
 	}
 	w := e.o.Layers.Get(r.ID)
-	if r.HostConfig.AutoRemove && !r.Started.IsZero() {
-		// The kernel marks a layer that was mounted volatile, since a crash may have
-		// spoiled it, and refuses it then; the machine has not crashed since, or this
-		// container would be gone (filesystems/overlayfs, "Volatile mount").
-		if err := os.RemoveAll(filepath.Join(w.Work, "work", "incompat", "volatile")); err != nil {
-			return none, fmt.Errorf("the container's writable layer: %w", err)
+	if !r.Started.IsZero() {
+		if err := usable(r, w); err != nil {
+			return none, err
 		}
 	}
 	security, err := spec.ParseSecurity(r.HostConfig.SecurityOpt)
@@ -204,11 +202,25 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	}
 	if lostProfile(err) {
 		// Something unloaded it, as upgrades of the package do.
-		if err = apparmor.Ensure(); err == nil {
+		if err = errors.Join(apparmor.Ensure(), usable(r, w)); err == nil {
 			began, err = e.o.Keeper.Start(ctx, req)
 		}
 	}
 	return began, err
+}
+
+// usable lets a writable layer be mounted again. The kernel marks a layer that
+// was mounted volatile, since a crash may have spoiled it, and refuses it then;
+// the machine has not crashed since, or this container would be gone
+// (filesystems/overlayfs, "Volatile mount").
+func usable(r *record, w snapshot.Writable) error {
+	if !r.HostConfig.AutoRemove {
+		return nil
+	}
+	if err := os.RemoveAll(filepath.Join(w.Work, "work", "incompat", "volatile")); err != nil {
+		return fmt.Errorf("the container's writable layer: %w", err)
+	}
+	return nil
 }
 
 func (r *record) image() *image.Image {

@@ -68,11 +68,30 @@ check "seccomp" "Operation not permitted" hezi run --rm busybox unshare -n true
 check "masked paths" "0 /proc/timer_list" hezi run --rm busybox wc -c /proc/timer_list
 check "read-only paths" "Read-only file system" hezi run --rm busybox sh -c 'echo 0 >/proc/sys/kernel/panic'
 check "descriptors" "0 1 2 3" hezi run --rm --init busybox sh -c 'echo $(ls /proc/self/fd)'
+check "a device of the host" "a:e5" hezi run --rm --device /dev/rtc0:/dev/x --device-cgroup-rule 'c 10:229 rwm' busybox sh -c 'ls /dev/x >/dev/null; mknod /f c 10 229; stat -c %t:%T /f'
+code "a device is opened" 0 hezi run --rm --device /dev/rtc0:/dev/x:r busybox sh -c 'exec 3</dev/x'
+check "a device is not written" "Operation not permitted" hezi run --rm --device /dev/ttyS1:/dev/x:r busybox sh -c 'exec 3>/dev/x'
+check "AppArmor is in info" "name=apparmor" hezi info -f '{{.SecurityOptions}}'
+check "the default AppArmor profile" "hezi-default (enforce)" hezi run --rm busybox cat /proc/self/attr/current
+check "Docker's name of it" "hezi-default (enforce)" hezi run --rm --security-opt apparmor=docker-default busybox cat /proc/self/attr/current
+check "AppArmor of --init" "hezi-default (enforce)" hezi run --rm --init busybox cat /proc/self/attr/current
+check "AppArmor unconfined" "unconfined" hezi run --rm --security-opt apparmor=unconfined busybox cat /proc/self/attr/current
+check "AppArmor of a privileged container" "unconfined" hezi run --rm --privileged busybox cat /proc/self/attr/current
+check "AppArmor denies mounts" "Permission denied" hezi run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined busybox mount -t tmpfs x /tmp
+check "AppArmor with no new privileges" "hezi-default (enforce)" hezi run --rm --security-opt no-new-privileges busybox cat /proc/self/attr/current
+check "an AppArmor profile that is missing" "unable to apply apparmor profile" hezi run --rm --security-opt apparmor=nosuch busybox true
+echo 'profile own flags=(attach_disconnected) { file, capability, network, deny /etc/passwd r, }' | apparmor_parser -Kr
+check "an AppArmor profile of one's own" "Permission denied" hezi run --rm --security-opt apparmor=own busybox cat /etc/passwd
+echo 'profile hezi-default { }' | apparmor_parser -R
+check "the default profile is loaded again" "hezi-default (enforce)" hezi run --rm busybox cat /proc/self/attr/current
 hezi run -d --name box -p 127.0.0.1:8080:8080 hezi/hello serve >/dev/null
 eventually wget -qO- http://127.0.0.1:8080/healthz
 check "a published port" "" wget -qO- http://127.0.0.1:8080/healthz
 check "exec" "Hello" hezi exec box /hello
+check "inspect has the AppArmor profile" "hezi-default" hezi inspect -f '{{.AppArmorProfile}}' box
 hezi run -d --name idle --pids-limit 8 busybox sleep 1000 >/dev/null
+check "AppArmor in exec" "hezi-default (enforce)" hezi exec idle cat /proc/self/attr/current
+check "AppArmor in a privileged exec" "hezi-default (enforce)" hezi exec --privileged idle cat /proc/self/attr/current
 check "exec is in the cgroup" "8 0::/" hezi exec idle sh -c 'echo $(cat /sys/fs/cgroup/pids.max /proc/self/cgroup)'
 check "descriptors of exec" "0 1 2 3" hezi exec idle sh -c 'echo $(ls /proc/self/fd)'
 check "a disk in exec" "Operation not permitted" hezi exec --privileged idle sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'

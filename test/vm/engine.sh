@@ -12,7 +12,7 @@ PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 if [ "${1-}" = setup ]; then
 	exec test/vm/cgroupv2.sh setup
 fi
-for program in qemu-system-x86_64 busybox cpio modprobe; do
+for program in qemu-system-x86_64 busybox cpio modprobe apparmor_parser; do
 	command -v $program >/dev/null || { echo "$program is missing: test/vm/engine.sh setup"; echo FAIL; exit 1; }
 done
 bin=${BIN:-bin}
@@ -50,13 +50,20 @@ for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_c
 	done
 done
 cp test/vm/engine-guest.sh "$root/guest"
+parser=$(command -v apparmor_parser) # loads the profile of containers
+cp "$parser" "$root/bin/"
+mkdir -p "$root/lib" "$root/lib64"
+for lib in $(ldd "$parser" | grep -o '/[^ ]*'); do
+	mkdir -p "$root$(dirname "$lib")"
+	cp "$lib" "$root$lib"
+done
 cat >"$root/init" <<'INIT'
 #!/bin/busybox sh
 export PATH=/bin HOME=/tmp
 if [ "${1-}" != again ]; then # the root must be a mount that can be left, which an initramfs is not
 	/bin/busybox mkdir /new
 	/bin/busybox mount -t tmpfs -o size=1g new /new
-	for d in bin etc modules image guest init modules.list; do /bin/busybox cp -a /$d /new/; done
+	for d in bin etc modules image guest init modules.list lib lib64; do /bin/busybox cp -a /$d /new/; done
 	/bin/busybox mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
 	exec /bin/busybox switch_root /new /init again
 fi
@@ -69,6 +76,7 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t securityfs securityfs /sys/kernel/security
 while read -r module; do insmod "$module" || echo "insmod $module failed"; done </modules.list
 ip link set lo up
 echo; echo "the engine on cgroup v2, Linux $(uname -r)"

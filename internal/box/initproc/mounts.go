@@ -135,7 +135,12 @@ func (s *session) mountOne(m *plan.Mount) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer func() { unix.Close(fd) }()
+	if m.Subpath != "" {
+		if fd, err = part(m, s.root, fd); err != nil {
+			return err
+		}
+	}
 	if ordinary(m) {
 		if err := s.refuseLink(m.Target); err != nil {
 			return err
@@ -161,12 +166,47 @@ func (s *session) mountOne(m *plan.Mount) error {
 			}
 		}
 		if m.Set != 0 {
-			if err := setAttr(fd, m.Set, 0, m.Recursive); err != nil {
+			if err := setAttr(fd, m.Set, 0, m.Recursive && !m.Top); err != nil {
 				return err
 			}
 		}
 	}
 	return attach(fd, target)
+}
+
+// part is what a mount asks for of a detached tree, which it closes. A tree can
+// be cloned only while it is attached (before Linux 6.15), so it is for a
+// moment, on the root that nobody else sees yet.
+func part(m *plan.Mount, root, tree int) (int, error) {
+	defer unix.Close(tree)
+	if err := attach(tree, root); err != nil {
+		return -1, err
+	}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
+	at, err := unix.Openat2(tree, m.Subpath, &how)
+	clone := -1
+	var st unix.Stat_t
+	if err == nil {
+		if err = unix.Fstat(at, &st); err == nil {
+			clone, err = unix.OpenTree(at, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+		}
+		unix.Close(at)
+	}
+	m.File = st.Mode&unix.S_IFMT != unix.S_IFDIR
+	if err == unix.EXDEV {
+		return -1, fail(stepMount, m.Subpath, nil, "path concatenation escapes the base directory, subpath: "+m.Subpath)
+	}
+	if err != nil {
+		return -1, fail(stepMount, m.Subpath, err, "cannot access path "+m.Subpath+" of the image")
+	}
+	if err = unix.Fchdir(tree); err == nil {
+		err = unix.Unmount(".", unix.MNT_DETACH)
+	}
+	if err != nil {
+		unix.Close(clone)
+		return -1, err
+	}
+	return clone, nil
 }
 
 // tree is the detached mount that m is about.
@@ -178,11 +218,30 @@ func (s *session) tree(m *plan.Mount) (int, error) {
 	if isDev(m) {
 		attr &^= unix.MOUNT_ATTR_RDONLY // its nodes are made first
 	}
-	fd, err := newMount(m.Type, m.Data, attr)
+	data := m.Data
+	if m.Type == "tmpfs" && !strings.Contains(","+data, ",mode=") {
+		data = modeOf(s.root, m.Target) + data
+	}
+	fd, err := newMount(m.Type, data, attr)
 	if err == nil && m.Propagation != 0 {
 		err = setPropagation(fd, m.Propagation, false)
 	}
 	return fd, err
+}
+
+// modeOf is the mode of what a tmpfs covers, as its option: programs rely on
+// that of /tmp or /run. runc does the same.
+func modeOf(root int, target string) string {
+	fd, err := openIn(root, target, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return ""
+	}
+	return "mode=0" + strconv.FormatUint(uint64(st.Mode&0o7777), 8) + ","
 }
 
 func isDev(m *plan.Mount) bool { return m.Type == "tmpfs" && strings.Trim(m.Target, "/") == "dev" }

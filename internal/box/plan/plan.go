@@ -88,7 +88,9 @@ type Mount struct {
 	Target      string
 	FD          int
 	File        bool   // a bind of something that is not a directory
+	Subpath     string // what of the tree is mounted: it cannot be cloned before it is attached
 	Set         uint64 // MOUNT_ATTR_*
+	Top         bool   // Set is not for the mounts below
 	Recursive   bool
 	Propagation uint64 // MS_*, or 0
 	Data        string

@@ -33,10 +33,11 @@ func kept() map[string]any {
 		"HostConfig.GroupAdd": yes, "HostConfig.IpcMode": container.IpcMode("none"), "HostConfig.PidMode": container.PidMode("host"), "HostConfig.UTSMode": container.UTSMode("host"),
 		"HostConfig.UsernsMode": container.UsernsMode("host"), "HostConfig.OomScoreAdj": yes, "HostConfig.Privileged": yes,
 		"HostConfig.MaskedPaths": []string{"/a"}, "HostConfig.ReadonlyPaths": []string{},
+		"HostConfig.VolumesFrom":     yes,
 		"HostConfig.PublishAllPorts": yes, "HostConfig.ReadonlyRootfs": yes, "HostConfig.SecurityOpt": []string{"no-new-privileges"},
 		"HostConfig.Tmpfs": map[string]string{"/t": ""}, "HostConfig.ShmSize": yes, "HostConfig.Sysctls": map[string]string{"kernel.msgmax": "1"},
 		"HostConfig.Umask": yes, "HostConfig.Mounts": []mount.Mount{{Type: "tmpfs", Target: "/t"}}, "HostConfig.Init": yes,
-		"HostConfig.LogConfig": container.LogConfig{Type: "local"}, "HostConfig.VolumeDriver": "local", "HostConfig.Runtime": "hezi", "HostConfig.Isolation": container.Isolation("default"),
+		"HostConfig.LogConfig": container.LogConfig{Type: "local"}, "HostConfig.VolumeDriver": yes, "HostConfig.Runtime": "hezi", "HostConfig.Isolation": container.Isolation("default"),
 		"HostConfig.CpuShares": yes, "HostConfig.Memory": int64(8 << 20), "HostConfig.NanoCpus": int64(1e9), "HostConfig.CpuPeriod": int64(1000), "HostConfig.CpuQuota": int64(1000),
 		"HostConfig.CpusetCpus": yes, "HostConfig.CpusetMems": yes, "HostConfig.MemoryReservation": int64(8 << 20), "HostConfig.MemorySwap": int64(-1), "HostConfig.PidsLimit": yes,
 		"HostConfig.MemorySwappiness": new(int64(-1)), "HostConfig.OomKillDisable": yes,
@@ -52,6 +53,8 @@ func kept() map[string]any {
 		"Mount.Consistency":            yes, // of Docker Desktop, as in -v
 		"BindOptions.Propagation":      mount.Propagation("rshared"),
 		"BindOptions.CreateMountpoint": yes, "VolumeOptions.NoCopy": yes, "VolumeOptions.DriverConfig": &mount.Driver{Name: "local"},
+		"BindOptions.NonRecursive": yes, "BindOptions.ReadOnlyNonRecursive": yes, "BindOptions.ReadOnlyForceRecursive": yes,
+		"VolumeOptions.Labels": yes, "VolumeOptions.Subpath": yes, "ImageOptions.Subpath": yes, "TmpfsOptions.Options": [][]string{{"exec"}},
 		"TmpfsOptions.SizeBytes": yes, "TmpfsOptions.Mode": yes,
 	}
 }
@@ -111,7 +114,7 @@ func TestNoSettingIsIgnored(t *testing.T) {
 		of := reflect.TypeOf(o.options(&mount.Mount{})).Elem()
 		each(of, func(name string, index []int) {
 			m := &mount.Mount{Type: o.of, Target: "/t"}
-			if o.of == "bind" {
+			if o.of != "tmpfs" {
 				m.Source = "/s"
 			}
 			try(of.Name()+"."+name, reflect.ValueOf(o.options(m)).Elem().FieldByIndex(index), read(m))

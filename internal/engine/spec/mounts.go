@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -97,69 +98,6 @@ func lastOfEach(mounts []box.Mount) []box.Mount {
 	return out
 }
 
-// Point is one mount that a user or an image asked for, before volumes are made.
-type Point struct {
-	Type        mount.Type // bind, volume or tmpfs
-	Source      string     // host path, or volume name ("" is an anonymous one)
-	Target      string
-	ReadOnly    bool
-	NoCopy      bool
-	Create      bool // make a missing bind source, as -v does
-	Propagation string
-	Mode        string // as inspect shows it
-	Data        string // tmpfs options
-}
-
-// Points reads -v, --mount, --tmpfs and the image's volumes.
-func Points(c *container.Config, h *container.HostConfig) ([]Point, error) {
-	var points []Point
-	for _, b := range h.Binds {
-		p, err := parseBind(b)
-		if err != nil {
-			return nil, err
-		}
-		points = append(points, p)
-	}
-	for _, m := range h.Mounts {
-		p, err := parseMount(m)
-		if err != nil {
-			return nil, err
-		}
-		points = append(points, p)
-	}
-	for target, data := range h.Tmpfs {
-		points = append(points, Point{Type: mount.TypeTmpfs, Target: target, Data: data})
-	}
-	seen := map[string]bool{}
-	for i := range points {
-		p := &points[i]
-		var err error
-		if p.Target, err = target(p.Target); err != nil {
-			return nil, err
-		}
-		if seen[p.Target] {
-			return nil, invalid("Duplicate mount point: %s: give each container path once", p.Target)
-		}
-		seen[p.Target] = true
-		if p.Type != mount.TypeTmpfs {
-			continue
-		}
-		if _, err := Tmpfs(*p); err != nil {
-			return nil, err
-		}
-	}
-	for v := range c.Volumes {
-		v, err := target(v)
-		if err != nil {
-			return nil, err
-		}
-		if !seen[v] {
-			points = append(points, Point{Type: mount.TypeVolume, Target: v})
-		}
-	}
-	return points, nil
-}
-
 // procFiles are the files of /proc that tools such as lxcfs stand in for; programs
 // rely on what all others say (runc allows the same).
 var procFiles = []string{"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
@@ -204,18 +142,36 @@ func parseBind(s string) (Point, error) {
 	if path.IsAbs(p.Source) {
 		p.Type, p.Source = mount.TypeBind, path.Clean(p.Source)
 	}
+	kinds := map[string]bool{}
 	for o := range strings.SplitSeq(p.Mode, ",") {
+		kind := o
 		switch o {
-		case "", "rw", "z", "Z", "cached", "delegated", "consistent": // the last three are of Docker Desktop
+		case "":
+			continue
+		case "rw":
 		case "ro":
-			p.ReadOnly = true
+			p.ReadOnly, kind = true, "rw"
+		case "z", "Z":
+			kind = "z"
+		case "cached", "delegated", "consistent": // of Docker Desktop
+			kind = "cached"
 		case "nocopy":
 			p.NoCopy = true
 		case "private", "rprivate", "slave", "rslave", "shared", "rshared":
-			p.Propagation = o
+			p.Propagation, kind = o, "propagation"
 		default:
 			return p, invalid("invalid mode: %s: of '%s': the options are ro, rw, z, Z, nocopy and propagation modes", p.Mode, s)
 		}
+		if kinds[kind] {
+			return p, invalid("invalid mode: %s: of '%s': two options contradict or repeat each other", p.Mode, s)
+		}
+		kinds[kind] = true
+	}
+	switch {
+	case p.Type == mount.TypeBind && p.NoCopy:
+		return p, invalid("invalid volume specification: '%s': invalid mount config for type \"bind\": field VolumeOptions must not be specified: nocopy is for volumes", s)
+	case p.Type == mount.TypeVolume && p.Propagation != "":
+		return p, invalid("invalid volume specification: '%s': invalid mount config for type \"volume\": field BindOptions must not be specified: propagation is for binds", s)
 	}
 	return p, nil
 }
@@ -241,49 +197,90 @@ func checkOptions(m mount.Mount) error {
 
 func parseMount(m mount.Mount) (Point, error) {
 	p := Point{Type: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
+	bad := func(format string, args ...any) error {
+		return invalid("invalid mount config for type %q: "+format, append([]any{m.Type}, args...)...)
+	}
 	if err := checkOptions(m); err != nil {
 		return p, err
+	}
+	if m.Target == "" {
+		return p, bad("field Target must not be empty")
+	}
+	if m.Source == "" && (m.Type == mount.TypeBind || m.Type == mount.TypeImage) {
+		return p, bad("field Source must not be empty")
 	}
 	switch m.Type {
 	case mount.TypeBind:
 		if !path.IsAbs(m.Source) {
-			return p, invalid("invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", m.Source)
+			return p, bad("invalid mount path: '%s' mount path must be absolute", m.Source)
 		}
 		p.Source = path.Clean(m.Source)
 		if o := m.BindOptions; o != nil {
-			p.Propagation, p.Create = string(o.Propagation), o.CreateMountpoint
-			if o.NonRecursive || o.ReadOnlyNonRecursive || o.ReadOnlyForceRecursive {
-				return p, unavailable("--mount bind-recursive")
+			switch o.Propagation {
+			case "", mount.PropagationPrivate, mount.PropagationRPrivate, mount.PropagationSlave, mount.PropagationRSlave, mount.PropagationShared, mount.PropagationRShared:
+			default:
+				return p, bad("invalid propagation mode: %s", o.Propagation)
 			}
+			if o.ReadOnlyNonRecursive && o.ReadOnlyForceRecursive {
+				return p, bad("mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive")
+			}
+			// Recursive read-only is what there is always: nothing is left to force.
+			p.Propagation, p.Create, p.NonRecursive, p.ReadOnlyTop = string(o.Propagation), o.CreateMountpoint, o.NonRecursive, o.ReadOnlyNonRecursive
 		}
 	case mount.TypeVolume:
 		if o := m.VolumeOptions; o != nil {
-			p.NoCopy = o.NoCopy
-			if o.Subpath != "" || o.DriverConfig != nil && (len(o.DriverConfig.Options) > 0 || o.DriverConfig.Name != "" && o.DriverConfig.Name != "local") || len(o.Labels) > 0 {
-				return p, unavailable("--mount volume-subpath, volume-driver, volume-opt and volume-label")
+			p.NoCopy, p.Subpath, p.Labels = o.NoCopy, o.Subpath, o.Labels
+			if o.DriverConfig != nil {
+				p.Driver, p.DriverOptions = o.DriverConfig.Name, o.DriverConfig.Options
 			}
+			if p.Subpath != "" && p.Source == "" {
+				return p, bad("must not set Subpath when using anonymous volumes")
+			}
+		}
+	case mount.TypeImage:
+		p.ReadOnly = true
+		if m.ImageOptions != nil {
+			p.Subpath = m.ImageOptions.Subpath
 		}
 	case mount.TypeTmpfs:
-		if m.Source != "" {
-			return p, invalid("invalid mount config for type \"tmpfs\": field Source must not be specified: a tmpfs is empty")
-		}
 		if o := m.TmpfsOptions; o != nil {
-			var data []string
-			if o.SizeBytes > 0 {
-				data = append(data, fmt.Sprintf("size=%d", o.SizeBytes))
+			data, err := tmpfsData(o)
+			if err != nil {
+				return p, bad("%s", err)
 			}
-			if o.Mode != 0 {
-				data = append(data, fmt.Sprintf("mode=%o", o.Mode))
-			}
-			p.Data = strings.Join(data, ",")
-			if len(o.Options) > 0 {
-				return p, unavailable("--mount tmpfs-options")
-			}
+			p.Data = data
 		}
 	default:
-		return p, unavailable("--mount type=" + string(m.Type))
+		return p, bad("mount type unknown: the types are bind, volume, tmpfs and image")
+	}
+	if p.Subpath != "" && !filepath.IsLocal(p.Subpath) {
+		return p, bad("subpath must be a relative path within the volume")
 	}
 	return p, nil
+}
+
+// tmpfsData are the options of a tmpfs of --mount as mount(8) has them.
+func tmpfsData(o *mount.TmpfsOptions) (string, error) {
+	var data []string
+	if o.SizeBytes < 0 {
+		return "", errors.New("a size must not be negative")
+	}
+	if o.SizeBytes > 0 {
+		data = append(data, fmt.Sprintf("size=%d", o.SizeBytes))
+	}
+	if o.Mode != 0 {
+		data = append(data, fmt.Sprintf("mode=%o", o.Mode))
+	}
+	for _, option := range o.Options {
+		if len(option) < 1 || len(option) > 2 {
+			return "", errors.New("invalid option array length")
+		}
+		if option[0] != "exec" && option[0] != "noexec" || len(option) == 2 {
+			return "", errors.New("invalid option: " + strings.Join(option, "=") + ": exec and noexec are known")
+		}
+		data = append(data, option[0])
+	}
+	return strings.Join(data, ","), nil
 }
 
 // Tmpfs is a tmpfs mount with Docker's defaults and the options of --tmpfs.
