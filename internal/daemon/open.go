@@ -140,14 +140,14 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 	if err != nil {
 		return nil, err
 	}
-	if o.AppArmor, _ = apparmor.Supported(); o.AppArmor {
+	if o.Walls.AppArmor, _ = apparmor.Supported(); o.Walls.AppArmor {
 		if err := apparmor.Ensure(); err != nil {
 			return nil, err
 		}
 	}
-	o.DataRoot, o.ExecRoot, o.Seccomp, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, cgroupParent(id)
+	o.DataRoot, o.ExecRoot, o.Walls.Seccomp, o.Walls.NoNewPrivileges, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, c.NoNewPrivileges, cgroupParent(id)
 	o.Defaults = engine.Defaults{
-		LogDriver: c.LogDriver, LogOptions: c.LogOpts, ShmSize: c.DefaultShmSize, Init: c.Init, NoNewPrivileges: c.NoNewPrivileges,
+		LogDriver: c.LogDriver, LogOptions: c.LogOpts, ShmSize: c.DefaultShmSize, Init: c.Init,
 		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts,
 	}
 	for _, s := range c.DNS {

@@ -168,7 +168,7 @@ func (e *records) checkHost(h *container.HostConfig) error {
 	if !gateway.IsValid() {
 		gateway = e.o.Networks.Gateway()
 	}
-	if err := e.checkSecurity(h); err != nil {
+	if err := e.o.Walls.Check(h); err != nil {
 		return err
 	}
 	if _, err := hostfiles.Hosts(netip.Addr{}, "", "", nil, h.ExtraHosts, gateway); err != nil {

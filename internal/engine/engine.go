@@ -18,8 +18,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/box/cgroup"
-	"hezi/internal/box/seccomp"
 	"hezi/internal/engine/spec"
+	"hezi/internal/engine/walls"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
@@ -87,22 +87,20 @@ type Options struct {
 	Keeper             *keeper.Client
 	Events             publisher
 	Log                *slog.Logger
-	Seccomp            *seccomp.Profile // of containers that ask for no other; nil: none
-	AppArmor           bool             // the default profile is loaded
+	Walls              walls.Walls
 	Defaults           Defaults
 }
 
 // Defaults are what the daemon's configuration says for containers that do not.
 type Defaults struct {
-	LogDriver       string            // "": json-file
-	LogOptions      map[string]string // max-size, max-file, compress
-	ShmSize         int64             // bytes; 0: 64 MiB
-	Init            bool
-	NoNewPrivileges bool
-	DNS             []netip.Addr
-	DNSSearch       []string
-	DNSOptions      []string
-	HostGateway     netip.Addr // zero: the bridge's
+	LogDriver   string            // "": json-file
+	LogOptions  map[string]string // max-size, max-file, compress
+	ShmSize     int64             // bytes; 0: 64 MiB
+	Init        bool
+	DNS         []netip.Addr
+	DNSSearch   []string
+	DNSOptions  []string
+	HostGateway netip.Addr // zero: the bridge's
 }
 
 // record is a container as it is stored (see store.go). A record is never

@@ -354,7 +354,7 @@ func (e *Execs) execProcess(r *record, v *execution, o ExecStartOptions) (box.Pr
 	if caps, err = spec.Capabilities(h.CapAdd, h.CapDrop, r.HostConfig.Privileged); err != nil {
 		return p, err
 	}
-	return p, e.confine(&p, r.HostConfig, security, caps)
+	return p, e.o.Walls.Confine(&p, r.HostConfig, security, caps)
 }
 
 // execExited stores an exec's exit and acknowledges it.

@@ -18,6 +18,7 @@ import (
 	"hezi/internal/box"
 	"hezi/internal/box/apparmor"
 	"hezi/internal/engine/spec"
+	"hezi/internal/engine/walls"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
@@ -178,7 +179,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
-	if err := e.confine(&s.Process, r.HostConfig, security, s.Process.Capabilities.Bounding); err != nil {
+	if err := e.o.Walls.Confine(&s.Process, r.HostConfig, security, s.Process.Capabilities.Bounding); err != nil {
 		return none, err
 	}
 	// What the container has is stored before it runs: an engine that dies in
@@ -200,7 +201,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 			began, err = e.o.Keeper.Start(ctx, req)
 		}
 	}
-	if lostProfile(err) {
+	if walls.LostProfile(err) {
 		// Something unloaded it, as upgrades of the package do.
 		if err = errors.Join(apparmor.Ensure(), usable(r, w)); err == nil {
 			began, err = e.o.Keeper.Start(ctx, req)

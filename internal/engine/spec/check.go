@@ -47,6 +47,9 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	if err := checkSysctls(h); err != nil {
 		return err
 	}
+	if _, ok := h.Annotations[""]; ok {
+		return invalid("invalid Annotations: the empty string is not permitted as an annotation key")
+	}
 	if err := checkDevices(h); err != nil {
 		return err
 	}
@@ -99,7 +102,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"a health check (--health-cmd, HEALTHCHECK)", c.Healthcheck != nil && !(len(c.Healthcheck.Test) == 1 && c.Healthcheck.Test[0] == "NONE")},
 		{"--log-driver " + h.LogConfig.Type, h.LogConfig.Type != "" && h.LogConfig.Type != "json-file" && h.LogConfig.Type != "local" && h.LogConfig.Type != "none"},
 		{"--log-opt", len(h.LogConfig.Config) > 0},
-		{"--annotation", len(h.Annotations) > 0},
 		{"--runtime", h.Runtime != "" && h.Runtime != "hezi" && h.Runtime != "runc" && h.Runtime != "io.containerd.runc.v2"},
 		{"--isolation", h.Isolation != "" && h.Isolation != "default"},
 		{"--link", len(h.Links) > 0},
@@ -135,6 +137,9 @@ func checkSysctls(h *container.HostConfig) error {
 			if err := hostsIPC(name, h); err != nil {
 				return err
 			}
+		case name == "kernel.domainname" && !h.UTSMode.IsHost():
+		case name == "kernel.hostname":
+			return invalid("sysctl %q is not allowed as it conflicts with the OCI %q field: use --hostname", key, "hostname")
 		default:
 			return invalid("sysctl %q is not in a separate kernel namespace: it would change the whole machine; set it on the host", key)
 		}

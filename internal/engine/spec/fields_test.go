@@ -33,7 +33,7 @@ func kept() map[string]any {
 		"HostConfig.GroupAdd": yes, "HostConfig.IpcMode": container.IpcMode("none"), "HostConfig.PidMode": container.PidMode("host"), "HostConfig.UTSMode": container.UTSMode("host"),
 		"HostConfig.UsernsMode": container.UsernsMode("host"), "HostConfig.OomScoreAdj": yes, "HostConfig.Privileged": yes,
 		"HostConfig.MaskedPaths": []string{"/a"}, "HostConfig.ReadonlyPaths": []string{},
-		"HostConfig.VolumesFrom":     yes,
+		"HostConfig.VolumesFrom": yes, "HostConfig.Annotations": yes,
 		"HostConfig.PublishAllPorts": yes, "HostConfig.ReadonlyRootfs": yes, "HostConfig.SecurityOpt": []string{"no-new-privileges"},
 		"HostConfig.Tmpfs": map[string]string{"/t": ""}, "HostConfig.ShmSize": yes, "HostConfig.Sysctls": map[string]string{"kernel.msgmax": "1"},
 		"HostConfig.Umask": yes, "HostConfig.Mounts": []mount.Mount{{Type: "tmpfs", Target: "/t"}}, "HostConfig.Init": yes,

@@ -1,4 +1,7 @@
-package engine
+// Package walls says what confines a container's processes on this host:
+// seccomp, AppArmor and no-new-privileges, as the request and the daemon's
+// configuration have them.
+package walls
 
 import (
 	"errors"
@@ -16,14 +19,21 @@ import (
 	"hezi/internal/engine/spec"
 )
 
-// checkSecurity refuses security options that cannot hold here, before
-// anything is made: nothing of them is left out in silence.
-func (e *records) checkSecurity(h *container.HostConfig) error {
+// Walls are those of containers that ask for no others.
+type Walls struct {
+	Seccomp         *seccomp.Profile // nil: none
+	AppArmor        bool             // the default profile is loaded
+	NoNewPrivileges bool
+}
+
+// Check refuses security options that cannot hold here, before anything is
+// made: nothing of them is left out in silence.
+func (w *Walls) Check(h *container.HostConfig) error {
 	s, err := spec.ParseSecurity(h.SecurityOpt)
 	if err != nil {
 		return err
 	}
-	profile, err := e.seccompProfile(h, s)
+	profile, err := w.seccompProfile(h, s)
 	if err != nil {
 		return err
 	}
@@ -34,7 +44,7 @@ func (e *records) checkSecurity(h *container.HostConfig) error {
 	if _, _, err := seccomp.Compile(profile, caps, runtime.GOARCH); err != nil { // with rules for these capabilities
 		return errdefs.ErrInvalidArgument.WithMessage("Decoding seccomp profile failed: " + err.Error())
 	}
-	if _, err := e.appArmorProfile(h, s); err != nil {
+	if _, err := w.appArmorProfile(h, s); err != nil {
 		return err
 	}
 	return checkLabels(s.Labels)
@@ -53,13 +63,13 @@ func checkLabels(labels []string) error {
 
 // seccompProfile is the profile of a container's processes; nil is none.
 // Privileged containers have one only if it is asked for.
-func (e *records) seccompProfile(h *container.HostConfig, s *spec.Security) (*seccomp.Profile, error) {
+func (w *Walls) seccompProfile(h *container.HostConfig, s *spec.Security) (*seccomp.Profile, error) {
 	switch s.Seccomp {
 	case "":
 		if h.Privileged {
 			return nil, nil
 		}
-		return e.o.Seccomp, nil
+		return w.Seccomp, nil
 	case spec.Unconfined:
 		return nil, nil
 	case spec.BuiltinSeccomp:
@@ -73,16 +83,16 @@ func (e *records) seccompProfile(h *container.HostConfig, s *spec.Security) (*se
 }
 
 // appArmorProfile is the profile of a container's processes; "" is none.
-func (e *records) appArmorProfile(h *container.HostConfig, s *spec.Security) (string, error) {
+func (w *Walls) appArmorProfile(h *container.HostConfig, s *spec.Security) (string, error) {
 	name := s.AppArmor
 	switch {
 	case name == spec.Unconfined, name == "" && h.Privileged:
 		return "", nil
-	case name == "" && e.o.AppArmor:
+	case name == "" && w.AppArmor:
 		return apparmor.Default, nil
 	case name == "":
 		return "", nil
-	case !e.o.AppArmor:
+	case !w.AppArmor:
 		return "", errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
 			"--security-opt apparmor=%s: apparmor: config provided but apparmor not supported: the kernel has it not switched on, or apparmor_parser is missing; leave it out, or write apparmor=unconfined", name)) // runc's words
 	case strings.ContainsAny(name, "\n\x00"):
@@ -97,42 +107,42 @@ func (e *records) appArmorProfile(h *container.HostConfig, s *spec.Security) (st
 	return name, nil
 }
 
-// confine gives a process the walls of its container that are the process's own,
+// Confine gives a process the walls of its container that are the process's own,
 // also to an exec with more capabilities than the container's caps.
-func (e *records) confine(p *box.Process, h *container.HostConfig, s *spec.Security, caps []string) error {
-	p.NoNewPrivileges = e.o.Defaults.NoNewPrivileges
+func (w *Walls) Confine(p *box.Process, h *container.HostConfig, s *spec.Security, caps []string) error {
+	p.NoNewPrivileges = w.NoNewPrivileges
 	if s.NoNewPrivileges != nil {
 		p.NoNewPrivileges = *s.NoNewPrivileges
 	}
-	profile, err := e.seccompProfile(h, s)
+	profile, err := w.seccompProfile(h, s)
 	if err != nil {
 		return err
 	}
-	if p.AppArmorProfile, err = e.appArmorProfile(h, s); err != nil {
+	if p.AppArmorProfile, err = w.appArmorProfile(h, s); err != nil {
 		return err
 	}
 	p.Seccomp, p.SeccompFlags, err = seccomp.Compile(profile, caps, runtime.GOARCH)
 	return err
 }
 
-// lostProfile says whether a start failed since the default AppArmor profile
+// LostProfile says whether a start failed since the default AppArmor profile
 // is not loaded.
-func lostProfile(err error) bool {
+func LostProfile(err error) bool {
 	b, ok := errors.AsType[*box.Error](err)
 	return ok && b.Step == box.StepAppArmor && b.Subject == apparmor.Default && b.Errno == int(unix.ENOENT)
 }
 
-// shownAppArmor is a container's profile as inspect has it: "" where the kernel
+// AppArmorOf is a container's profile as inspect has it: "" where the kernel
 // has none.
-func (e *records) shownAppArmor(h *container.HostConfig) string {
-	if !e.o.AppArmor {
+func (w *Walls) AppArmorOf(h *container.HostConfig) string {
+	if !w.AppArmor {
 		return ""
 	}
 	s, err := spec.ParseSecurity(h.SecurityOpt)
 	if err != nil {
 		return ""
 	}
-	name, err := e.appArmorProfile(h, s)
+	name, err := w.appArmorProfile(h, s)
 	if err == nil && name == "" {
 		return spec.Unconfined
 	}
