@@ -67,6 +67,7 @@ type Execs interface {
 	ExecInspect(ctx context.Context, id string) (container.ExecInspectResponse, error)
 	ExecResize(ctx context.Context, id string, height, width uint16) error
 	ExecKill(ctx context.Context, id, signal string) error
+	ExecList(ctx context.Context, ref string) ([]engine.ExecSummary, error)
 }
 
 // Images is what the handlers of /images need. *image.Service has it.

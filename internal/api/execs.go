@@ -13,7 +13,10 @@ var execRoutes = []route{
 	{method: "POST", path: "/exec/{id}/start", handle: execStart},
 	{method: "POST", path: "/exec/{id}/resize", handle: execResize},
 	{method: "GET", path: "/exec/{id}/json", handle: execInspect},
-	{method: "POST", path: "/exec/{id}/kill", handle: execKill}, // Hezi's own
+	// Hezi's own:
+	{method: "POST", path: "/exec/{id}/kill", handle: execKill},
+	{method: "GET", path: "/hezi/execs", handle: execList},
+	{method: "POST", path: "/hezi/containers/{id}/exec", handle: execCreate}, // what Docker's engine would ignore, it refuses here
 }
 
 // execCreateRequest is Docker's with what Hezi adds to it.
@@ -108,4 +111,13 @@ func execResize(c *call) error {
 
 func execKill(c *call) error {
 	return c.noContent(c.backend.Execs.ExecKill(c.lasting(), c.arg, c.get("signal")))
+}
+
+// execList lists the execs of ?container=, or of all containers.
+func execList(c *call) error {
+	list, err := c.backend.Execs.ExecList(c.ctx(), c.get("container"))
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, list)
 }

@@ -1,7 +1,12 @@
 package box
 
 import (
+	"slices"
+	"strconv"
 	"testing"
+	"time"
+
+	"hezi/internal/box/cgroup"
 )
 
 // BenchmarkStart is one start, the program's end and its reaping.
@@ -39,5 +44,42 @@ func BenchmarkExec(b *testing.B) {
 			b.Fatal(err)
 		}
 		await(b, e)
+	}
+}
+
+// BenchmarkExecGroup compares execs with a cgroup of their own and without, side
+// by side, with pauses in which standbys are made.
+func BenchmarkExecGroup(b *testing.B) {
+	root := image(b)
+	kinds := []string{"none/op", "own/op"}
+	boxes, specs, times := [2]*Proc{}, [2]*Spec{}, [2][]time.Duration{}
+	for i := range boxes {
+		specs[i] = boxSpec(b, root, "sleep", "1000")
+		boxes[i] = start(b, specs[i])
+	}
+	n := 0
+	for b.Loop() {
+		for i, box := range boxes {
+			time.Sleep(150 * time.Millisecond)
+			p := specs[i].Process
+			p.Args = []string{"true"}
+			if n++; i == 1 {
+				p.Group = cgroup.ExecName(strconv.Itoa(n))
+			}
+			begun := time.Now()
+			e, err := testRuntime.Exec(b.Context(), box.PID, box.PidFD, box.CgroupPaths, &p, Stdio{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			await(b, e)
+			times[i] = append(times[i], time.Since(begun))
+			if i == 1 {
+				cgroup.RemoveInner(cgroup.Inner(box.CgroupPaths, p.Group))
+			}
+		}
+	}
+	for i, kind := range kinds {
+		slices.Sort(times[i])
+		b.ReportMetric(float64(times[i][len(times[i])/2].Microseconds()), kind)
 	}
 }

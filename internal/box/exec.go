@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"os"
 	"time"
 
+	"hezi/internal/box/cgroup"
 	"hezi/internal/box/initproc"
 	"hezi/internal/box/plan"
 
@@ -34,30 +36,72 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		return nil, stepError(StepNamespace, "", err, "cannot hold on to the container's first process")
 	}
 	b.plan.Enter = []plan.Entry{{FD: b.give(box), Flags: allNamespaces, Name: "container's"}}
-	if dir := cgroupPaths[""]; dir != "" && len(cgroupPaths) == 1 {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, stepError(StepCgroup, dir, err, "cannot open the container's cgroup")
-		}
-		b.plan.CgroupDir = b.give(fd)
+	if len(cgroupPaths) == 1 && cgroupPaths[""] != "" {
+		return r.execBorn(ctx, b, cgroupPaths, p.Group)
 	}
-	key := ""
-	if b.plan.CgroupDir == plan.NoFD {
-		key = keyOf(cgroupPaths)
-	}
-	if key != "" {
-		defer r.standby.prepare(r, key, cgroupPaths, box)
-		if c := r.standby.take(key); c != nil {
+	if key := keyOf(cgroupPaths); key != "" {
+		defer r.standby.prepare(r, key, cgroupPaths, p.Group != "", box)
+		if c := r.standby.take(key, cgroupPaths, p.Group); c != nil {
 			if proc, served, err := c.serve(ctx, b, cgroupPaths); served {
-				return proc, err
+				return proc, leaveGroup(cgroupPaths, p.Group, err)
 			}
 		}
 	}
 	c, err := r.spawn(joinBirth())
 	if err != nil {
+		return nil, leaveGroup(cgroupPaths, p.Group, err)
+	}
+	proc, err := c.exec(ctx, b, cgroupPaths, func() error {
+		own, err := withGroup(cgroupPaths, p.Group)
+		if err != nil {
+			return err
+		}
+		return addToPaths(own, c.pid)
+	})
+	return proc, leaveGroup(cgroupPaths, p.Group, err)
+}
+
+// execBorn is Exec on cgroup v2, where the process is born in its group.
+func (r *Runtime) execBorn(ctx context.Context, b *bundle, paths map[string]string, group string) (*Proc, error) {
+	own, err := withGroup(paths, group)
+	if err != nil {
 		return nil, err
 	}
-	return c.exec(ctx, b, cgroupPaths, func() error { return addToPaths(cgroupPaths, c.pid) })
+	dir := own[""]
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, leaveGroup(paths, group, stepError(StepCgroup, dir, err, "cannot open the container's cgroup"))
+	}
+	b.plan.CgroupDir = b.give(fd)
+	c, err := r.spawn(joinBirth())
+	if err != nil {
+		return nil, leaveGroup(paths, group, err)
+	}
+	proc, err := c.exec(ctx, b, paths, func() error { return nil })
+	return proc, leaveGroup(paths, group, err)
+}
+
+// withGroup makes the group of an exec and gives the directories that it enters.
+func withGroup(paths map[string]string, group string) (map[string]string, error) {
+	key, ok := cgroup.InnerHierarchy(paths)
+	if group == "" || !ok {
+		return paths, nil
+	}
+	dir, err := cgroup.MakeInner(paths, group)
+	if err != nil {
+		return nil, stepError(StepCgroup, group, nil, err.Error())
+	}
+	own := maps.Clone(paths)
+	own[key] = dir
+	return own, nil
+}
+
+// leaveGroup removes the group of an exec that failed; it returns err.
+func leaveGroup(paths map[string]string, group string, err error) error {
+	if dir := cgroup.Inner(paths, group); err != nil && group != "" && dir != "" {
+		cgroup.RemoveInner(dir) // what cannot go now goes with the container's
+	}
+	return err
 }
 
 // serve has a standby do its work. served is false when it did not say its

@@ -164,6 +164,11 @@ type Process struct {
 	AppArmorProfile string
 	SELinuxLabel    string
 	Umask           *uint32
+
+	// Group, of an exec, names a cgroup that is made for it alone inside the
+	// container's (cgroup.ExecName); "": it is in the container's. Whoever asked
+	// for it removes it (cgroup.RemoveInner).
+	Group string
 }
 
 // Capabilities as names such as "CAP_CHOWN".

@@ -3,9 +3,12 @@ package box
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"hezi/internal/box/cgroup"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +33,7 @@ type standby struct {
 	drop  chan struct{} // closed when it is not wanted any more
 	once  sync.Once     // closes drop
 	made  chan struct{}
+	group string // its own cgroup, renamed for the exec that it serves; "": none
 	child *child // nil before made is closed, and when it could not be made
 }
 
@@ -56,8 +60,9 @@ func keyOf(paths map[string]string) string {
 	return dir
 }
 
-// take gives the container's standby, if there is one that lives.
-func (s *standbys) take(key string) *child {
+// take gives the container's standby, in the group of that name, if there is one
+// that lives.
+func (s *standbys) take(key string, paths map[string]string, group string) *child {
 	s.mu.Lock()
 	b := s.by[key]
 	if b == nil || !b.isMade() {
@@ -66,11 +71,20 @@ func (s *standbys) take(key string) *child {
 	}
 	delete(s.by, key)
 	s.mu.Unlock()
-	if b.child == nil || b.child.alive() {
+	if b.child == nil || b.child.alive() && b.rename(paths, group) {
 		return b.child
 	}
-	b.child.end()
+	b.end()
 	return nil
+}
+
+// rename gives the standby's group the name of the exec's; false: it is of
+// another kind, or the container is going.
+func (b *standby) rename(paths map[string]string, group string) bool {
+	if b.group == "" || group == "" {
+		return b.group == group
+	}
+	return unix.Rename(b.group, cgroup.Inner(paths, group)) == nil
 }
 
 func (b *standby) isMade() bool {
@@ -86,7 +100,7 @@ func (b *standby) isMade() bool {
 // has just begun needs the processor, and its end would wait for the grace period.
 // box is the container's first process: leave follows its end, so that a standby
 // that is asked for while it lives is one that leave finds.
-func (s *standbys) prepare(r *Runtime, key string, paths map[string]string, box int) {
+func (s *standbys) prepare(r *Runtime, key string, paths map[string]string, grouped bool, box int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	select {
@@ -104,7 +118,7 @@ func (s *standbys) prepare(r *Runtime, key string, paths map[string]string, box 
 	s.by[key] = b
 	go func() {
 		defer close(b.made)
-		if b.child = b.make(r, paths); b.child == nil {
+		if b.child = b.make(r, paths, grouped); b.child == nil {
 			s.remove(key, b)
 			return
 		}
@@ -114,7 +128,7 @@ func (s *standbys) prepare(r *Runtime, key string, paths map[string]string, box 
 
 // make gives an init that has entered the cgroup, or nil: the exec that needs
 // one says why.
-func (b *standby) make(r *Runtime, paths map[string]string) *child {
+func (b *standby) make(r *Runtime, paths map[string]string, grouped bool) *child {
 	select {
 	case <-b.drop:
 		return nil
@@ -123,6 +137,17 @@ func (b *standby) make(r *Runtime, paths map[string]string) *child {
 	c, err := r.spawn(joinBirth())
 	if err != nil {
 		return nil
+	}
+	own := paths
+	if grouped {
+		own, err = withGroup(paths, "standby-"+strconv.Itoa(c.pid))
+		if err != nil { // the container has ended
+			c.end()
+			return nil
+		}
+		if key, ok := cgroup.InnerHierarchy(paths); ok {
+			b.group = own[key]
+		}
 	}
 	entered := make(chan struct{})
 	killed := make(chan struct{})
@@ -134,11 +159,12 @@ func (b *standby) make(r *Runtime, paths map[string]string) *child {
 		case <-entered:
 		}
 	}()
-	err = addToPaths(paths, c.pid)
+	err = addToPaths(own, c.pid)
 	close(entered)
 	<-killed
 	if err != nil { // the container has ended, or drop is closed
 		c.end()
+		b.leaveGroup()
 		return nil
 	}
 	return c
@@ -179,6 +205,13 @@ func (b *standby) end() {
 	<-b.made
 	if b.child != nil {
 		b.child.end()
+		b.leaveGroup()
+	}
+}
+
+func (b *standby) leaveGroup() {
+	if b.group != "" {
+		cgroup.RemoveInner(b.group) // what cannot go now goes with the container's
 	}
 }
 

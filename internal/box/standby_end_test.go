@@ -149,7 +149,7 @@ func TestStandbyLeave(t *testing.T) {
 	if !ended(rawFD(gone.PidFD), 5*time.Second) {
 		t.Fatal("the box did not end")
 	}
-	testRuntime.standby.prepare(testRuntime, key, box.CgroupPaths, rawFD(gone.PidFD))
+	testRuntime.standby.prepare(testRuntime, key, box.CgroupPaths, true, rawFD(gone.PidFD))
 	testRuntime.standby.mu.Lock()
 	defer testRuntime.standby.mu.Unlock()
 	if testRuntime.standby.by[key] != nil {
@@ -161,7 +161,7 @@ func TestStandbyLeave(t *testing.T) {
 func TestStandbyFails(t *testing.T) {
 	box, _ := parked(t)
 	paths := map[string]string{"pids": filepath.Join(t.TempDir(), "removed")}
-	testRuntime.standby.prepare(testRuntime, paths["pids"], paths, rawFD(box.PidFD))
+	testRuntime.standby.prepare(testRuntime, paths["pids"], paths, false, rawFD(box.PidFD))
 	for range 100 {
 		testRuntime.standby.mu.Lock()
 		b := testRuntime.standby.by[paths["pids"]]

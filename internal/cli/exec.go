@@ -7,10 +7,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/cli/opts"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/term"
 )
 
@@ -18,6 +20,7 @@ func newExec(a *App) *cobra.Command {
 	e := client.ExecCreateOptions{}
 	env, envFile := opts.NewListOpts(opts.ValidateEnv), opts.NewListOpts(nil)
 	var detach, stdin bool
+	var own endpoint.ExecOwn
 	var keys string
 	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER COMMAND [ARG...]", Args: minArgs(2), ValidArgsFunction: completeContainers(a, 1, isRunning)}
 	f := cmd.Flags()
@@ -31,8 +34,13 @@ func newExec(a *App) *cobra.Command {
 	f.VarP(&env, "env", "e", "Set environment variables")
 	f.Var(&envFile, "env-file", "Read in a file of environment variables")
 	f.StringVarP(&e.WorkingDir, "workdir", "w", "", "Working directory inside the container")
+	f.BoolVar(&own.KillOnDisconnect, "kill-on-disconnect", false, "Kill the command, with all processes that it started, when this client goes")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		ctx := cmd.Context()
+		if own.KillOnDisconnect && detach {
+			return errors.New("conflicting options: --detach and --kill-on-disconnect: a detached command has no client")
+		}
+		defer func() { err = meantExecs(args, err) }()
 		if e.Env, err = opts.ReadKVEnvStrings(envFile.GetSlice(), env.GetSlice()); err != nil {
 			return err
 		}
@@ -42,7 +50,7 @@ func newExec(a *App) *cobra.Command {
 		e.Cmd = args[1:]
 		e.AttachStdin, e.AttachStdout, e.AttachStderr = stdin && !detach, !detach, !detach
 		if !detach && !e.TTY {
-			if done, err := a.execAtOnce(ctx, args[0], e); done {
+			if done, err := a.execAtOnce(ctx, args[0], e, own); done {
 				return err
 			}
 		}
@@ -61,29 +69,41 @@ func newExec(a *App) *cobra.Command {
 			rows, cols := term.Size(a.Out)
 			e.ConsoleSize = client.ConsoleSize{Height: rows, Width: cols}
 		}
-		created, err := engine.ExecCreate(ctx, args[0], e)
+		id, err := engine.ExecCreate(ctx, args[0], e, own)
+		if errors.Is(err, endpoint.ErrNotHezi) {
+			return fmt.Errorf("--kill-on-disconnect: %w: leave it out", err)
+		}
 		if err != nil {
 			return err
 		}
 		if detach {
-			_, err := engine.ExecStart(ctx, created.ID, client.ExecStartOptions{Detach: true, TTY: e.TTY, ConsoleSize: e.ConsoleSize})
+			_, err := engine.ExecStart(ctx, id, client.ExecStartOptions{Detach: true, TTY: e.TTY, ConsoleSize: e.ConsoleSize})
 			return err
 		}
-		return a.exec(ctx, created.ID, e)
+		return a.exec(ctx, id, e)
 	}
 	return cmd
+}
+
+// meantExecs tells who wrote `exec ls` and has no container of that name what
+// lists execs.
+func meantExecs(args []string, err error) error {
+	if errdefs.IsNotFound(err) && len(args) > 1 && (args[0] == "ls" || args[0] == "kill") {
+		return fmt.Errorf("%w\nThe first argument is a container; for the list of execs write: hezi execs ls %s; to end one: hezi execs kill EXEC", err, args[1])
+	}
+	return err
 }
 
 // execAtOnce makes, starts and attaches to an exec by one request, which Hezi
 // understands. Any other answer, a refusal too, is left to the usual way, which
 // asks again: done is false, and no process was started. Without an answer
 // nobody asks again, or the command might run twice.
-func (a *App) execAtOnce(ctx context.Context, container string, e client.ExecCreateOptions) (done bool, err error) {
+func (a *App) execAtOnce(ctx context.Context, container string, e client.ExecCreateOptions, own endpoint.ExecOwn) (done bool, err error) {
 	conn, err := a.connect()
 	if err != nil {
 		return true, err
 	}
-	stream, id, err := conn.ExecRun(ctx, container, e)
+	stream, id, err := conn.ExecRun(ctx, container, e, own)
 	if err != nil {
 		return true, fmt.Errorf("%w\nThe command may have been started; hezi top %s shows what runs there", err, container)
 	}

@@ -73,6 +73,10 @@ func commands() []entry {
 		}},
 		{name: "container", short: "Manage containers", sub: containers},
 		{name: "context", short: "Manage contexts", sub: contextCommands()},
+		{name: "execs", short: "Manage commands that run by exec", sub: []entry{
+			{name: "kill", short: "Send a signal to all processes of one or more execs", build: newExecsKill},
+			{name: "ls", aliases: []string{"list"}, short: "List execs that have processes", build: newExecsLs},
+		}},
 		{name: "image", short: "Manage images", sub: images},
 		{name: "manifest", short: "Manage image manifests and manifest lists", sub: manifestCommands()},
 		{name: "network", short: "Manage networks", sub: networkCommands()},

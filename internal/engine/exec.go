@@ -19,7 +19,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/sys/signal"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
@@ -453,23 +452,4 @@ func (e *Execs) ExecResize(ctx context.Context, id string, height, width uint16)
 		return err
 	}
 	return e.o.Keeper.Resize(ctx, v.Container, id, height, width)
-}
-
-// ExecKill sends a signal to an exec's process; "" is SIGKILL.
-func (e *Execs) ExecKill(ctx context.Context, id, name string) error {
-	v, err := e.index.get(id)
-	if err != nil {
-		return err
-	}
-	if name == "" {
-		name = "KILL"
-	}
-	sig, err := signal.ParseSignal(name)
-	if err != nil {
-		return errdefs.ErrInvalidArgument.WithMessage("Invalid signal: " + name)
-	}
-	if !v.Running {
-		return errdefs.ErrConflict.WithMessage("exec " + id + " is not running")
-	}
-	return e.o.Keeper.Signal(ctx, v.Container, id, int(sig))
 }

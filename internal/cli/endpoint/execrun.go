@@ -14,23 +14,63 @@ import (
 	"github.com/moby/moby/client"
 )
 
+// ExecOwn is what Hezi adds to an exec.
+type ExecOwn struct {
+	// KillOnDisconnect ends all its processes when the client goes.
+	KillOnDisconnect bool
+}
+
+// path is Docker's, or one that another engine does not have: it would ignore
+// what it does not know.
+func (o ExecOwn) path(name string) string {
+	path := "/containers/" + url.PathEscape(strings.TrimSpace(name)) + "/exec"
+	if o != (ExecOwn{}) {
+		path = "/hezi" + path
+	}
+	return path
+}
+
+type execRequest struct {
+	container.ExecCreateRequest
+	ExecOwn
+}
+
+func (o ExecOwn) request(e client.ExecCreateOptions) execRequest {
+	q := container.ExecCreateRequest{
+		User: e.User, Privileged: e.Privileged, Tty: e.TTY, AttachStdin: e.AttachStdin, AttachStderr: e.AttachStderr, AttachStdout: e.AttachStdout,
+		DetachKeys: e.DetachKeys, Env: e.Env, WorkingDir: e.WorkingDir, Cmd: e.Cmd,
+	}
+	if e.TTY && (e.ConsoleSize.Height != 0 || e.ConsoleSize.Width != 0) {
+		q.ConsoleSize = &[2]uint{e.ConsoleSize.Height, e.ConsoleSize.Width}
+	}
+	return execRequest{q, o}
+}
+
+// ExecCreate makes an exec. Error: ErrNotHezi when the engine lacks what o asks for.
+func (c *Connection) ExecCreate(ctx context.Context, name string, e client.ExecCreateOptions, o ExecOwn) (id string, err error) {
+	if o == (ExecOwn{}) {
+		made, err := c.Client.ExecCreate(ctx, name, e)
+		return made.ID, err
+	}
+	var made container.ExecCreateResponse
+	err = c.PostOwn(ctx, o.path(name), nil, nil, o.request(e), &made)
+	return made.ID, err
+}
+
 // ExecRun asks Hezi to make and start an exec without a terminal in one
 // request, before anything is negotiated. The stream that it returns ends with
 // the exit code, see term.Attachment. id is empty when the engine cannot be
 // reached, is not Hezi, or refuses: then nothing was started, and the usual
 // requests say why. After an error the process may have been started.
-func (c *Connection) ExecRun(ctx context.Context, name string, e client.ExecCreateOptions) (stream client.HijackedResponse, id string, err error) {
+func (c *Connection) ExecRun(ctx context.Context, name string, e client.ExecCreateOptions, o ExecOwn) (stream client.HijackedResponse, id string, err error) {
 	if !isSocket(c.Endpoint.Host) || os.Getenv(client.EnvOverrideAPIVersion) != "" {
 		return stream, "", nil
 	}
-	body, err := json.Marshal(container.ExecCreateRequest{
-		User: e.User, Privileged: e.Privileged, AttachStdin: e.AttachStdin, AttachStderr: e.AttachStderr, AttachStdout: e.AttachStdout,
-		Env: e.Env, WorkingDir: e.WorkingDir, Cmd: e.Cmd,
-	})
+	body, err := json.Marshal(o.request(e))
 	if err != nil {
 		return stream, "", err
 	}
-	path := "/v" + client.MaxAPIVersion + "/containers/" + url.PathEscape(strings.TrimSpace(name)) + "/exec"
+	path := "/v" + client.MaxAPIVersion + o.path(name)
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+client.DummyHost+path, bytes.NewReader(body))
 	if err != nil {
 		return stream, "", err

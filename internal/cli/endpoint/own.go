@@ -42,6 +42,12 @@ func (c *Connection) PostOwn(ctx context.Context, path string, query url.Values,
 	return err
 }
 
+// KillExec sends a signal to an exec.
+func (c *Connection) KillExec(ctx context.Context, id, signal string) error {
+	_, err := c.own(ctx, http.MethodPost, "/exec/"+url.PathEscape(id)+"/kill", url.Values{"signal": {signal}}, nil, nil, nil)
+	return err
+}
+
 func (c *Connection) own(ctx context.Context, method, path string, query url.Values, header http.Header, body []byte, out any) (raw []byte, err error) {
 	addr := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, addr.String(), bytes.NewReader(body))
@@ -65,8 +71,11 @@ func (c *Connection) own(ctx context.Context, method, path string, query url.Val
 	if raw, err = io.ReadAll(io.LimitReader(resp.Body, maxOwn)); err != nil {
 		return nil, fmt.Errorf("read the engine's answer: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
 		return nil, refusedOwn(resp, raw)
+	}
+	if out == nil {
+		return raw, nil
 	}
 	if err := json.Unmarshal(raw, out); err != nil {
 		return nil, fmt.Errorf("the engine's answer is not what it should be: %w", err)

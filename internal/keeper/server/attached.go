@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/keeper"
@@ -401,8 +402,8 @@ func (a *attached) close() {
 	p.outMu.Lock()
 	delete(p.clients, a)
 	p.outMu.Unlock()
-	if r := p.snapshot(); r.KillOnDisconnect && r.Exit == nil {
-		if err := p.signal(unix.SIGKILL); err != nil {
+	if r := p.snapshot(); r.KillOnDisconnect && r.ExecID != "" {
+		if err := signalExec(a.srv, r.ContainerID, r.ExecID, unix.SIGKILL); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
 			a.srv.logger.Warn("end an exec whose client left", "error", err)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"hezi/internal/box/cgroup"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -41,16 +43,8 @@ func (c cgroupDirs) Kill() error {
 		defer c.Thaw()
 	}
 	var errs []error
-	for _, d := range c {
-		pids, err := os.ReadFile(filepath.Join(d, "cgroup.procs"))
-		if err != nil {
-			continue
-		}
-		for _, f := range strings.Fields(string(pids)) {
-			pid, err := strconv.Atoi(f)
-			if err != nil || pid <= 1 {
-				continue
-			}
+	for _, d := range c { // each has them all
+		for _, pid := range cgroup.Processes(d) {
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
 				errs = append(errs, err)
 			}
@@ -124,6 +118,7 @@ func (c cgroupDirs) Remove() error {
 			if kerr := c.Kill(); kerr != nil {
 				return kerr
 			}
+			cgroup.RemoveInner(d) // groups of execs, and of who made some inside
 			time.Sleep(time.Millisecond)
 			err = unix.Rmdir(d)
 		}

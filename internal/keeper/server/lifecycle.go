@@ -482,6 +482,7 @@ func (s *Server) dropExec(p, x *process) {
 	p.mu.Lock()
 	delete(p.execs, x.rec.ExecID)
 	p.mu.Unlock()
+	leaveExec(p, x.rec.ExecID)
 	if err := s.link.del(x.key); err != nil {
 		s.logger.Warn("tell the holder to forget", "error", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/box/cgroup"
 	"hezi/internal/keeper"
 	"hezi/internal/logs"
 )
@@ -145,7 +146,7 @@ func (s *Server) holds(id string) bool {
 
 func (c cgroupDirs) populated() bool {
 	for _, d := range c {
-		if b, err := os.ReadFile(filepath.Join(d, "cgroup.procs")); err == nil && len(b) > 0 {
+		if len(cgroup.Processes(d)) > 0 {
 			return true
 		}
 	}

@@ -74,6 +74,8 @@ type process struct {
 	execs    map[string]*process
 	released bool // ready is closed
 	dropped  bool // the container is taken out, and the execs it had then
+	// leftGroups are the execs whose groups had processes yet when they ended.
+	leftGroups []string
 
 	ready    chan struct{} // closed when output may be read
 	exited   chan struct{} // closed once rec.Exit is set

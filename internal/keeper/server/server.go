@@ -260,6 +260,9 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 	case keeper.OpForgetExec:
 		return nil, s.forgetExec(t.ContainerID, t.ExecID)
 	}
+	if req.Op == keeper.OpSignal && t.ExecID != "" {
+		return nil, signalExec(s, t.ContainerID, t.ExecID, unix.Signal(t.Signal))
+	}
 	p, err := s.lookup(t.ContainerID, t.ExecID)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
+	"hezi/internal/box/cgroup"
 	"hezi/internal/keeper"
 	"hezi/internal/logs"
 )
@@ -171,6 +172,7 @@ func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	if err != nil {
 		return keeper.Started{}, err
 	}
+	pr.Group = cgroup.ExecName(req.ExecID)
 	p := newProcess(s, record{ContainerID: req.ContainerID, ExecID: req.ExecID, StdinOnce: req.StdinOnce, Terminal: pr.Terminal, KillOnDisconnect: req.KillOnDisconnect})
 	proc, err := s.rt.Exec(context.Background(), c.rec.PID, c.pidfd, c.rec.CgroupPaths, pr, ps.theirs)
 	ps.closeTheirs()
@@ -185,6 +187,7 @@ func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	if err != nil {
 		killAndReap(proc.PID)
 		ps.closeOurs()
+		leaveExec(c, req.ExecID)
 		return out, err
 	}
 	c.mu.Lock()
