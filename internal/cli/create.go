@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/request"
 	"hezi/internal/cli/term"
 )
@@ -156,6 +157,9 @@ func (a *App) create(ctx context.Context, c *creation, req *request.Container) (
 			return "", err
 		}
 	}
+	if err := a.ownFlags(ctx, c.options.Own()); err != nil {
+		return "", err
+	}
 	rows, cols := term.Size(a.Out)
 	req.Host.ConsoleSize = [2]uint{rows, cols}
 	options := client.ContainerCreateOptions{Name: c.name, Config: req.Config, HostConfig: req.Host, NetworkingConfig: req.Networking}
@@ -255,4 +259,19 @@ func (c *cidFile) close() error {
 		err = errors.Join(err, os.Remove(c.f.Name()))
 	}
 	return err
+}
+
+// ownFlags refuses a flag that another engine than Hezi's would ignore.
+func (a *App) ownFlags(ctx context.Context, flag string) error {
+	if flag == "" {
+		return nil
+	}
+	v, err := a.engine.ServerVersion(ctx, client.ServerVersionOptions{})
+	if err != nil {
+		return err
+	}
+	if v.Platform.Name != "Hezi" {
+		return fmt.Errorf("%s: %w: leave it out", flag, endpoint.ErrNotHezi)
+	}
+	return nil
 }

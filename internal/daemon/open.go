@@ -26,6 +26,7 @@ import (
 	"hezi/internal/image/lists"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
+	"hezi/internal/probe"
 	"hezi/internal/snapshot"
 	"hezi/internal/store"
 	"hezi/internal/volume"
@@ -99,7 +100,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		return nil, held.err
 	}
 	boxes, err := d.openEngine(ctx, c, id, engine.Options{
-		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Events: broker, Log: d.log,
+		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log,
 	})
 	if err != nil {
 		return nil, err
@@ -149,6 +150,7 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 	o.Defaults = engine.Defaults{
 		LogDriver: c.LogDriver, LogOptions: c.LogOpts, ShmSize: c.DefaultShmSize, Init: c.Init,
 		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts,
+		Restarts: engine.Restarts{First: c.RestartFirst, Last: c.RestartLast, Reset: c.RestartReset, CrashLoop: c.CrashLoop},
 	}
 	for _, s := range c.DNS {
 		a, err := netip.ParseAddr(s)

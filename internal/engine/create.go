@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
+	"hezi/internal/engine/health"
 	"hezi/internal/engine/spec"
 	hostnet "hezi/internal/network"
 	"hezi/internal/network/hostfiles"
@@ -49,6 +50,9 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	}
 	config, err := spec.Merge(*q.Config, img.Config.Config)
 	if err != nil {
+		return container.CreateResponse{}, err
+	}
+	if err := health.Validate(&config, host.AutoRemove); err != nil {
 		return container.CreateResponse{}, err
 	}
 	if config.StopSignal != "" {

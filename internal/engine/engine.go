@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/box/cgroup"
+	"hezi/internal/engine/proc"
 	"hezi/internal/engine/spec"
 	"hezi/internal/engine/walls"
 	"hezi/internal/image"
@@ -85,6 +86,7 @@ type Options struct {
 	Volumes            volumes
 	Networks           networks
 	Keeper             *keeper.Client
+	Prober             prober
 	Events             publisher
 	Log                *slog.Logger
 	Walls              walls.Walls
@@ -101,6 +103,7 @@ type Defaults struct {
 	DNSSearch   []string
 	DNSOptions  []string
 	HostGateway netip.Addr // zero: the bridge's
+	Restarts    Restarts
 }
 
 // record is a container as it is stored (see store.go). A record is never
@@ -125,7 +128,11 @@ type record struct {
 	Started  time.Time // zero: never
 	Finished time.Time
 	Restarts int
-	Stopped  bool // by a user: no restart policy starts it again
+	Stopped  bool              // by a user: no restart policy starts it again
+	Health   *container.Health // of the last run, at its end; nil without checks
+
+	// vital is the entry's: what is known of the health while it runs.
+	vital *atomic.Pointer[vital]
 
 	// Of the running container:
 	PID     int
@@ -147,6 +154,9 @@ type entry struct {
 	latest atomic.Pointer[record]
 	saving sync.Mutex // see store.go
 
+	healing sync.Mutex // held while vital is changed; below work
+	vital   atomic.Pointer[vital]
+
 	// Guarded by work:
 	gone     bool          // removed
 	over     chan struct{} // closed when the run's exit is stored; nil without a run
@@ -154,6 +164,8 @@ type entry struct {
 	backoff  time.Duration // before the next restart
 	removing bool          // a removal acknowledges the exit to the keeper
 	again    int           // restarts under way: --rm does not remove the container
+	heal     bool          // the run is ended for its health, to be started again
+	short    int           // runs in a row that were short
 }
 
 // records is what the engine's parts share: the rooms, and all containers.
@@ -178,6 +190,7 @@ type Engine struct {
 	*Streams
 	*Files
 	launcher launcher
+	checks   *checks
 }
 
 // launcher makes what a start needs.
@@ -192,7 +205,9 @@ func New(o Options) (*Engine, error) {
 func newEngine(o Options) *Engine {
 	r := &records{o: o, names: newNames(), boxes: map[string]*entry{}, support: sync.OnceValues(cgroup.Probe)}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	return &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, Files: &Files{r}, launcher: launcher{r}}
+	e := &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, Files: &Files{r}, launcher: launcher{r}}
+	e.checks = newChecks(e)
+	return e
 }
 
 // find gives the entry of a container for a client: settled.
@@ -217,7 +232,7 @@ func (e *records) settle(list ...*entry) {
 	deadline := time.Now().Add(settleWait)
 	for _, c := range list {
 		r := c.latest.Load()
-		for next := r; next.running() && next.PID == r.PID && r.PID != 0 && exited(r.PID); next = c.latest.Load() {
+		for next := r; next.running() && next.PID == r.PID && r.PID != 0 && proc.Exited(r.PID); next = c.latest.Load() {
 			if e.ctx.Err() != nil || time.Now().After(deadline) {
 				break
 			}

@@ -1,12 +1,10 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -20,9 +18,9 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
+	"hezi/internal/engine/proc"
 	"hezi/internal/engine/spec"
 	"hezi/internal/keeper"
 )
@@ -100,7 +98,7 @@ func (x *execs) set(v *execution) (old string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.byID[v.ID] = v
-	if v.Exit == nil {
+	if v.Exit == nil || v.Config.Check {
 		return ""
 	}
 	list := append(x.done[v.Container], v.ID)
@@ -110,6 +108,13 @@ func (x *execs) set(v *execution) (old string) {
 	}
 	x.done[v.Container] = list
 	return old
+}
+
+// forget takes an exec out that nobody asks for any more.
+func (x *execs) forget(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.byID, id)
 }
 
 // claim marks an exec as running for the one who starts it; false: another did.
@@ -168,6 +173,10 @@ func (e *Execs) execFolder() string { return filepath.Join(e.o.ExecRoot, "execs"
 func (e *Execs) execFile(id string) string { return filepath.Join(e.execFolder(), id+".json") }
 
 func (e *Execs) saveExec(v *execution) error {
+	if v.Config.Check {
+		e.index.set(v)
+		return nil
+	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -368,6 +377,9 @@ func (e *Execs) execExited(containerID, id string, exit box.Exit) {
 		if c, err := e.entry(containerID); err == nil {
 			e.publishExec(c.latest.Load(), v, events.ActionExecDie, "exitCode", strconv.Itoa(exit.Code))
 		}
+		if v.Config.Check {
+			e.index.forget(id)
+		}
 	}
 	e.work.Go(func() {
 		if err := e.o.Keeper.ForgetExec(e.ctx, containerID, id); err != nil && !errdefs.IsNotFound(err) && e.ctx.Err() == nil {
@@ -389,6 +401,9 @@ func (e *Execs) execsEnded(containerID string) {
 		if err := e.saveExec(&next); err != nil {
 			e.o.Log.Warn("store an exec's end", "error", err)
 		}
+		if v.Config.Check {
+			e.index.forget(v.ID)
+		}
 	}
 }
 
@@ -401,7 +416,7 @@ func (e *Execs) seen(ctx context.Context, id string) (*execution, error) {
 		if err != nil || !v.Running || v.PID == 0 {
 			return v, err
 		}
-		if !exited(v.PID) {
+		if !proc.Exited(v.PID) {
 			return v, nil
 		}
 		time.Sleep(300 * time.Microsecond)
@@ -418,16 +433,6 @@ func (e *Execs) seen(ctx context.Context, id string) (*execution, error) {
 		}
 	}
 	return e.index.get(id)
-}
-
-// exited says whether a process is gone or a zombie.
-func exited(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
-	}
-	_, after, ok := bytes.Cut(b, []byte(") "))
-	return ok && len(after) > 0 && (after[0] == 'Z' || after[0] == 'X')
 }
 
 // ExecInspect tells about an exec.

@@ -14,12 +14,10 @@ import (
 	"hezi/internal/keeper"
 )
 
-// The back-off of restart policies: doubled by each run that was short.
+// The pause before an exit that could not be stored (a full disk) is tried again.
 const (
-	firstBackoff = 100 * time.Millisecond
-	lastBackoff  = time.Minute
-	longRun      = 10 * time.Second
-	exitRetry    = time.Second // before an exit that could not be stored (a full disk) is tried again
+	exitRetry     = time.Second
+	lastExitRetry = time.Minute
 )
 
 // follow takes the keeper's events until the engine ends. An event is handled
@@ -50,7 +48,7 @@ func (e *Engine) follow() {
 func (e *Engine) handle(ev keeper.Event) {
 	switch ev.Type {
 	case keeper.EventExit:
-		for wait := exitRetry; ; wait = min(2*wait, lastBackoff) {
+		for wait := exitRetry; ; wait = min(2*wait, lastExitRetry) {
 			err := e.exited(ev.ContainerID, *ev.Exit)
 			if err == nil || e.ctx.Err() != nil {
 				return
@@ -122,6 +120,7 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 		return c, r.State == container.StateRestarting, nil // known already
 	}
 	again = e.restarts(c, r, exit)
+	vital := e.checks.end(c)
 	code := exit.Code
 	r, err = e.change(c, func(r *record) {
 		r.State = container.StateExited
@@ -131,11 +130,17 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 		}
 		r.Exit, r.OOM, r.Finished, r.Error = code, exit.OOMKilled, exit.At.UTC(), exit.Reason
 		r.PID, r.Cgroups, r.Net = 0, nil, nil
+		if vital != nil {
+			r.Health = vital
+		}
 	})
 	if err != nil {
 		return nil, false, err
 	}
 	e.publish(r, events.ActionDie, "exitCode", strconv.Itoa(code), "execDuration", strconv.Itoa(int(r.Finished.Sub(r.Started).Seconds())))
+	if n := e.o.Defaults.Restarts.loop(); again && n > 0 && c.short == n {
+		e.publish(r, actionCrashLoop, "exitCode", strconv.Itoa(code), "restartCount", strconv.Itoa(r.Restarts), "backoff", c.backoff.String())
+	}
 	if c.over != nil {
 		close(c.over)
 		c.over = nil
@@ -153,9 +158,14 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 
 // restarts says whether the policy starts the container again, and how long to wait.
 func (e *Engine) restarts(c *entry, r *record, exit box.Exit) bool {
-	p := r.HostConfig.RestartPolicy
+	p, d, heal := r.HostConfig.RestartPolicy, &e.o.Defaults.Restarts, c.heal
+	c.heal = false
 	if r.Stopped || c.removing || e.ctx.Err() != nil {
 		return false
+	}
+	if heal {
+		c.backoff = e.checks.healed(c)
+		return true
 	}
 	switch {
 	case p.IsAlways(), p.IsUnlessStopped():
@@ -166,9 +176,11 @@ func (e *Engine) restarts(c *entry, r *record, exit box.Exit) bool {
 	default:
 		return false
 	}
-	if c.backoff = min(2*c.backoff, lastBackoff); c.backoff == 0 || exit.At.Sub(r.Started) >= longRun {
-		c.backoff = firstBackoff
+	if exit.At.Sub(r.Started) >= d.reset() {
+		c.backoff, c.short = 0, 0
 	}
+	c.backoff = d.after(c.backoff)
+	c.short++
 	return true
 }
 
@@ -207,7 +219,7 @@ func (e *Engine) retry(c *entry, r *record) {
 		e.o.Log.Error("store a restart", "container", r.ID, "error", err)
 		return
 	}
-	c.backoff = min(2*c.backoff, lastBackoff)
+	c.backoff = e.o.Defaults.Restarts.after(c.backoff)
 	e.restartLater(c, next)
 }
 
@@ -217,7 +229,7 @@ func (c *entry) cancelRestart() {
 		c.restart.Stop()
 		c.restart = nil
 	}
-	c.backoff = 0
+	c.backoff, c.short = 0, 0
 }
 
 // awaitEnd waits until a run is over and stored. It is called without the lock.

@@ -143,14 +143,13 @@ func exitedCondition(values map[string]bool) (condition, error) {
 	return func(r *record) bool { return codes[r.Exit] && !r.alive() && !r.Started.IsZero() }, nil
 }
 
-// healthCondition knows one state: nothing has health checks yet.
 func healthCondition(values map[string]bool) (condition, error) {
 	for v := range values {
 		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
 			return nil, badValue("health", v, err)
 		}
 	}
-	return func(*record) bool { return values[string(container.NoHealthcheck)] }, nil
+	return func(r *record) bool { return values[string(r.healthStatus())] }, nil
 }
 
 // taskCondition: no container is a task of a swarm.

@@ -80,6 +80,9 @@ func (r *record) state() *container.State {
 		OOMKilled: r.OOM, Dead: r.State == container.StateDead, Pid: r.PID, ExitCode: r.Exit, Error: r.Error,
 		StartedAt: stamp(r.Started), FinishedAt: stamp(r.Finished),
 	}
+	if h := r.health(); h != nil {
+		s.Health = &container.Health{Status: h.Status, FailingStreak: h.FailingStreak, Log: orEmpty(h.Log)}
+	}
 	if r.Started.IsZero() { // a start that failed was none
 		s.FinishedAt = s.StartedAt
 	}

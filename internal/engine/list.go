@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 
+	"hezi/internal/engine/health"
 	"hezi/internal/engine/spec"
 )
 
@@ -65,8 +66,11 @@ func (q query) summary(ctx context.Context, r *record, now time.Time) container.
 	s := container.Summary{
 		ID: r.ID, Names: []string{"/" + r.Name}, ImageID: r.ImageID, Command: commandLine(path, args), Created: r.Created.Unix(),
 		Ports: r.ports(), Labels: r.Config.Labels, State: r.State, Status: r.status(now), Mounts: q.mountPoints(ctx, r),
-		Health:          &container.HealthSummary{Status: container.NoHealthcheck},
+		Health:          &container.HealthSummary{Status: r.healthStatus()},
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: q.endpoints(r)},
+	}
+	if h := r.health(); h != nil {
+		s.Health.FailingStreak = h.FailingStreak
 	}
 	if s.Labels == nil {
 		s.Labels = map[string]string{}
@@ -105,6 +109,9 @@ func (r *record) status(now time.Time) string {
 	since := func(t time.Time) string { return units.HumanDuration(max(0, now.Sub(t))) }
 	switch r.State {
 	case container.StateRunning:
+		if h := r.health(); h != nil {
+			return "Up " + since(r.Started) + " (" + health.Words(h.Status) + ")"
+		}
 		return "Up " + since(r.Started)
 	case container.StatePaused:
 		return "Up " + since(r.Started) + " (Paused)"

@@ -69,6 +69,7 @@ type ExecConfig struct {
 	ConsoleHeight, ConsoleWidth uint
 	KillOnDisconnect            bool // ours: end the process with its client
 	AtOnce                      bool // ours: started before anybody hears of it, so stored then
+	Check                       bool // ours: a health check, which is not stored and forgotten at its end
 }
 
 // StreamExit is the first byte of the frame with the exit code that

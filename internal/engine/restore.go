@@ -132,6 +132,9 @@ func (e *Engine) restoreEnded(c *entry) error {
 // Begin follows the keeper's events and starts what restart policies want started.
 func (e *Engine) Begin() {
 	e.work.Go(e.follow)
+	for _, c := range e.entries() {
+		e.checks.resume(c)
+	}
 	for _, r := range e.all() {
 		if r.due() {
 			e.work.Go(func() { e.startAgain(r) })
@@ -258,6 +261,7 @@ func (e *Engine) Close() error {
 		}
 	}
 	e.mu.RUnlock()
+	e.checks.schedule.Wait()
 	e.work.Wait()
 	return nil
 }

@@ -72,6 +72,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 		})
 		if err == nil {
 			c.over = make(chan struct{})
+			e.checks.begin(c)
 			e.publish(r, events.ActionStart)
 			return nil
 		}

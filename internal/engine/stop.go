@@ -1,14 +1,10 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +13,8 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/sys/signal"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/engine/proc"
 )
 
 const (
@@ -132,7 +130,7 @@ func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patienc
 			// only of a program that had the time to install its handlers.
 			if time.Since(r.Started) < time.Second {
 				deaf.Reset(time.Second - time.Since(r.Started))
-			} else if !undeliverable(r.PID, sig) {
+			} else if !proc.Undeliverable(r.PID, sig) {
 				reads = 0
 				deaf.Reset(500 * time.Millisecond)
 			} else if reads++; reads < 2 {
@@ -172,27 +170,9 @@ func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}) erro
 	}
 	if err != nil && ctx.Err() == nil && e.ctx.Err() == nil {
 		return errdefs.ErrInternal.WithMessage(fmt.Sprintf("tried to kill container %s, but did not receive an exit event in %s: process %d is %s",
-			r.ID, killWait, r.PID, whyStuck(r.PID)))
+			r.ID, killWait, r.PID, proc.WhyStuck(r.PID)))
 	}
 	return err
-}
-
-// whyStuck says what a process waits for that SIGKILL does not end.
-func whyStuck(pid int) string {
-	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
-	if err != nil {
-		return "gone"
-	}
-	state := "?"
-	if _, rest, ok := bytes.Cut(stat, []byte(") ")); ok && len(rest) > 0 {
-		state = string(rest[:1])
-	}
-	where, err := os.ReadFile(filepath.Join(proc, "wchan"))
-	if err != nil || len(where) == 0 || string(where) == "0" {
-		return "in state " + state
-	}
-	return fmt.Sprintf("in state %s in the kernel's %s: a device or a network file system may not answer", state, where)
 }
 
 // send sends a signal and says so; a paused container is thawed to receive it.
@@ -218,35 +198,6 @@ func (e *Engine) thaw(ctx context.Context, r *record) error {
 		return nil
 	}
 	return err
-}
-
-// undeliverable says whether no thread of the first process handles or blocks
-// the signal: the kernel then drops it (pid_namespaces(7)).
-func undeliverable(pid int, sig syscall.Signal) bool {
-	if sig == unix.SIGKILL || sig == unix.SIGSTOP {
-		return false
-	}
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
-	if err != nil || len(tasks) == 0 {
-		return false
-	}
-	for _, t := range tasks {
-		b, err := os.ReadFile(t)
-		if err != nil {
-			return false
-		}
-		for line := range strings.Lines(string(b)) {
-			key, v, _ := strings.Cut(line, ":")
-			if key != "SigCgt" && key != "SigBlk" {
-				continue
-			}
-			mask, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
-			if err != nil || mask&(1<<(uint(sig)-1)) != 0 {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // Kill sends a signal; "" is SIGKILL, after which it waits for the end.
@@ -355,6 +306,7 @@ func (e *Engine) Pause(ctx context.Context, ref string) error {
 		}
 		return err
 	}
+	e.checks.pause(c)
 	e.publish(r, events.ActionPause)
 	return nil
 }
@@ -375,10 +327,14 @@ func (e *Engine) unpause(ctx context.Context, ref string, tell bool) error {
 	if err := e.o.Keeper.Resume(ctx, r.ID); err != nil {
 		return err
 	}
-	if r, err = e.change(c, func(r *record) { r.State = container.StateRunning }); err == nil && tell {
+	if r, err = e.change(c, func(r *record) { r.State = container.StateRunning }); err != nil {
+		return err
+	}
+	e.checks.unpause(c)
+	if tell {
 		e.publish(r, events.ActionUnPause)
 	}
-	return err
+	return nil
 }
 
 // Resize sets the size of a container's terminal, in characters.

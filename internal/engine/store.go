@@ -36,7 +36,7 @@ func (e *records) etcFile(r *record, name string) string {
 }
 
 func (e *records) loadAll() error {
-	for _, dir := range []string{e.transient(), filepath.Join(e.o.DataRoot, "containers")} {
+	for _, dir := range []string{e.transient(), filepath.Join(e.o.ExecRoot, "health"), filepath.Join(e.o.DataRoot, "containers")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("the folder of containers: %w", err)
 		}
@@ -77,6 +77,7 @@ func (e *records) loadAll() error {
 
 func newEntry(r *record) *entry {
 	c := &entry{work: make(chan struct{}, 1)}
+	r.vital = &c.vital
 	c.latest.Store(r)
 	return c
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"hezi/test/harness"
 )
 
 // TestThousandExecs: of a thousand execs, also detached ones and ones that are
@@ -40,11 +42,11 @@ func TestThousandExecs(t *testing.T) {
 		clients.Wait()
 	}
 	round(100) // what is made once is made
-	before, goroutines := engine.Count(), countGoroutines(t)
+	before, goroutines := engine.Count(), countGoroutines(t, engine)
 	round(1000)
 	engine.NothingLeft(t, before, 4)
 	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		now := countGoroutines(t)
+		now := countGoroutines(t, engine)
 		if now <= goroutines+4 {
 			break
 		}
@@ -59,9 +61,9 @@ func TestThousandExecs(t *testing.T) {
 }
 
 // countGoroutines are those of hezid, which runs in debug mode.
-func countGoroutines(t *testing.T) (n int) {
+func countGoroutines(t *testing.T, e *harness.Engine) (n int) {
 	t.Helper()
-	path := strings.TrimPrefix(engine.Host, "unix://")
+	path := strings.TrimPrefix(e.Host, "unix://")
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
 	resp, err := client.Get("http://hezi/debug/pprof/goroutine?debug=1")
 	if err != nil {

@@ -69,6 +69,10 @@ func (o *Options) config(proxyEnv []string) (*container.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	labelMap := opts.ConvertKVStringsToMap(labels)
+	if o.health.action != "" {
+		labelMap[healthAction] = o.health.action
+	}
 	none := g.attach.Len() == 0
 	c := &container.Config{
 		Hostname:     g.hostname,
@@ -82,7 +86,7 @@ func (o *Options) config(proxyEnv []string) (*container.Config, error) {
 		Env:          append(slices.Clone(proxyEnv), env...),
 		Image:        o.Image,
 		WorkingDir:   g.workdir,
-		Labels:       opts.ConvertKVStringsToMap(labels),
+		Labels:       labelMap,
 		StopSignal:   g.stopSignal,
 		Healthcheck:  check,
 	}
@@ -188,10 +192,35 @@ func (n *namespaces) check() error {
 	return nil
 }
 
+// healthAction is the label by which an engine of Hezi knows --health-action.
+const healthAction = "hezi.health.action"
+
+// Own says which flag only Hezi's engine knows; "": none is set. Docker's would
+// ignore what it means.
+func (o *Options) Own() string {
+	switch h := &o.health; {
+	case h.http != "":
+		return "--health-http"
+	case h.tcp != "":
+		return "--health-tcp"
+	case h.action != "":
+		return "--health-action"
+	}
+	return ""
+}
+
 func (h *health) config() (*container.HealthConfig, error) {
-	set := h.cmd != "" || h.interval != 0 || h.timeout != 0 || h.start != 0 || h.retries != 0 || h.startIterval != 0
+	own := 0
+	for _, s := range []string{h.cmd, h.http, h.tcp} {
+		if s != "" {
+			own++
+		}
+	}
+	set := own > 0 || h.interval != 0 || h.timeout != 0 || h.start != 0 || h.retries != 0 || h.startIterval != 0
 	switch {
-	case h.none && set:
+	case own > 1:
+		return nil, errors.New("conflicting options: --health-cmd, --health-http and --health-tcp: a container has one health check")
+	case h.none && (set || h.action != ""):
 		return nil, errors.New("--no-healthcheck conflicts with --health-* options")
 	case h.none:
 		return &container.HealthConfig{Test: []string{"NONE"}}, nil
@@ -209,8 +238,13 @@ func (h *health) config() (*container.HealthConfig, error) {
 		return nil, errors.New("--health-start-interval cannot be negative")
 	}
 	c := &container.HealthConfig{Interval: h.interval, Timeout: h.timeout, StartPeriod: h.start, StartInterval: h.startIterval, Retries: h.retries}
-	if h.cmd != "" {
+	switch {
+	case h.cmd != "":
 		c.Test = []string{"CMD-SHELL", h.cmd}
+	case h.http != "":
+		c.Test = []string{"HTTP", h.http}
+	case h.tcp != "":
+		c.Test = []string{"TCP", h.tcp}
 	}
 	return c, nil
 }

@@ -71,7 +71,7 @@ type storage struct {
 }
 
 type health struct {
-	cmd                                    string
+	cmd, http, tcp, action                 string
 	interval, timeout, start, startIterval time.Duration
 	retries                                int
 	none                                   bool
@@ -203,6 +203,9 @@ func (s *storage) add(f *pflag.FlagSet) {
 
 func (h *health) add(f *pflag.FlagSet) {
 	f.StringVar(&h.cmd, "health-cmd", "", "Command to run to check health")
+	f.StringVar(&h.http, "health-http", "", "Check health by HTTP, with no program in the container: a URL on localhost, or PORT/PATH")
+	f.StringVar(&h.tcp, "health-tcp", "", "Check health by a TCP connection: PORT or HOST:PORT")
+	f.StringVar(&h.action, "health-action", "", `What to do when the container becomes unhealthy ("none", "restart", "stop", "kill")`)
 	f.DurationVar(&h.interval, "health-interval", 0, "Time between running the check (ms|s|m|h) (default 0s)")
 	f.IntVar(&h.retries, "health-retries", 0, "Consecutive failures needed to report unhealthy")
 	f.DurationVar(&h.timeout, "health-timeout", 0, "Maximum time to allow one check to run (ms|s|m|h) (default 0s)")

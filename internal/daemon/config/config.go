@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
@@ -64,7 +65,11 @@ type Config struct {
 	DiskBudget      disk.Limits
 	DiskReserve     int64
 	LiveRestore     bool
-	ShutdownTimeout int // how long requests and, without live restore, containers may take to end
+	// The pauses before restarts by a policy, and how many short runs in a row make
+	// an event "crashloop" (negative: none); zero values are Docker's.
+	RestartFirst, RestartLast, RestartReset time.Duration
+	CrashLoop                               int
+	ShutdownTimeout                         int // how long requests and, without live restore, containers may take to end
 
 	TLS, TLSVerify             bool
 	TLSCACert, TLSCert, TLSKey string
@@ -102,6 +107,7 @@ func defaults() *Config {
 		StorageDriver:  "overlay2",
 		DiskReserve:    64 << 20,
 		LiveRestore:    true, ShutdownTimeout: 15,
+		RestartFirst: 100 * time.Millisecond, RestartLast: time.Minute, RestartReset: 10 * time.Second, CrashLoop: 5,
 		TLSCACert: filepath.Join(certificates, "ca.pem"),
 		TLSCert:   filepath.Join(certificates, "cert.pem"),
 		TLSKey:    filepath.Join(certificates, "key.pem"),
@@ -238,6 +244,9 @@ func (c *Config) check() error {
 	}
 	if _, err := c.Level(); err != nil {
 		return err
+	}
+	if c.RestartLast < c.RestartFirst {
+		return fmt.Errorf("restart-backoff-max %s is less than restart-backoff %s", c.RestartLast, c.RestartFirst)
 	}
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return fmt.Errorf("log-format %q: text or json is needed", c.LogFormat)

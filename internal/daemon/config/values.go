@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 )
@@ -73,6 +74,28 @@ func (v *number) setJSON(b json.RawMessage) error {
 		return fmt.Errorf("a whole number is needed, without quotes")
 	}
 	return nil
+}
+
+// duration is written as "1m30s".
+type duration struct{ p *time.Duration }
+
+func (v *duration) String() string   { return v.p.String() }
+func (v *duration) Type() string     { return "duration" }
+func (v *duration) copyFrom(o value) { *v.p = *o.(*duration).p }
+func (v *duration) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("a duration is needed, as in 100ms or 1m30s")
+	}
+	*v.p = d
+	return nil
+}
+func (v *duration) setJSON(b json.RawMessage) error {
+	var s string
+	if json.Unmarshal(b, &s) != nil {
+		return fmt.Errorf("a duration is needed, as in \"1m30s\"")
+	}
+	return v.Set(s)
 }
 
 // size is bytes, written as a number or as "64m".

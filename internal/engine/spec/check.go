@@ -99,7 +99,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		flag string
 		set  bool
 	}{
-		{"a health check (--health-cmd, HEALTHCHECK)", c.Healthcheck != nil && !(len(c.Healthcheck.Test) == 1 && c.Healthcheck.Test[0] == "NONE")},
 		{"--log-driver " + h.LogConfig.Type, h.LogConfig.Type != "" && h.LogConfig.Type != "json-file" && h.LogConfig.Type != "local" && h.LogConfig.Type != "none"},
 		{"--log-opt", len(h.LogConfig.Config) > 0},
 		{"--runtime", h.Runtime != "" && h.Runtime != "hezi" && h.Runtime != "runc" && h.Runtime != "io.containerd.runc.v2"},

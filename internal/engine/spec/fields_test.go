@@ -21,7 +21,7 @@ func kept() map[string]any {
 		"Config.Hostname": yes, "Config.Domainname": yes, "Config.User": yes, "Config.AttachStdin": yes, "Config.AttachStdout": yes, "Config.AttachStderr": yes,
 		"Config.ExposedPorts": network.PortSet{network.MustParsePort("80/tcp"): {}}, "Config.Tty": yes, "Config.OpenStdin": yes, "Config.StdinOnce": yes,
 		"Config.Env": []string{"A=b"}, "Config.Cmd": yes, "Config.Image": yes, "Config.Volumes": yes, "Config.WorkingDir": yes, "Config.Entrypoint": yes,
-		"Config.Labels": yes, "Config.StopSignal": yes, "Config.StopTimeout": yes,
+		"Config.Labels": yes, "Config.Healthcheck": yes, "Config.StopSignal": yes, "Config.StopTimeout": yes,
 		// Shown again, without a meaning for a container on Linux.
 		"Config.ArgsEscaped": yes, "Config.OnBuild": yes, "Config.Shell": yes, "HostConfig.ContainerIDFile": yes,
 

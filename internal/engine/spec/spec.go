@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -55,6 +56,7 @@ func Merge(c container.Config, image dockerspec.DockerOCIImageConfig) (container
 		}
 	}
 	c.Labels = labels
+	c.Healthcheck = mergeCheck(c.Healthcheck, image.Healthcheck)
 	volumes := map[string]struct{}{}
 	for _, from := range []map[string]struct{}{image.Volumes, c.Volumes} {
 		for k := range from {
@@ -78,6 +80,31 @@ func Merge(c container.Config, image dockerspec.DockerOCIImageConfig) (container
 		return c, invalid("no command specified: the image has none, so write one after its name")
 	}
 	return c, nil
+}
+
+// mergeCheck completes a health check with the image's.
+func mergeCheck(asked, image *container.HealthConfig) *container.HealthConfig {
+	if asked == nil || image == nil {
+		if asked == nil {
+			return image
+		}
+		return asked
+	}
+	h := *asked
+	if len(h.Test) == 0 {
+		h.Test = image.Test
+	}
+	for _, d := range []struct{ to, from *time.Duration }{
+		{&h.Interval, &image.Interval}, {&h.Timeout, &image.Timeout}, {&h.StartPeriod, &image.StartPeriod}, {&h.StartInterval, &image.StartInterval},
+	} {
+		if *d.to == 0 {
+			*d.to = *d.from
+		}
+	}
+	if h.Retries == 0 {
+		h.Retries = image.Retries
+	}
+	return &h
 }
 
 // MergeEnv lets entries of b replace those of a, in their places. An entry of

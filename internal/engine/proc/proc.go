@@ -1,0 +1,73 @@
+// Package proc reads what procfs tells of a container's first process.
+package proc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// WhyStuck says what a process waits for that SIGKILL does not end.
+func WhyStuck(pid int) string {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return "gone"
+	}
+	state := "?"
+	if _, rest, ok := bytes.Cut(stat, []byte(") ")); ok && len(rest) > 0 {
+		state = string(rest[:1])
+	}
+	where, err := os.ReadFile(filepath.Join(proc, "wchan"))
+	if err != nil || len(where) == 0 || string(where) == "0" {
+		return "in state " + state
+	}
+	return fmt.Sprintf("in state %s in the kernel's %s: a device or a network file system may not answer", state, where)
+}
+
+// Undeliverable says whether no thread of the first process handles or blocks
+// the signal: the kernel then drops it (pid_namespaces(7)).
+func Undeliverable(pid int, sig syscall.Signal) bool {
+	if sig == unix.SIGKILL || sig == unix.SIGSTOP {
+		return false
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(tasks) == 0 {
+		return false
+	}
+	for _, t := range tasks {
+		b, err := os.ReadFile(t)
+		if err != nil {
+			return false
+		}
+		for line := range strings.Lines(string(b)) {
+			key, v, _ := strings.Cut(line, ":")
+			if key != "SigCgt" && key != "SigBlk" {
+				continue
+			}
+			mask, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			if err != nil || mask&(1<<(uint(sig)-1)) != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Exited says whether a process is gone or a zombie.
+func Exited(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	}
+	_, after, ok := bytes.Cut(b, []byte(") "))
+	return ok && len(after) > 0 && (after[0] == 'Z' || after[0] == 'X')
+}
