@@ -14,8 +14,6 @@ func missing(what, instead string) func(*call) error {
 
 var missingRoutes = []route{
 	{method: "GET", path: "/containers/{id}/changes", handle: missing("diff", "compare the container's files with a container of the same image by exec")},
-	{method: "GET", path: "/containers/{id}/stats", handle: missing("stats", "read the container's cgroup, or use top")},
-	{method: "POST", path: "/containers/{id}/update", handle: missing("update of a container", "create it again with the new settings")},
 	{method: "GET", path: "/containers/{id}/attach/ws", handle: missing("attach over a websocket", "use POST /containers/{id}/attach")},
 	{method: "HEAD", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
 	{method: "GET", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},

@@ -52,6 +52,7 @@ func routes() []route {
 		{systemRoutes, func(b *Backend) (string, bool) { return "the system", b.System != nil }},
 		{containerRoutes, func(b *Backend) (string, bool) { return "containers", b.Containers != nil && b.Views != nil }},
 		{streamRoutes, func(b *Backend) (string, bool) { return "containers", b.Streams != nil }},
+		{limitRoutes, func(b *Backend) (string, bool) { return "containers", b.Limits != nil }},
 		{execRoutes, func(b *Backend) (string, bool) { return "execs", b.Execs != nil }},
 		{fileRoutes, func(b *Backend) (string, bool) { return "containers", b.Files != nil }},
 		{imageRoutes, func(b *Backend) (string, bool) { return "images", b.Images != nil }},

@@ -47,7 +47,7 @@ func TestEveryOperationHasARoute(t *testing.T) {
 	defer f.Close()
 	s := newTestServer(t, Backend{})
 	real := map[string]bool{}
-	for _, group := range [][]route{systemRoutes, containerRoutes, streamRoutes, execRoutes, imageRoutes, networkRoutes, volumeRoutes, diskRoutes} {
+	for _, group := range [][]route{systemRoutes, containerRoutes, streamRoutes, limitRoutes, execRoutes, imageRoutes, networkRoutes, volumeRoutes, diskRoutes} {
 		for _, r := range group {
 			real[r.method+" "+strings.ReplaceAll(r.path, "...", "")] = true
 		}

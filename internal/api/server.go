@@ -20,6 +20,7 @@ type Backend struct {
 	Containers Containers
 	Views      ContainerViews
 	Streams    Streams
+	Limits     Limits
 	Execs      Execs
 	Files      Files
 	Images     Images

@@ -125,7 +125,7 @@ func containerCommands() []entry {
 		{name: "stop", short: "Stop one or more running containers", build: newStop},
 		{name: "top", short: "Display the running processes of a container", build: newTop},
 		{name: "unpause", short: "Unpause all processes within one or more containers", build: newUnpause},
-		missing("update", "Update configuration of one or more containers", "create the container again with the new settings"),
+		{name: "update", short: "Update configuration of one or more containers", build: newUpdate},
 		{name: "wait", short: "Block until one or more containers stop, then print their exit codes", build: newWait},
 	}
 }

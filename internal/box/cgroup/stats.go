@@ -266,3 +266,17 @@ func (r *Reader) statsV2(dir string, s *Stats) (seen bool) {
 	}
 	return seen
 }
+
+// Lines reads any file of the kernel's that has lines of words.
+func (r *Reader) Lines(dir, name string, to func(words []string)) error {
+	b, err := r.read(dir, name)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 0 {
+			to(f)
+		}
+	}
+	return nil
+}
