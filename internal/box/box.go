@@ -25,6 +25,9 @@ type Runtime struct {
 	pool    *pool
 	standby *standbys
 
+	mu      sync.Mutex          // guards waiting
+	waiting map[string]*waiting // boxes that are prepared, by id
+
 	tinyOnce sync.Once
 	tiny     *os.File
 	tinyErr  error
@@ -46,7 +49,7 @@ func newRuntime(o Options, groups cgroups) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{init: file, cgroups: groups, standby: newStandbys()}
+	r := &Runtime{init: file, cgroups: groups, standby: newStandbys(), waiting: map[string]*waiting{}}
 	r.pool = newPool(r, o.Pool)
 	return r, nil
 }
@@ -84,6 +87,14 @@ func (r *Runtime) Leave(cgroupPaths map[string]string) { r.standby.leave(cgroupP
 func (r *Runtime) Close() error {
 	r.pool.close()
 	r.standby.close()
+	r.mu.Lock()
+	left := r.waiting
+	r.waiting = map[string]*waiting{}
+	r.mu.Unlock()
+	for _, w := range left {
+		w.timer.Stop()
+		w.kill()
+	}
 	if r.tiny != nil {
 		r.tiny.Close()
 	}

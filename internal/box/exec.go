@@ -36,6 +36,9 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		return nil, stepError(StepNamespace, "", err, "cannot hold on to the container's first process")
 	}
 	b.plan.Enter = []plan.Entry{{FD: b.give(box), Flags: allNamespaces, Name: "container's"}}
+	if err := b.joinUsers(pid, box); err != nil {
+		return nil, err
+	}
 	if len(cgroupPaths) == 1 && cgroupPaths[""] != "" {
 		return r.execBorn(ctx, b, cgroupPaths, p.Group)
 	}

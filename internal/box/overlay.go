@@ -33,6 +33,11 @@ func mountOverlay(o *Overlay) (int, error) {
 			}
 		}
 	}
+	return finishOverlay(fs, o)
+}
+
+// finishOverlay sets what does not depend on where the layers come from, and mounts.
+func finishOverlay(fs int, o *Overlay) (int, error) {
 	if o.Volatile && o.Upper != "" {
 		if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
 			return -1, overlayError(fs, o, err)
@@ -50,6 +55,9 @@ func mountOverlay(o *Overlay) (int, error) {
 
 // overlayError explains the errors that overlay gives without words.
 func overlayError(fs int, o *Overlay, err error) error {
+	if step, ok := err.(*Error); ok {
+		return step
+	}
 	message := "cannot mount the container's root file system (overlay)"
 	for _, dir := range append([]string{o.Upper, o.Work}, o.Lower...) {
 		var st unix.Stat_t

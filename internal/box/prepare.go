@@ -18,11 +18,16 @@ type bundle struct {
 	plan  plan.Plan
 	files []int
 	owned []int // closed after sending
+
+	userns int            // of the box; -1: the host's
+	owners map[*Mount]int // user namespaces that map the owners of binds
+	limits []plan.Rlimit  // set from outside
 }
 
 func newBundle() *bundle {
-	b := &bundle{files: []int{-1}}
-	b.plan.Root, b.plan.Null, b.plan.Tiny, b.plan.CgroupDir, b.plan.Gate = plan.NoFD, plan.NoFD, plan.NoFD, plan.NoFD, plan.NoFD
+	b := &bundle{files: []int{-1}, userns: -1, owners: map[*Mount]int{}}
+	b.plan.UserFD, b.plan.Gate = plan.NoFD, plan.NoFD
+	b.plan.Root, b.plan.Null, b.plan.Tiny, b.plan.CgroupDir = plan.NoFD, plan.NoFD, plan.NoFD, plan.NoFD
 	b.plan.Stdio = [3]int{plan.NoFD, plan.NoFD, plan.NoFD}
 	return b
 }
@@ -102,25 +107,27 @@ func (b *bundle) fill(spec *Spec) error {
 	if err := b.process(&spec.Process); err != nil {
 		return err
 	}
-	if err := b.root(&spec.Root); err != nil {
+	if err := b.root(&spec.Root, spec.Users); err != nil {
 		return err
 	}
-	if err := b.mounts(spec.Mounts); err != nil {
+	if err := b.mounts(spec); err != nil {
 		return err
 	}
 	if err := b.null(); err != nil {
 		return err
 	}
 	for i := range spec.Devices {
-		d := &spec.Devices[i]
-		kind := uint32(unix.S_IFCHR)
-		if d.Type == "b" {
-			kind = unix.S_IFBLK
-		}
-		p.Devices = append(p.Devices, plan.Device{Path: d.Path, Mode: kind | d.Mode&0o7777,
-			Major: uint32(d.Major), Minor: uint32(d.Minor), UID: d.UID, GID: d.GID})
+		p.Devices = append(p.Devices, planDevice(&spec.Devices[i]))
 	}
 	return b.namespaces(&spec.Namespaces)
+}
+
+func planDevice(d *Device) plan.Device {
+	kind := uint32(unix.S_IFCHR)
+	if d.Type == "b" {
+		kind = unix.S_IFBLK
+	}
+	return plan.Device{Path: d.Path, Mode: kind | d.Mode&0o7777, Major: uint32(d.Major), Minor: uint32(d.Minor), UID: d.UID, GID: d.GID}
 }
 
 func sortedKeys(m map[string]string) []string {
@@ -132,9 +139,13 @@ func sortedKeys(m map[string]string) []string {
 	return keys
 }
 
-func (b *bundle) root(r *Root) error {
+func (b *bundle) root(r *Root, users *Users) error {
 	if r.Overlay != nil {
-		fd, err := mountOverlay(r.Overlay)
+		mount := func() (int, error) { return mountOverlay(r.Overlay) }
+		if users != nil {
+			mount = func() (int, error) { return mountMapped(r.Overlay, users, b.userns) }
+		}
+		fd, err := mount()
 		if err != nil {
 			return err
 		}
@@ -146,6 +157,11 @@ func (b *bundle) root(r *Root) error {
 		return stepError(StepRoot, r.Path, err, "cannot open the root file system "+r.Path)
 	}
 	b.plan.Root = b.give(fd)
+	if users != nil {
+		if err := mapOwners(fd, b.userns, r.Path, true); err != nil {
+			return err
+		}
+	}
 	return b.private(fd, r.Path)
 }
 
@@ -166,9 +182,9 @@ var propagations = map[string]struct {
 	"shared": {unix.MS_SHARED, false}, "rshared": {unix.MS_SHARED, true},
 }
 
-func (b *bundle) mounts(list []Mount) error {
-	for i := range list {
-		m := &list[i]
+func (b *bundle) mounts(spec *Spec) error {
+	for i := range spec.Mounts {
+		m := &spec.Mounts[i]
 		out := plan.Mount{Type: m.Type, Target: m.Target, FD: plan.NoFD, Recursive: m.Recursive, Data: m.Data, CopyUp: m.CopyUp, Top: m.ReadOnlyTop}
 		for _, f := range []struct {
 			on   bool
@@ -199,6 +215,16 @@ func (b *bundle) mounts(list []Mount) error {
 			}
 			out.FD, out.File, out.CopyUp = b.give(fd), file, out.CopyUp && !file
 			out.Propagation = 0
+			if userns, ok := b.owners[m]; ok {
+				if err := mapOwners(fd, userns, m.Source, m.Recursive); err != nil {
+					return err
+				}
+			}
+		}
+		if spec.Users != nil && m.Type == MountTmpfs && filepath.Clean(m.Target) == "/dev" {
+			if err := b.devices(&out, spec.Devices, spec.Users); err != nil {
+				return err
+			}
 		}
 		b.plan.Mounts = append(b.plan.Mounts, out)
 	}

@@ -17,6 +17,8 @@ type birth struct {
 	flags    uintptr // CLONE_NEW*
 	cgroupFD int     // v2: clone into it; -1: stay
 	pidNS    int     // join this pid namespace; -1: none
+	users    *Users  // of a new user namespace; nil: none
+	anyUser  bool    // users need have no root: nothing is done in the namespace
 }
 
 // spawn starts init. It inherits nothing but /dev/null and its socket.
@@ -45,6 +47,12 @@ func (r *Runtime) spawn(b birth) (*child, error) {
 		Dir: "/", Env: []string{initproc.ModeVariable + "=" + b.mode, "GOGC=off", "GOMAXPROCS=1"},
 		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(ends[1])},
 		Sys:   &syscall.SysProcAttr{Cloneflags: b.flags, PidFD: &pidfd, Setsid: true},
+	}
+	if b.users != nil {
+		if err := b.users.become(attr.Sys, b.anyUser); err != nil {
+			conn.Close()
+			return nil, err
+		}
 	}
 	if b.cgroupFD >= 0 {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, b.cgroupFD

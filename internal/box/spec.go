@@ -19,10 +19,14 @@ type Spec struct {
 	Root       Root
 	Mounts     []Mount // in order; parents before children
 	Namespaces Namespaces
-	Cgroup     Cgroup
-	Process    Process
-	Devices    []Device          // created in /dev beside the default ones
-	Sysctl     map[string]string // written through init's private procfs
+	// Users are the ids of a user namespace of the box's own; nil: the host's
+	// ids. All other new namespaces then belong to it, and its root file system
+	// is mapped, so that the owners of files on disk are ids inside.
+	Users   *Users `json:",omitempty"`
+	Cgroup  Cgroup
+	Process Process
+	Devices []Device          // created in /dev beside the default ones
+	Sysctl  map[string]string // written through init's private procfs
 
 	MaskedPaths   []string // inside
 	ReadonlyPaths []string // inside
@@ -75,6 +79,9 @@ type Mount struct {
 	Data        string // file system options: "size=64m,mode=1777"
 	// CopyUp fills an empty named volume (bind) with what the image has at Target.
 	CopyUp bool
+	// Owners maps the owners of a bind's files: ids on disk are Container, those
+	// that the kernel takes them for are Host. nil: they are as they are.
+	Owners *Users `json:",omitempty"`
 	// Of says whose file system Source is in; nil: the host's.
 	Of *Owner `json:",omitempty"`
 }
@@ -194,6 +201,7 @@ type Exit struct {
 // Step names of the start path, as they reach the client in an Error.
 const (
 	StepCgroup    = "cgroup"
+	StepOwners    = "owners of files"
 	StepNamespace = "namespaces"
 	StepRoot      = "root file system"
 	StepMount     = "mount"

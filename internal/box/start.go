@@ -38,11 +38,17 @@ func (r *Runtime) start(ctx context.Context, spec *Spec, stdio Stdio, gate Gate)
 	if !spec.Cgroup.Foreign {
 		defer r.pool.refill(spec.Cgroup.Parent)
 	}
-	b, err := birthOf(&spec.Namespaces)
+	b, err := birthOf(&spec.Namespaces, spec.Users)
 	if err != nil {
 		return nil, err
 	}
 	defer b.close()
+	var born *child
+	if spec.Users != nil {
+		if born, err = r.birthplace(spec); err != nil {
+			return nil, err
+		}
+	}
 	var prepared *spare
 	if b.flags == spareFlags && b.pidNS < 0 && spec.Cgroup.plain() && spec.Namespaces.Cgroup.Mode == NamespaceNew {
 		prepared = r.pool.take(spec.Cgroup.Parent, spec.ID)
@@ -52,9 +58,12 @@ func (r *Runtime) start(ctx context.Context, spec *Spec, stdio Stdio, gate Gate)
 		if prepared != nil {
 			prepared.discard()
 		}
+		if born != nil {
+			born.kill()
+		}
 		return nil, cgroupError(spec.ID, err)
 	}
-	proc, err := r.startIn(ctx, spec, stdio, gate, group, b, prepared)
+	proc, err := r.startIn(ctx, spec, stdio, gate, group, b, prepared, born)
 	if err != nil {
 		return nil, errors.Join(err, group.Remove())
 	}
@@ -70,16 +79,20 @@ func cgroupError(id string, err error) error {
 	return stepError(StepCgroup, id, err, "cannot set up the container's cgroup")
 }
 
-func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, gate Gate, group group, birth birth, prepared *spare) (*Proc, error) {
+func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, gate Gate, group group, birth birth, prepared *spare, born *child) (*Proc, error) {
 	b := newBundle()
 	defer b.close()
 	birth.cgroupFD = group.FD()
 	var c *child
 	attached := make(chan error, 1)
-	if prepared != nil {
+	switch {
+	case prepared != nil:
 		c = prepared.child
 		close(attached)
-	} else {
+	case born != nil:
+		c, birth.cgroupFD = born, -1
+		attach(c, group, birth, attached)
+	default:
 		var err error
 		if c, err = r.spawn(birth); err != nil {
 			return nil, err
@@ -122,8 +135,11 @@ func attach(c *child, group group, birth birth, attached chan<- error) {
 }
 
 // birthOf says what a box's init is born into.
-func birthOf(n *Namespaces) (birth, error) {
-	b := birth{mode: initproc.ModeStart, flags: unix.CLONE_NEWNS, cgroupFD: -1, pidNS: -1}
+func birthOf(n *Namespaces, users *Users) (birth, error) {
+	b := birth{mode: initproc.ModeStart, flags: unix.CLONE_NEWNS, cgroupFD: -1, pidNS: -1, users: users}
+	if users != nil {
+		b.mode, b.flags = initproc.ModeUser, b.flags|unix.CLONE_NEWUSER
+	}
 	for _, ns := range []struct {
 		flag uintptr
 		Namespace
@@ -148,16 +164,48 @@ func (b birth) close() {
 	}
 }
 
-func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundle, spec *Spec, stdio Stdio, group group, attached <-chan error) (*Proc, error) {
+// fill completes the bundle, with what a user namespace needs.
+func (r *Runtime) fill(c *child, b *bundle, spec *Spec, stdio Stdio) error {
+	for i := range spec.Mounts {
+		if m := &spec.Mounts[i]; m.Owners != nil {
+			fd, err := r.namespaceOf(m.Owners, c, spec.Users)
+			if err != nil {
+				return err
+			}
+			b.owned = append(b.owned, fd)
+			b.owners[m] = fd
+		}
+	}
+	if spec.Users == nil {
+		return b.fill(spec)
+	}
+	fd, err := r.namespaceOf(spec.Users, c, spec.Users)
+	if err != nil {
+		return err
+	}
+	b.owned = append(b.owned, fd)
+	b.userns = fd
 	if err := b.fill(spec); err != nil {
+		return err
+	}
+	return b.outside(spec, c, stdio)
+}
+
+func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundle, spec *Spec, stdio Stdio, group group, attached <-chan error) (*Proc, error) {
+	if err := r.fill(c, b, spec, stdio); err != nil {
 		return nil, err
 	}
-	if k := stockOf(&b.plan); k != nil && spec.Cgroup.plain() {
+	if k := stockOf(&b.plan); k != nil && spec.Users == nil && spec.Cgroup.plain() {
 		r.pool.remember(k)
 		b.plan.Stocked = prepared != nil && prepared.stock == k.key
 	}
 	if !b.plan.Stocked {
 		if err := b.hierarchies(group.Paths()); err != nil {
+			return nil, err
+		}
+	}
+	if spec.Users != nil {
+		if err := delegate(spec, group.Paths()); err != nil {
 			return nil, err
 		}
 	}
@@ -180,6 +228,9 @@ func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundl
 				return ctx.Err()
 			}
 		case plan.Ready:
+			if err := b.raise(c.pid); err != nil {
+				return err
+			}
 			if err := group.ApplyLate(); err != nil {
 				return cgroupError(spec.ID, err)
 			}

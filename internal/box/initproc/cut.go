@@ -31,11 +31,20 @@ func (s *session) cut(who *identity, stdio [3]int, file string, env []string) {
 			t.add("terminal", "", "cannot set up the standard streams", unix.SYS_DUP3, uintptr(fd), uintptr(i), 0)
 		}
 	}
+	if user := s.fd(s.plan.UserFD); user >= 0 {
+		// What only the host's root may do comes first. Nobody inside can look at
+		// this process meanwhile: its memory belongs to the host's users.
+		t.limits(p.Rlimits)
+		t.add("namespaces", "user", "cannot join the container's user namespace", unix.SYS_SETNS, uintptr(user), unix.CLONE_NEWUSER)
+		t.keyring(s.plan.ID)
+	}
 	t.forget(s.fd(s.plan.Tiny))
 	if p.Terminal {
 		t.add("terminal", "", "cannot make the terminal the controlling one", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
-	t.limits(p.Rlimits)
+	if s.fd(s.plan.UserFD) < 0 {
+		t.limits(p.Rlimits)
+	}
 	t.credentials(who, p)
 	umask := uint32(0o022)
 	if p.HasUmask {
@@ -69,11 +78,15 @@ const (
 	closing         = "cannot close the descriptors of init"
 )
 
+// LimitText says that a limit cannot be set.
+func LimitText(l *plan.Rlimit) string {
+	return "cannot set " + l.Name + " to " + limitText(l.Soft) + ":" + limitText(l.Hard) + " (without CAP_SYS_RESOURCE the engine's own hard limit is the most it can give)"
+}
+
 func (t *tape) limits(limits []plan.Rlimit) {
 	for _, l := range limits {
 		r := &unix.Rlimit{Cur: l.Soft, Max: l.Hard}
-		text := l.Name + " to " + limitText(l.Soft) + ":" + limitText(l.Hard)
-		c := t.add(stepLimit, l.Name, "cannot set "+text+" (without CAP_SYS_RESOURCE the engine's own hard limit is the most it can give)",
+		c := t.add(stepLimit, l.Name, LimitText(&l),
 			unix.SYS_PRLIMIT64, 0, uintptr(l.Resource), uintptr(unsafe.Pointer(r)), 0)
 		c.keep = r
 	}

@@ -19,6 +19,9 @@ var defaultDevices = []plan.Device{
 	{Path: "tty", Mode: unix.S_IFCHR | 0o666, Major: 5, Minor: 0},
 }
 
+// DefaultDevices are those of every box, by their names in /dev.
+func DefaultDevices() []plan.Device { return append([]plan.Device(nil), defaultDevices...) }
+
 var defaultLinks = [][2]string{
 	{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
 	{"/proc/self/fd/2", "stderr"}, {"/proc/kcore", "core"}, {"pts/ptmx", "ptmx"},

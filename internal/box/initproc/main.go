@@ -17,6 +17,7 @@ const ModeVariable = "HEZI_INIT"
 // Modes of init.
 const (
 	ModeStart = "start" // in new namespaces: leave the host's mounts at once
+	ModeUser  = "user"  // the same with a user namespace: the host's mounts are needed for new ones of proc and sysfs
 	ModeJoin  = "join"
 )
 

@@ -22,9 +22,9 @@ var attributes = map[string]uint64{
 	"strictatime": unix.MOUNT_ATTR_STRICTATIME, "relatime": 0, "rw": 0, "suid": 0, "dev": 0, "exec": 0,
 }
 
-// newMount makes a detached file system. The kernel's own words about a bad
+// NewMount makes a detached file system. The kernel's own words about a bad
 // option are part of the error.
-func newMount(kind, data string, attr uint64) (int, error) {
+func NewMount(kind, data string, attr uint64) (int, error) {
 	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -214,6 +214,9 @@ func (s *session) tree(m *plan.Mount) (int, error) {
 	if m.FD >= 0 {
 		return s.fd(m.FD), nil
 	}
+	if fd, ok := s.early[m]; ok {
+		return fd, nil
+	}
 	attr := m.Set
 	if isDev(m) {
 		attr &^= unix.MOUNT_ATTR_RDONLY // its nodes are made first
@@ -222,7 +225,7 @@ func (s *session) tree(m *plan.Mount) (int, error) {
 	if m.Type == "tmpfs" && !strings.Contains(","+data, ",mode=") {
 		data = modeOf(s.root, m.Target) + data
 	}
-	fd, err := newMount(m.Type, data, attr)
+	fd, err := NewMount(m.Type, data, attr)
 	if err == nil && m.Propagation != 0 {
 		err = setPropagation(fd, m.Propagation, false)
 	}
@@ -288,14 +291,14 @@ func (s *session) mountCgroup(m *plan.Mount) error {
 	}
 	defer unix.Close(target)
 	if s.plan.CgroupV2 {
-		fd, err := newMount("cgroup2", m.Data, m.Set)
+		fd, err := NewMount("cgroup2", m.Data, m.Set)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
 		return attach(fd, target)
 	}
-	dir, err := newMount("tmpfs", "mode=755", m.Set&^unix.MOUNT_ATTR_RDONLY)
+	dir, err := NewMount("tmpfs", "mode=755", m.Set&^unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return err
 	}
@@ -396,7 +399,7 @@ func (s *session) mask(target int, empty *int) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		first = *empty < 0
 		if first {
-			fd, err := newMount("tmpfs", "mode=755", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+			fd, err := NewMount("tmpfs", "mode=755", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 			if err != nil {
 				return err
 			}

@@ -16,8 +16,10 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // as root: identity, terminal, lookup, and the tape that ends in execve.
 func (s *session) prepareProgram() error {
 	p := &s.plan.Process
-	if err := s.keyring(); err != nil {
-		return err
+	if s.plan.UserFD < 0 { // else in its user namespace
+		if err := s.keyring(); err != nil {
+			return err
+		}
 	}
 	if !s.plan.Join {
 		if err := s.processAttributes(); err != nil {
@@ -25,6 +27,9 @@ func (s *session) prepareProgram() error {
 		}
 	}
 	who, err := identify(p)
+	if err == nil {
+		err = inside(&s.plan, who)
+	}
 	if err != nil {
 		return err
 	}
@@ -56,6 +61,13 @@ func (s *session) keyring() error {
 		return fail("exec", "keyring", errno, "cannot make a session keyring")
 	}
 	return nil
+}
+
+// keyring is the same, once in the user namespace.
+func (t *tape) keyring(id string) {
+	name := pointers([]string{"_ses." + id})
+	c := t.add("exec", "keyring", "cannot make a session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, uintptr(unsafe.Pointer(name[0])))
+	c.lax, c.keep = true, name
 }
 
 // processAttributes are those that only /proc/self sets.

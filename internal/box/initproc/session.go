@@ -25,6 +25,8 @@ type session struct {
 
 	stock *stock // of a spare
 
+	early map[*plan.Mount]int // made before the host's mounts were left
+
 	tape tape
 }
 

@@ -15,7 +15,7 @@ func (s *session) leaveHost() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fail(stepRoot, "/", err, "cannot make the new mount namespace private")
 	}
-	fd, err := newMount("tmpfs", "size=4k,mode=755", 0)
+	fd, err := NewMount("tmpfs", "size=4k,mode=755", 0)
 	if err != nil {
 		return fail(stepRoot, "/", err, "cannot make an empty root")
 	}
@@ -78,6 +78,14 @@ func (s *session) start() error {
 	}
 	if err := s.openProc(); err != nil {
 		return err
+	}
+	if s.plan.User {
+		if err := mountEarly(s); err != nil {
+			return err
+		}
+		if err := s.leaveHost(); err != nil {
+			return err
+		}
 	}
 	if err := s.buildRoot(); err != nil {
 		return err
@@ -148,12 +156,40 @@ func (s *session) openProc() error {
 	if s.proc >= 0 {
 		return nil // with the stock
 	}
-	fd, err := newMount("proc", "", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	fd, err := NewMount("proc", "", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	if err != nil {
+		if err == unix.EPERM && s.plan.User {
+			return fail(stepMount, "/proc", err, noNew("/proc"))
+		}
 		return fail(stepMount, "/proc", err, "cannot make a private procfs")
 	}
 	s.proc = fd
 	return nil
+}
+
+// mountEarly makes the mounts that a user namespace may make only while the
+// host's are in sight (mount_namespaces(7), "Restrictions on mount namespaces").
+func mountEarly(s *session) error {
+	s.early = map[*plan.Mount]int{}
+	for i := range s.plan.Mounts {
+		m := &s.plan.Mounts[i]
+		if m.Type != "proc" && m.Type != "sysfs" {
+			continue
+		}
+		fd, err := s.tree(m)
+		if err == unix.EPERM {
+			return fail(stepMount, m.Target, err, noNew(m.Target))
+		}
+		if err != nil {
+			return fail(stepMount, m.Target, err, "cannot mount "+m.Type+" at "+strconv.Quote(m.Target)+" in the container")
+		}
+		s.early[m] = fd
+	}
+	return nil
+}
+
+func noNew(target string) string {
+	return "the kernel allows no new " + target + " in a user namespace while the host's own is covered in part (does the engine run in a container?)"
 }
 
 func (s *session) buildRoot() error {

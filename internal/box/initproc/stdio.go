@@ -15,7 +15,7 @@ func (s *session) stdio(who *identity) ([3]int, error) {
 	}
 	for i, index := range s.plan.Stdio {
 		if fd := s.fd(index); fd >= 0 {
-			own(fd, who)
+			own(fd, owner(&s.plan, who))
 			out[i] = fd
 			continue
 		}
@@ -26,12 +26,12 @@ func (s *session) stdio(who *identity) ([3]int, error) {
 
 // own lets a program that is not root open its own /dev/stdout again. Streams
 // that cannot be given away (a file on a read-only file system) stay as they are.
-func own(fd int, who *identity) {
+func own(fd, uid int) {
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || int(st.Uid) == who.uid || st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+	if unix.Fstat(fd, &st) != nil || int(st.Uid) == uid || st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
 		return
 	}
-	_ = unix.Fchown(fd, who.uid, -1)
+	_ = unix.Fchown(fd, uid, -1)
 }
 
 // null is the container's /dev/null if that is what it should be, else the
@@ -76,7 +76,7 @@ func (s *session) terminal(who *identity) (int, error) {
 			return -1, fail(step, "", err, "cannot set the terminal's size")
 		}
 	}
-	if err := unix.Fchown(int(peer), who.uid, -1); err != nil && err != unix.EPERM && err != unix.EINVAL {
+	if err := unix.Fchown(int(peer), owner(&s.plan, who), -1); err != nil && err != unix.EPERM && err != unix.EINVAL {
 		return -1, fail(step, "", err, "cannot give the terminal to the user")
 	}
 	if !s.plan.Join {

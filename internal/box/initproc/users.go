@@ -172,3 +172,38 @@ func lookGroup(group string, groups [][]string) (int, error) {
 	}
 	return id, nil
 }
+
+// inside refuses ids that the box's user namespace does not have.
+func inside(p *plan.Plan, who *identity) error {
+	if len(p.UIDs) == 0 {
+		return nil
+	}
+	_, ok := hostID(p.UIDs, who.uid)
+	if !ok {
+		return badUser(strconv.Itoa(who.uid), "the user "+strconv.Itoa(who.uid)+" is not one of the ids in the container's user namespace: give it more, as with --userns=auto:size=N")
+	}
+	for _, g := range append([]uint32{uint32(who.gid)}, who.groups...) {
+		if _, ok := hostID(p.GIDs, int(g)); !ok {
+			return badUser(strconv.Itoa(int(g)), "the group "+strconv.Itoa(int(g))+" is not one of the ids in the container's user namespace: give it more, as with --userns=auto:size=N")
+		}
+	}
+	return nil
+}
+
+func hostID(maps []plan.IDMap, id int) (int, bool) {
+	for _, m := range maps {
+		if id >= int(m.Container) && id-int(m.Container) < int(m.Size) {
+			return int(m.Host) + id - int(m.Container), true
+		}
+	}
+	return 0, false
+}
+
+// owner is who as this process must name them: one that joins is still among the
+// host's users.
+func owner(p *plan.Plan, who *identity) int {
+	if id, ok := hostID(p.UIDs, who.uid); ok && p.Join {
+		return id
+	}
+	return who.uid
+}

@@ -58,6 +58,12 @@ type Plan struct {
 	Readonly     []string
 	Null         int // detached bind of the host's verified /dev/null
 
+	// User says that init was born in a user namespace; UserFD is, of a join, the
+	// one (or a pidfd in it) to enter last; the maps are its.
+	User       bool
+	UserFD     int
+	UIDs, GIDs []IDMap
+
 	Enter         []Entry // namespaces to join
 	UnshareCgroup bool
 	CgroupV2      bool
@@ -71,6 +77,9 @@ type Plan struct {
 
 	Process Process
 }
+
+// IDMap has the fields of box.IDMap.
+type IDMap struct{ Container, Host, Size uint32 }
 
 // Pair is a key and its value.
 type Pair struct{ Key, Value string }
