@@ -121,7 +121,7 @@ func containerCommands() []entry {
 		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more containers", build: newRm},
 		{name: "run", short: "Create and run a new container from an image", build: newRun},
 		{name: "start", short: "Start one or more stopped containers", build: newStart},
-		missing("stats", "Display a live stream of container(s) resource usage statistics", "see the processes with: hezi top CONTAINER"),
+		{name: "stats", short: "Display a live stream of container(s) resource usage statistics", build: newStats},
 		{name: "stop", short: "Stop one or more running containers", build: newStop},
 		{name: "top", short: "Display the running processes of a container", build: newTop},
 		{name: "unpause", short: "Unpause all processes within one or more containers", build: newUnpause},

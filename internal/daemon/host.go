@@ -60,43 +60,6 @@ func memory() int64 {
 	return int64(si.Totalram) * int64(si.Unit)
 }
 
-// cgroups is what the kernel offers to limit containers with.
-type cgroups struct {
-	version     string // "1" or "2"
-	controllers map[string]bool
-	swap        bool
-	oomControl  bool
-	cfs         bool
-}
-
-const cgroupRoot = "/sys/fs/cgroup"
-
-func readCgroups() cgroups {
-	g := cgroups{version: "1", controllers: map[string]bool{}}
-	var st unix.Statfs_t
-	if unix.Statfs(cgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-		g.version, g.swap, g.cfs = "2", true, true
-		b, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers"))
-		if err != nil {
-			return g
-		}
-		for _, c := range strings.Fields(string(b)) {
-			g.controllers[c] = true
-		}
-		if _, err := os.Stat("/proc/swaps"); err != nil {
-			g.swap = false
-		}
-		return g
-	}
-	for _, c := range []string{"cpu", "cpuset", "memory", "pids", "blkio", "freezer", "devices"} {
-		g.controllers[c] = exists(filepath.Join(cgroupRoot, c, "cgroup.procs"))
-	}
-	g.swap = exists(filepath.Join(cgroupRoot, "memory/memory.memsw.limit_in_bytes"))
-	g.oomControl = exists(filepath.Join(cgroupRoot, "memory/memory.oom_control"))
-	g.cfs = exists(filepath.Join(cgroupRoot, "cpu/cpu.cfs_quota_us"))
-	return g
-}
-
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

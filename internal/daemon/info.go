@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 
 	"hezi/internal/box/apparmor"
+	"hezi/internal/box/cgroup"
 	"hezi/internal/daemon/config"
 	"hezi/internal/engine"
 	"hezi/internal/image"
@@ -62,28 +64,48 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 	return info, s.count(ctx, &info)
 }
 
-// limits says what the kernel's cgroups can do, and what is missing.
+// limits says what the kernel's cgroups can do, and what is missing, in
+// Docker's words with what to do.
 func limits(info *system.Info) {
-	g := readCgroups()
-	info.CgroupDriver, info.CgroupVersion = "cgroupfs", g.version
-	info.MemoryLimit, info.SwapLimit = g.controllers["memory"], g.controllers["memory"] && g.swap
-	info.CPUCfsPeriod, info.CPUCfsQuota, info.CPUShares = g.controllers["cpu"] && g.cfs, g.controllers["cpu"] && g.cfs, g.controllers["cpu"]
-	info.CPUSet, info.PidsLimit = g.controllers["cpuset"], g.controllers["pids"]
-	info.OomKillDisable = g.oomControl
+	g, err := cgroup.Probe()
+	if err != nil {
+		info.Warnings = append(info.Warnings, "WARNING: "+err.Error())
+		return
+	}
+	info.CgroupDriver, info.CgroupVersion = "cgroupfs", strconv.Itoa(g.Version)
+	info.MemoryLimit, info.SwapLimit, info.OomKillDisable = g.Memory, g.Swap, g.OOMKillDisable
+	info.CPUCfsPeriod, info.CPUCfsQuota, info.CPUShares = g.CPUQuota, g.CPUQuota, g.CPUShares
+	info.CPUSet, info.PidsLimit = g.Cpuset, g.Pids
+	v2 := g.Version == 2
+	rate := func(v1, v2key string) string {
+		if v2 {
+			return "No io.max (" + v2key + ") support"
+		}
+		return "No blkio throttle." + v1 + " support"
+	}
 	for _, w := range []struct {
 		missing bool
 		text    string
 	}{
-		{!info.MemoryLimit, "No memory limit support: enable the memory cgroup controller (kernel option cgroup_enable=memory)"},
-		{info.MemoryLimit && !info.SwapLimit, "No swap limit support: boot with the kernel option swapaccount=1"},
-		{!info.CPUCfsQuota, "No cpu cfs quota support: the kernel lacks CONFIG_CFS_BANDWIDTH or the cpu cgroup controller"},
-		{!info.CPUShares, "No cpu shares support: enable the cpu cgroup controller"},
-		{!info.CPUSet, "No cpuset support: enable the cpuset cgroup controller"},
-		{!info.PidsLimit, "No pids limit support: enable the pids cgroup controller"},
+		{!g.Memory, "No memory limit support: enable the memory cgroup controller (kernel option cgroup_enable=memory)"},
+		{g.Memory && !g.Swap, "No swap limit support: boot with the kernel option swapaccount=1"},
+		{!g.OOMKillDisable && !v2, "No oom kill disable support"},
+		{!g.CPUQuota, "No cpu cfs quota support: the kernel lacks CONFIG_CFS_BANDWIDTH or the cpu cgroup controller"},
+		{!g.CPUQuota, "No cpu cfs period support: the kernel lacks CONFIG_CFS_BANDWIDTH or the cpu cgroup controller"},
+		{!g.CPUShares, "No cpu shares support: enable the cpu cgroup controller"},
+		{!g.Cpuset, "No cpuset support: enable the cpuset cgroup controller"},
+		{!g.Pids, "No pids limit support: enable the pids cgroup controller"},
+		{!g.IOWeight && v2, "No io.weight support: the kernel lacks CONFIG_BLK_CGROUP_IOCOST and the scheduler bfq"},
+		{!g.IOWeightDevice && v2, "No io.weight (per device) support"},
+		{!g.ReadBps, rate("read_bps_device", "rbps")}, {!g.WriteBps, rate("write_bps_device", "wbps")},
+		{!g.ReadIOps, rate("read_iops_device", "riops")}, {!g.WriteIOps, rate("write_iops_device", "wiops")},
 	} {
 		if w.missing {
 			info.Warnings = append(info.Warnings, "WARNING: "+w.text)
 		}
+	}
+	if !info.IPv4Forwarding {
+		info.Warnings = append(info.Warnings, "WARNING: IPv4 forwarding is disabled: containers reach no network (sysctl net.ipv4.ip_forward=1)")
 	}
 }
 
@@ -124,9 +146,7 @@ func securityOptions(c *config.Config) []string {
 		profile = c.SeccompProfile
 	}
 	out = append(out, "name=seccomp,profile="+profile)
-	if readCgroups().version == "2" {
-		out = append(out, "name=cgroupns")
-	}
+	out = append(out, "name=cgroupns") // each container has one of its own, on both versions
 	if c.NoNewPrivileges {
 		out = append(out, "name=no-new-privileges")
 	}

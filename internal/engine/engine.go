@@ -206,7 +206,7 @@ func New(o Options) (*Engine, error) {
 func newEngine(o Options) *Engine {
 	r := &records{o: o, names: newNames(), boxes: map[string]*entry{}, support: sync.OnceValues(cgroup.Probe)}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	e := &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, Files: &Files{r}, Limits: &Limits{r, newCollector(r)}, launcher: launcher{r}}
+	e := &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, Files: &Files{r}, Limits: newLimits(r), launcher: launcher{r}}
 	e.checks = newChecks(e)
 	return e
 }

@@ -10,13 +10,14 @@ import (
 
 	"hezi/internal/box"
 	"hezi/internal/engine/spec"
+	"hezi/internal/engine/usage"
 	"hezi/internal/keeper"
 )
 
 // Limits changes and measures what containers may use.
 type Limits struct {
 	*records
-	samples *collector
+	samples *usage.Collector
 }
 
 // Update changes the limits and the restart policy of a container: what is set

@@ -41,6 +41,9 @@ type DeviceCount struct {
 type Reader struct {
 	buf   []byte
 	Opens int // files that were opened
+	// Brief leaves out what `stats` has no column for, and the processors' time,
+	// which it reads at the moments that it needs.
+	Brief bool
 }
 
 // CPUUsage reads only the time on processors, in ns.
@@ -135,6 +138,28 @@ func (r *Reader) keys(dir, name string, to func(key string, value uint64)) bool 
 }
 
 func (r *Reader) statsV1(paths map[string]string, s *Stats) (seen bool) {
+	if dir := paths["memory"]; dir != "" {
+		seen = r.memory(dir, s) || seen
+		s.MemoryCurrent, s.MemoryLimit = r.number(dir, "memory.usage_in_bytes"), s.Memory["hierarchical_memory_limit"]
+		if s.MemoryLimit >= 1<<62 { // v1's word for none
+			s.MemoryLimit = 0
+		}
+	}
+	if dir := paths["pids"]; dir != "" {
+		if b, err := r.read(dir, "pids.current"); err == nil {
+			seen = true
+			s.PidsCurrent = number(string(b))
+		}
+	}
+	s.IOBytes = r.blkio(paths["blkio"], "blkio.throttle.io_service_bytes_recursive")
+	if !r.Brief {
+		seen = r.moreV1(paths, s) || seen
+	}
+	return seen
+}
+
+// moreV1 reads what is for programs only.
+func (r *Reader) moreV1(paths map[string]string, s *Stats) (seen bool) {
 	if b, err := r.read(paths["cpuacct"], "cpuacct.usage_percpu"); err == nil {
 		seen = true
 		for f := range bytes.FieldsSeq(b) {
@@ -162,27 +187,21 @@ func (r *Reader) statsV1(paths map[string]string, s *Stats) (seen bool) {
 			s.ThrottledTime = v
 		}
 	})
-	if dir := paths["memory"]; dir != "" {
-		s.Memory = make(map[string]uint64, 48)
-		if r.keys(dir, "memory.stat", func(k string, v uint64) { s.Memory[k] = v }) {
-			seen = true
-		}
-		s.MemoryCurrent, s.MemoryMax = r.number(dir, "memory.usage_in_bytes"), r.number(dir, "memory.max_usage_in_bytes")
-		s.MemoryLimit, s.MemoryFailures = r.number(dir, memoryLimit), r.number(dir, "memory.failcnt")
-		if s.MemoryLimit >= 1<<62 { // v1's word for none
-			s.MemoryLimit = 0
-		}
-	}
-	if dir := paths["pids"]; dir != "" {
-		if b, err := r.read(dir, "pids.current"); err == nil {
-			seen = true
-			s.PidsCurrent = number(string(b))
-		}
-		s.PidsLimit = r.number(dir, "pids.max")
-	}
-	s.IOBytes = r.blkio(paths["blkio"], "blkio.throttle.io_service_bytes_recursive")
+	s.MemoryMax, s.MemoryFailures = r.number(paths["memory"], "memory.max_usage_in_bytes"), r.number(paths["memory"], "memory.failcnt")
+	s.PidsLimit = r.number(paths["pids"], "pids.max")
 	s.IOps = r.blkio(paths["blkio"], "blkio.throttle.io_serviced_recursive")
 	return seen
+}
+
+// memory reads memory.stat.
+func (r *Reader) memory(dir string, s *Stats) bool {
+	s.Memory = make(map[string]uint64, 8)
+	return r.keys(dir, "memory.stat", func(k string, v uint64) {
+		switch {
+		case !r.Brief, k == "inactive_file", k == "total_inactive_file", k == "hierarchical_memory_limit":
+			s.Memory[k] = v
+		}
+	})
 }
 
 // blkio reads lines of "major:minor operation count".
@@ -217,31 +236,18 @@ func device(s string) (major, minor uint64, ok bool) {
 }
 
 func (r *Reader) statsV2(dir string, s *Stats) (seen bool) {
-	seen = r.keys(dir, "cpu.stat", func(k string, v uint64) {
-		switch k {
-		case "usage_usec":
-			s.CPUUsage = 1000 * v
-		case "user_usec":
-			s.CPUUser = 1000 * v
-		case "system_usec":
-			s.CPUKernel = 1000 * v
-		case "nr_periods":
-			s.Periods = v
-		case "nr_throttled":
-			s.ThrottledPeriods = v
-		case "throttled_usec":
-			s.ThrottledTime = 1000 * v
-		}
-	})
-	s.Memory = make(map[string]uint64, 64)
-	r.keys(dir, "memory.stat", func(k string, v uint64) { s.Memory[k] = v })
+	seen = r.memory(dir, s)
 	s.MemoryCurrent, s.MemoryLimit = r.number(dir, "memory.current"), r.number(dir, "memory.max")
-	r.keys(dir, "memory.events", func(k string, v uint64) {
-		if k == "oom" {
-			s.MemoryFailures = v
-		}
-	})
-	s.PidsCurrent, s.PidsLimit = r.number(dir, "pids.current"), r.number(dir, "pids.max")
+	s.PidsCurrent = r.number(dir, "pids.current")
+	if !r.Brief {
+		seen = r.processorsV2(dir, s) || seen
+		s.PidsLimit = r.number(dir, "pids.max")
+		r.keys(dir, "memory.events", func(k string, v uint64) {
+			if k == "oom" {
+				s.MemoryFailures = v
+			}
+		})
+	}
 	b, err := r.read(dir, "io.stat")
 	if err != nil {
 		return seen
@@ -265,6 +271,25 @@ func (r *Reader) statsV2(dir string, s *Stats) (seen bool) {
 		}
 	}
 	return seen
+}
+
+func (r *Reader) processorsV2(dir string, s *Stats) bool {
+	return r.keys(dir, "cpu.stat", func(k string, v uint64) {
+		switch k {
+		case "usage_usec":
+			s.CPUUsage = 1000 * v
+		case "user_usec":
+			s.CPUUser = 1000 * v
+		case "system_usec":
+			s.CPUKernel = 1000 * v
+		case "nr_periods":
+			s.Periods = v
+		case "nr_throttled":
+			s.ThrottledPeriods = v
+		case "throttled_usec":
+			s.ThrottledTime = 1000 * v
+		}
+	})
 }
 
 // Lines reads any file of the kernel's that has lines of words.
