@@ -60,11 +60,6 @@ func memory() int64 {
 	return int64(si.Totalram) * int64(si.Unit)
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
 // sysctl reads a switch of the kernel.
 func sysctl(name string) bool {
 	b, err := os.ReadFile(filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/")))

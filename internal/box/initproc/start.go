@@ -108,7 +108,7 @@ func (s *session) start() error {
 	if err := s.wait(); err != nil {
 		return err
 	}
-	if err := s.gate(); err != nil {
+	if err := gate(s); err != nil {
 		return err
 	}
 	s.tape.play() // reports its own failure
@@ -118,7 +118,7 @@ func (s *session) start() error {
 
 // gate waits until the plan's FIFO is read. Whoever made the box is told by the
 // end of the socket that it stands, and may go.
-func (s *session) gate() error {
+func gate(s *session) error {
 	fd := s.fd(s.plan.Gate)
 	if fd < 0 {
 		return nil
