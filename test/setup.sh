@@ -19,6 +19,7 @@ if [ "${1-}" != gcc ]; then
 	need docker docker.io
 	need curl curl
 	need skopeo skopeo
+	need podman podman
 	/usr/bin/python3 -c 'import docker' 2>/dev/null || missing="$missing python3-docker"
 	[ -e /usr/share/doc/libseccomp-dev ] || missing="$missing libseccomp-dev"
 	[ -e /usr/share/doc/libc6-dev ] || missing="$missing libc6-dev"

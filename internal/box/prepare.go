@@ -124,7 +124,10 @@ func (b *bundle) fill(spec *Spec) error {
 
 func planDevice(d *Device) plan.Device {
 	kind := uint32(unix.S_IFCHR)
-	if d.Type == "b" {
+	switch d.Type {
+	case "p":
+		kind = unix.S_IFIFO
+	case "b":
 		kind = unix.S_IFBLK
 	}
 	return plan.Device{Path: d.Path, Mode: kind | d.Mode&0o7777, Major: uint32(d.Major), Minor: uint32(d.Minor), UID: d.UID, GID: d.GID}

@@ -140,7 +140,7 @@ type DeviceRule = cgroup.DeviceRule
 // Device is a device node made in the box.
 type Device struct {
 	Path         string // inside
-	Type         string // "c" or "b"
+	Type         string // "c", "b", or "p" for a FIFO
 	Major, Minor int64
 	Mode         uint32 // permission bits
 	UID, GID     uint32

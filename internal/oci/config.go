@@ -224,6 +224,9 @@ func mount(bundle string, m *specs.Mount) (box.Mount, error) {
 	if out.CopyUp && out.Type != box.MountTmpfs {
 		return refuse("tmpcopyup of what is no tmpfs")
 	}
+	if out.Type == box.MountTmpfs && m.Source != "" && !strings.Contains(m.Source, ",") {
+		data = append([]string{"source=" + m.Source}, data...)
+	}
 	out.Data = strings.Join(data, ",")
 	return out, nil
 }
@@ -233,9 +236,9 @@ func device(d *specs.LinuxDevice) (box.Device, error) {
 	switch d.Type {
 	case "u":
 		out.Type = "c"
-	case "c", "b":
+	case "c", "b", "p":
 	default:
-		return out, fmt.Errorf("the device %s is of type %q: c, u and b can be made", d.Path, d.Type)
+		return out, fmt.Errorf("the device %s is of type %q: c, u, b and p can be made", d.Path, d.Type)
 	}
 	if d.FileMode != nil {
 		out.Mode = uint32(*d.FileMode) & 0o7777

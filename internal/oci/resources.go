@@ -23,9 +23,8 @@ func groups(s *box.Spec, l *specs.Linux) error {
 	}
 	at = path.Clean("/" + at)
 	s.Cgroup.Parent, s.Cgroup.Foreign = path.Dir(at), true
-	s.ID = path.Base(at) // the leaf
-	if s.Cgroup.Parent == "/" {
-		return fmt.Errorf("the cgroup %q has no parent: write /PARENT/NAME", l.CgroupsPath)
+	if s.ID = path.Base(at); s.ID == "/" { // the leaf
+		return fmt.Errorf("the cgroup %q is the root of all: write /PARENT/NAME", l.CgroupsPath)
 	}
 	if l.Resources == nil {
 		return nil

@@ -53,6 +53,8 @@ var rules = []rule{
 	{From: "hezi/internal/engine", To: []string{"hezi/internal/api", "hezi/internal/daemon", "hezi/internal/cli", "hezi/internal/keeper/server", "net/http"},
 		Reason: "the engine is below the API and talks to the keeper by its client only"},
 	{From: "hezi/internal/probe", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/probe"}, Reason: "it reads what is hostile and knows nothing"},
+	{From: "hezi/internal/oci", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/oci", "hezi/internal/box"},
+		Reason: "the OCI command is the box alone, without an engine"},
 	{From: "hezi/internal/store", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/store"}, Reason: "the store knows no resource"},
 	{From: "hezi/internal/events", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/events"}, Reason: "events know no resource"},
 	{From: "hezi/cmd", To: []string{"hezi/internal/engine", "hezi/internal/image", "hezi/internal/network", "hezi/internal/api"},

@@ -71,11 +71,15 @@ func (d *Driver) Create(ctx context.Context, parent, leaf string, r Resources, d
 }
 
 // CreateIn is Create directly below a parent that others made or look at
-// (--cgroup-parent), as PARENT/LEAF: the device rules are all the leaf's own.
+// (--cgroup-parent), as PARENT/LEAF, or at the root for "/": the device rules
+// are all the leaf's own.
 func (d *Driver) CreateIn(ctx context.Context, parent, leaf string, r Resources, dev Devices) (*Group, error) {
-	p, err := cleanParent(parent)
-	if err != nil {
-		return nil, err
+	p := ""
+	if parent != "/" {
+		var err error
+		if p, err = cleanParent(parent); err != nil {
+			return nil, err
+		}
 	}
 	if ours := d.Parent(); strings.HasPrefix("/"+p+"/", ours+"/") {
 		return nil, fmt.Errorf("the cgroup parent %s is in the engine's own cgroup %s: name another", parent, ours)

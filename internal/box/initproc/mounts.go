@@ -30,7 +30,8 @@ func NewMount(kind, data string, attr uint64) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(fs)
-	if err := unix.FsconfigSetString(fs, "source", sourceOf(kind)); err != nil {
+	source, data := sourceOf(kind, data)
+	if err := unix.FsconfigSetString(fs, "source", source); err != nil {
 		return -1, err
 	}
 	for option := range strings.SplitSeq(data, ",") {
@@ -57,12 +58,17 @@ func NewMount(kind, data string, attr uint64) (int, error) {
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
 }
 
-// sourceOf is what mountinfo shows as the source, as runc has it.
-func sourceOf(kind string) string {
-	if kind == "cgroup2" {
-		return "cgroup"
+// sourceOf is what mountinfo shows as the source: what data names, or the kind
+// as runc has it; and the data without it.
+func sourceOf(kind, data string) (source, rest string) {
+	if before, named, ok := strings.Cut(","+data, ",source="); ok {
+		source, rest, _ = strings.Cut(named, ",")
+		return source, before + "," + rest
 	}
-	return kind
+	if kind == "cgroup2" {
+		return "cgroup", data
+	}
+	return kind, data
 }
 
 type optionError struct {

@@ -1,0 +1,265 @@
+package oci
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// helper has this test's own program be the runtime: it makes processes that
+// outlive it, as the real one does.
+const helper = "HEZI_OCI_TEST"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(helper) != "" {
+		os.Unsetenv(helper)
+		os.Exit(Run("test", os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+type bench struct {
+	t            *testing.T
+	root, bundle string
+}
+
+// bundleOf is a bundle of busybox whose program is a shell's script.
+func bundleOf(t *testing.T, script string, change func(*specs.Spec)) bench {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("boxes are made as root: run the tests as root")
+	}
+	dir := t.TempDir()
+	b := bench{t, filepath.Join(dir, "state"), dir}
+	bin := filepath.Join(dir, "rootfs", "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatalf("install busybox-static: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(bin, "busybox"), text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"sh", "sleep", "cat", "id", "hostname", "stat", "mount", "grep", "kill", "tty"} {
+		if err := os.Symlink("busybox", filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := example()
+	c.Process.Terminal, c.Process.Args = false, []string{"sh", "-c", script}
+	c.Linux.CgroupsPath = "/hezi-ocitest/" + filepath.Base(filepath.Dir(dir))
+	if change != nil {
+		change(c)
+	}
+	out, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), out, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, id := range strings.Fields(b.must("list", "-q")) {
+			b.must("delete", "--force", id)
+		}
+		parents, _ := filepath.Glob("/sys/fs/cgroup/*/hezi-ocitest") // its pattern is sound
+		for _, p := range parents {
+			_ = os.Remove(p) // another test may be in it
+		}
+	})
+	return b
+}
+
+// call runs the command. Output goes to a file: a container would keep a pipe.
+func (b bench) call(args ...string) (out string, code int) {
+	b.t.Helper()
+	f, err := os.CreateTemp(b.t.TempDir(), "")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command("/proc/self/exe", append([]string{"--root", b.root}, args...)...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), helper+"=1"), f, f
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		b.t.Fatal(err)
+	}
+	text, err := os.ReadFile(f.Name())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return string(text), cmd.ProcessState.ExitCode()
+}
+
+func (b bench) must(args ...string) string {
+	b.t.Helper()
+	out, code := b.call(args...)
+	if code != 0 {
+		b.t.Fatalf("%v: exit %d: %s", args, code, out)
+	}
+	return out
+}
+
+func (b bench) status(id string) string {
+	b.t.Helper()
+	var r report
+	if err := json.Unmarshal([]byte(b.must("state", id)), &r); err != nil {
+		b.t.Fatal(err)
+	}
+	return string(r.Status)
+}
+
+func TestRun(t *testing.T) {
+	b := bundleOf(t, "id -u; hostname; cat /proc/self/cgroup | grep pids; exit 3", nil)
+	out, code := b.call("run", "--bundle", b.bundle, "one")
+	if code != 3 || !strings.HasPrefix(out, "0\nhezi\n") || !strings.Contains(out, "pids:/\n") {
+		t.Errorf("exit %d: %q", code, out)
+	}
+	if left := b.must("list", "-q"); left != "" {
+		t.Errorf("left: %q", left)
+	}
+	b = bundleOf(t, "", func(c *specs.Spec) { c.Process.Args = []string{"absent"} })
+	out, code = b.call("run", "--bundle", b.bundle, "two")
+	if code != 1 || !strings.Contains(out, `exec: "absent": executable file not found in $PATH`) {
+		t.Errorf("exit %d: %q", code, out)
+	}
+	if entries, _ := os.ReadDir(b.root); len(entries) > 0 {
+		t.Errorf("left: %v", entries)
+	}
+}
+
+func TestLifeCycle(t *testing.T) {
+	b := bundleOf(t, "echo began > /mark; exec sleep 1000", func(c *specs.Spec) { c.Root.Readonly = false })
+	mark := filepath.Join(b.bundle, "rootfs", "mark")
+	pidFile := filepath.Join(b.bundle, "pid")
+	b.must("create", "--bundle", b.bundle, "--pid-file", pidFile, "c")
+	if got := b.status("c"); got != "created" {
+		t.Fatal(got)
+	}
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("the program ran before start")
+	}
+	if out, code := b.call("create", "--bundle", b.bundle, "c"); code == 0 || !strings.Contains(out, "already exists") {
+		t.Errorf("a second create: %d %q", code, out)
+	}
+	if out, code := b.call("exec", "c", "id"); code != 255 || !strings.Contains(out, "created") {
+		t.Errorf("exec before start: %d %q", code, out)
+	}
+	b.must("start", "c")
+	if out, code := b.call("start", "c"); code == 0 || !strings.Contains(out, "already running") {
+		t.Errorf("a second start: %d %q", code, out)
+	}
+	out, code := b.call("exec", "-e", "A=b", "-u", "7:8", "--cwd", "/bin", "c", "sh", "-c", "id -u; id -g; echo $A; stat -c %n .; exit 9")
+	if code != 9 || out != "7\n8\nb\n.\n" {
+		t.Errorf("exec: %d %q", code, out)
+	}
+	if text, err := os.ReadFile(mark); err != nil || string(text) != "began\n" {
+		t.Errorf("%q %v", text, err)
+	}
+	b.must("pause", "c")
+	if got := b.status("c"); got != "paused" {
+		t.Error(got)
+	}
+	if out, code := b.call("exec", "c", "id"); code == 0 || !strings.Contains(out, "paused") {
+		t.Errorf("exec while paused: %d %q", code, out)
+	}
+	b.must("resume", "c")
+	limits := filepath.Join(b.bundle, "limits.json")
+	if err := os.WriteFile(limits, []byte(`{"pids":{"limit":17}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.must("update", "--resources", limits, "c")
+	if out := b.must("exec", "c", "sh", "-c", "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null; :"); out != "17\n" {
+		t.Errorf("the limit: %q", out)
+	}
+	var pids []int
+	if err := json.Unmarshal([]byte(b.must("ps", "--format", "json", "c")), &pids); err != nil || len(pids) != 1 {
+		t.Errorf("%v %v", pids, err)
+	}
+	if text, err := os.ReadFile(pidFile); err != nil || string(text) != fmt.Sprint(pids[0]) {
+		t.Errorf("the pid's file has %q, not %v", text, pids)
+	}
+	if out, code := b.call("delete", "c"); code == 0 || !strings.Contains(out, "is not stopped") {
+		t.Errorf("delete while it runs: %d %q", code, out)
+	}
+	b.must("delete", "--force", "c")
+	if out, code := b.call("state", "c"); code == 0 || !strings.Contains(out, "does not exist") {
+		t.Errorf("state after delete: %d %q", code, out)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/hezi-ocitest/" + filepath.Base(filepath.Dir(b.bundle))); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestHooks(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	hook := func(name, and string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "(echo " + name + "; cat; echo) >> " + log + and}}}
+	}
+	b := bundleOf(t, "exit 0", func(c *specs.Spec) {
+		c.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime", ""), Poststart: hook("poststart", ""), Poststop: hook("poststop", "")}
+	})
+	b.must("run", "--bundle", b.bundle, "h")
+	text, err := os.ReadFile(log)
+	lines := strings.Split(string(text), "\n")
+	if err != nil || len(lines) < 6 || lines[0] != "createRuntime" || lines[2] != "poststart" || lines[4] != "poststop" {
+		t.Fatalf("%q %v", text, err)
+	}
+	for i, want := range map[int]specs.ContainerState{1: specs.StateCreating, 3: specs.StateRunning, 5: specs.StateStopped} {
+		var s specs.State
+		if err := json.Unmarshal([]byte(lines[i]), &s); err != nil || s.ID != "h" || s.Status != want || (want == specs.StateStopped) != (s.Pid == 0) {
+			t.Errorf("%s: %v, not %s", lines[i], err, want)
+		}
+	}
+	b = bundleOf(t, "exit 0", func(c *specs.Spec) {
+		c.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime", "; echo no way; exit 1")}
+	})
+	if out, code := b.call("run", "--bundle", b.bundle, "h"); code == 0 || !strings.Contains(out, "createRuntime hook /bin/sh failed: exit status 1: no way") {
+		t.Errorf("%d %q", code, out)
+	}
+}
+
+// What a bundle asks for and the box does not have is refused by its name.
+func TestRefuses(t *testing.T) {
+	for want, change := range map[string]func(*specs.Spec){
+		"linux.uidMappings":              func(c *specs.Spec) { c.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		`a file system of type "ext4"`:   func(c *specs.Spec) { c.Mounts = append(c.Mounts, specs.Mount{Destination: "/x", Type: "ext4"}) },
+		`the option "noatime" of a bind`: func(c *specs.Spec) { c.Mounts[0].Options = []string{"bind", "noatime"} },
+		"is for systemd":                 func(c *specs.Spec) { c.Linux.CgroupsPath = "a.slice:b:c" },
+		"duplicated ns":                  func(c *specs.Spec) { c.Linux.Namespaces = append(c.Linux.Namespaces, c.Linux.Namespaces[0]) },
+		"has no mount namespace":         func(c *specs.Spec) { c.Linux.Namespaces = nil },
+		"hooks.createContainer":          func(c *specs.Spec) { c.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/x"}}} },
+		`of version "2.0.0"`:             func(c *specs.Spec) { c.Version = "2.0.0" },
+		"cwd must be an absolute path":   func(c *specs.Spec) { c.Process.Cwd = "x" },
+		"denies the device c 1:3 alone": func(c *specs.Spec) {
+			c.Linux.Resources.Devices = append(c.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Type: "c", Major: new(int64(1)), Minor: new(int64(3))})
+		},
+		"private UTS namespace": func(c *specs.Spec) { c.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}} },
+		"linux.seccomp.listenerPath": func(c *specs.Spec) {
+			c.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/x"}
+		},
+		"without setting console socket":    func(c *specs.Spec) { c.Process.Terminal = true },
+		"process property must not be empt": func(c *specs.Spec) { c.Process = nil },
+	} {
+		b := bundleOf(t, "exit 0", change)
+		if out, code := b.call("create", "--bundle", b.bundle, "r"); code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d: %q", want, code, out)
+		}
+	}
+	b := bundleOf(t, "exit 0", nil)
+	for _, id := range []string{"../x", "a/b", "", ".."} {
+		if out, code := b.call("create", "--bundle", b.bundle, id); code != 1 || !strings.Contains(out, "invalid container ID format") {
+			t.Errorf("%q: exit %d: %q", id, code, out)
+		}
+	}
+	if out, code := b.call("create", "--bundle", b.bundle, "--preserve-fds", "1", "r"); code != 1 || !strings.Contains(out, "--preserve-fds is not supported") {
+		t.Errorf("exit %d: %q", code, out)
+	}
+}
