@@ -181,7 +181,7 @@ func (e *records) checkHost(h *container.HostConfig) error {
 	if p := "/" + strings.Trim(h.CgroupParent, "/") + "/"; h.CgroupParent != "" && e.o.CgroupParent != "" && strings.HasPrefix(p, e.o.CgroupParent+"/") {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the cgroup parent %s is in the engine's own cgroup %s: name another", h.CgroupParent, e.o.CgroupParent))
 	}
-	return checkSets(&h.Resources)
+	return spec.CheckSets(&h.Resources)
 }
 
 // hostname is the first part of the id, the host's in the host's network, and

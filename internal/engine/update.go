@@ -65,7 +65,7 @@ func checkUpdate(q *container.UpdateConfig) error {
 	if err := spec.CheckLimits(&q.Resources, true); err != nil {
 		return err
 	}
-	if err := checkSets(&q.Resources); err != nil {
+	if err := spec.CheckSets(&q.Resources); err != nil {
 		return err
 	}
 	if q.RestartPolicy.Name == "" {

@@ -1,7 +1,7 @@
 // Package spec turns a request and an image's configuration into the launch
 // spec of a box. It reads nothing of the host but the devices that a container
-// gets, the numbers of the block devices that are limited and which processors'
-// throttles there are to hide.
+// gets, the numbers of the block devices that are limited, which processors and
+// memory nodes are online, and which throttles there are to hide.
 package spec
 
 import (

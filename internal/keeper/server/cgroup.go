@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"hezi/internal/box/cgroup"
 
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/box/cgroup"
 )
 
 // cgroupDirs is a container's cgroup by its directories, as box.Proc has them.
@@ -55,58 +56,23 @@ func (c cgroupDirs) Kill() error {
 }
 
 // Freeze returns once all processes stand still.
-func (c cgroupDirs) Freeze() error { return c.setFrozen(true) }
+func (c cgroupDirs) Freeze() error { return c.with((*cgroup.Group).Freeze) }
 
 // Thaw lets them run.
-func (c cgroupDirs) Thaw() error { return c.setFrozen(false) }
-
-func (c cgroupDirs) setFrozen(on bool) error {
-	file, value, state, want := "", "THAWED", "freezer.state", "THAWED"
-	if on {
-		value, want = "FROZEN", "FROZEN"
-	}
-	if d := c["freezer"]; d != "" {
-		file, state = filepath.Join(d, "freezer.state"), filepath.Join(d, "freezer.state")
-	} else if d := c.v2(); d != "" {
-		file, state, value, want = filepath.Join(d, "cgroup.freeze"), filepath.Join(d, "cgroup.events"), "0", "frozen 0"
-		if on {
-			value, want = "1", "frozen 1"
-		}
-	} else {
-		return errors.New("this host has no freezer cgroup: containers cannot be paused")
-	}
-	if err := os.WriteFile(file, []byte(value), 0); err != nil {
-		return fmt.Errorf("freeze or thaw the container: %w", err)
-	}
-	for range 2000 {
-		b, err := os.ReadFile(state)
-		if err != nil {
-			return err
-		}
-		if bytes.Contains(b, []byte(want)) {
-			return nil
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return fmt.Errorf("the container's processes did not become %s within 2 s", want)
-}
+func (c cgroupDirs) Thaw() error { return c.with((*cgroup.Group).Thaw) }
 
 // OOMKills counts the processes that the kernel killed for lack of memory.
-func (c cgroupDirs) OOMKills() (uint64, error) {
-	file := filepath.Join(c["memory"], "memory.oom_control")
-	if c["memory"] == "" {
-		file = filepath.Join(c.v2(), "memory.events")
-	}
-	b, err := os.ReadFile(file)
+func (c cgroupDirs) OOMKills() (n uint64, err error) {
+	err = c.with(func(g *cgroup.Group) error { n, err = g.OOMKills(); return err })
+	return n, err
+}
+
+func (c cgroupDirs) with(do func(*cgroup.Group) error) error {
+	g, err := cgroup.Open(c)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "oom_kill" {
-			return strconv.ParseUint(f[1], 10, 64)
-		}
-	}
-	return 0, nil
+	return do(g)
 }
 
 // Remove removes the directories, killing what is left.
