@@ -96,6 +96,34 @@ check "exec is in the cgroup" "8 0::/" hezi exec idle sh -c 'echo $(cat /sys/fs/
 check "descriptors of exec" "0 1 2 3" hezi exec idle sh -c 'echo $(ls /proc/self/fd)'
 check "a disk in exec" "Operation not permitted" hezi exec --privileged idle sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
 code "exec of a missing program" 127 hezi exec idle nosuch
+check "a soft limit of memory" "33554432" hezi run --rm --memory-reservation 32m busybox cat /sys/fs/cgroup/memory.low
+check "swap without memory" "33554432" hezi run --rm -m 64m --memory-swap 96m busybox cat /sys/fs/cgroup/memory.swap.max
+check "shares" "59" hezi run --rm -c 512 busybox cat /sys/fs/cgroup/cpu.weight
+check "a cpuset" "0" hezi run --rm --cpuset-cpus 0 busybox cat /sys/fs/cgroup/cpuset.cpus
+check "swappiness is discarded" "Memory swappiness discarded." hezi run --rm --memory-swappiness 10 busybox true
+check "the OOM killer stays" "OomKillDisable discarded." hezi run --rm -m 64m --oom-kill-disable busybox true
+check "no real-time budget" "does not support real-time scheduling of groups" hezi run --rm --cpu-rt-runtime 1000 busybox true
+check "a parent of one's own" "0::/mine/a/" sh -c 'hezi run -d --name mine --cgroup-parent /mine/a busybox sleep 1000 >/dev/null; cat /proc/$(hezi inspect -f {{.State.Pid}} mine)/cgroup'
+check "its device rules" "Operation not permitted" hezi exec mine sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
+check "update" "idle" hezi update -m 80m --memory-swap 80m --pids-limit 12 --cpu-quota 30000 --cpu-shares 2048 idle
+check "an update holds" "83886080 0 12 30000 100000 170" hezi exec idle sh -c 'cd /sys/fs/cgroup; echo $(cat memory.max memory.swap.max pids.max cpu.max cpu.weight)'
+check "an update that cannot be" "Conflicting options" hezi update --cpus 1 idle
+check "info of the limits" "true true true true true true false 2" hezi info -f '{{.MemoryLimit}} {{.SwapLimit}} {{.CPUCfsQuota}} {{.CPUShares}} {{.CPUSet}} {{.PidsLimit}} {{.OomKillDisable}} {{.CgroupVersion}}'
+for disk in /sys/block/*; do
+	[ -e "$disk/dev" ] || continue
+	disk=/dev/${disk##*/}
+	check "a limit of a disk" "rbps=1048576 wbps=max riops=max wiops=50" hezi run --rm --device-read-bps $disk:1mb --device-write-iops $disk:50 busybox cat /sys/fs/cgroup/io.max
+	break
+done
+hezi run -d --name child -m 16m --memory-swap 16m busybox sh -c '(a=x; while :; do a=$a$a; done); sleep 1000' >/dev/null
+eventually sh -c 'hezi inspect -f "{{.State.OOMKilled}}" child | grep true'
+check "a kill is told while it runs" "true running" hezi inspect -f '{{.State.OOMKilled}} {{.State.Status}}' child
+check "and its event" "oom" hezi events --since 100s --until 0s --filter container=child --filter event=oom --format '{{.Action}}'
+hezi run -d --name busy -m 64m busybox sh -c 'while :; do :; done' >/dev/null
+check "stats" " / 64MiB yes" sh -c 'hezi stats --no-stream --format "{{.MemUsage}} {{.CPUPerc}} {{.PIDs}}" busy | sed "s/ [1-9][0-9.]*% 1$/ yes/"'
+check "stats of all" "busy" hezi stats --no-stream
+hezi rm -f mine child busy >/dev/null
+rmdir /sys/fs/cgroup/mine/a /sys/fs/cgroup/mine
 hezi rm -f idle >/dev/null
 hezi pause box >/dev/null
 check "pause" "paused" hezi inspect -f '{{.State.Status}}' box
