@@ -63,6 +63,13 @@ func TestSamplesHaveOneBefore(t *testing.T) {
 			t.Errorf("brief %v: the sample before is of %v, not %v (%v)", brief, next[0].PreRead, s.Read, err)
 		}
 	}
+	m := c.measurer()
+	m.reader.Opens, m.reader.Brief = 0, true
+	m.full(&on)
+	m.processors(&on)
+	if m.reader.Opens > 7 {
+		t.Errorf("%d files were opened for what people look at", m.reader.Opens)
+	}
 	if s := c.Once(on); !s.PreRead.IsZero() || s.Read.IsZero() {
 		t.Errorf("%+v", s)
 	}
