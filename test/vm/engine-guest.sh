@@ -106,7 +106,7 @@ check "no real-time budget" "does not support real-time scheduling of groups" he
 check "a parent of one's own" "0::/mine/a/" sh -c 'hezi run -d --name mine --cgroup-parent /mine/a busybox sleep 1000 >/dev/null; cat /proc/$(hezi inspect -f {{.State.Pid}} mine)/cgroup'
 check "its device rules" "Operation not permitted" hezi exec mine sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
 check "update" "idle" hezi update -m 80m --memory-swap 80m --pids-limit 12 --cpu-quota 30000 --cpu-shares 2048 idle
-check "an update holds" "83886080 0 12 30000 100000 170" hezi exec idle sh -c 'cd /sys/fs/cgroup; echo $(cat memory.max memory.swap.max pids.max cpu.max cpu.weight)'
+check "an update holds" "83886080 0 12 30000 100000 174" hezi exec idle sh -c 'cd /sys/fs/cgroup; echo $(cat memory.max memory.swap.max pids.max cpu.max cpu.weight)'
 check "an update that cannot be" "Conflicting options" hezi update --cpus 1 idle
 check "info of the limits" "true true true true true true false 2" hezi info -f '{{.MemoryLimit}} {{.SwapLimit}} {{.CPUCfsQuota}} {{.CPUShares}} {{.CPUSet}} {{.PidsLimit}} {{.OomKillDisable}} {{.CgroupVersion}}'
 for disk in /sys/block/*; do

@@ -39,7 +39,7 @@ echo 'root:x:0:0:root:/root:/bin/sh' >"$root/image/etc/passwd"
 echo 'root:x:0:' >"$root/image/etc/group"
 cp "$root/image/etc/passwd" "$root/image/etc/group" "$root/etc/"
 : >"$root/modules.list"
-for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink; do
+for module in overlay loop bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink; do
 	modprobe -S "$version" --show-depends "$module" 2>/dev/null | while read -r verb path rest; do
 		[ "$verb" = insmod ] || continue
 		name=$(basename "$path")
