@@ -196,6 +196,7 @@ func infoFor(v apiVersion, info system.Info) any {
 		return info
 	}
 	o["BridgeNfIptables"], o["BridgeNfIp6tables"] = false, false
+	delete(o, "DiscoveredDevices")
 	if v < 49 {
 		delete(o, "FirewallBackend")
 		for _, key := range []string{"ContainerdCommit", "RuncCommit", "InitCommit"} {

@@ -50,11 +50,12 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 		DefaultRuntime: "hezi", InitBinary: "hezi-tiny",
 		Swarm:              swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		LiveRestoreEnabled: c.LiveRestore, IPv4Forwarding: sysctl("net.ipv4.ip_forward"),
-		SecurityOptions: securityOptions(c), CDISpecDirs: []string{},
+		SecurityOptions: securityOptions(c), CDISpecDirs: c.CDIDirs(),
 		FirewallBackend:  &system.FirewallInfo{Driver: "nftables"},
 		ContainerdCommit: system.Commit{ID: "none"}, RuncCommit: system.Commit{ID: "none"}, InitCommit: system.Commit{ID: "none"},
 	}
 	limits(&info)
+	s.discover(&info)
 	if _, why := apparmor.Supported(); why != "" {
 		info.Warnings = append(info.Warnings, "WARNING: "+why)
 	}
@@ -62,6 +63,18 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 		info.Warnings = append(info.Warnings, "WARNING: "+w)
 	}
 	return info, s.count(ctx, &info)
+}
+
+// discover lists the devices that CDI can give.
+func (s *systemRoom) discover(info *system.Info) {
+	names, warnings := s.devices.Devices()
+	info.DiscoveredDevices = []system.DeviceInfo{}
+	for _, n := range names {
+		info.DiscoveredDevices = append(info.DiscoveredDevices, system.DeviceInfo{Source: "cdi", ID: n})
+	}
+	for _, w := range warnings {
+		info.Warnings = append(info.Warnings, "WARNING: "+w)
+	}
 }
 
 // limits says what the kernel's cgroups can do, and what is missing, in

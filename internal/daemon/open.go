@@ -21,6 +21,7 @@ import (
 	"hezi/internal/daemon/config"
 	"hezi/internal/disk"
 	"hezi/internal/engine"
+	"hezi/internal/engine/cdi"
 	"hezi/internal/events"
 	"hezi/internal/image"
 	"hezi/internal/image/lists"
@@ -99,7 +100,9 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	if <-held.done; held.err != nil {
 		return nil, held.err
 	}
+	devices := cdi.New(c.CDIDirs())
 	boxes, err := d.openEngine(ctx, c, id, engine.Options{
+		CDI:   devices,
 		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log,
 	})
 	if err != nil {
@@ -127,7 +130,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onReload = append(r.onReload, func(c *config.Config) { room.budget.SetLimits(c.DiskBudget) })
 	grown.Store(room.budget)
 	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, Networks: nets}
-	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings}
+	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings, devices: devices}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"hezi/internal/api"
 	"hezi/internal/daemon/config"
+	"hezi/internal/engine/cdi"
 	"hezi/internal/keeper"
 )
 
@@ -24,6 +25,7 @@ type systemRoom struct {
 	backend    *api.Backend
 	events     eventSource
 	warnings   func() []string // of the network
+	devices    *cdi.Registry
 }
 
 var _ api.System = (*systemRoom)(nil)

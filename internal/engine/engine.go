@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/box/cgroup"
+	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/proc"
 	"hezi/internal/engine/spec"
 	"hezi/internal/engine/walls"
@@ -90,6 +91,7 @@ type Options struct {
 	Events             publisher
 	Log                *slog.Logger
 	Walls              walls.Walls
+	CDI                *cdi.Registry
 	Defaults           Defaults
 }
 

@@ -171,15 +171,21 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
+	devices, err := e.o.CDI.Edits(r.HostConfig.DeviceRequests)
+	if err != nil {
+		return none, err
+	}
 	in := spec.Input{
 		Security: security,
-		ID:       r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: append(files, mounts...), Net: ns, PID: pid, IPC: ipc, CgroupParent: e.o.CgroupParent,
+		ID:       r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: slices.Concat(files, mounts, devices.Mounts), Net: ns, PID: pid, IPC: ipc, CgroupParent: e.o.CgroupParent,
 		Root: box.Root{Overlay: &box.Overlay{Lower: append(slices.Clip(root.Lower), e.o.Layers.Base()), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
 	}
 	s, err := spec.Build(in)
 	if err != nil {
 		return none, err
 	}
+	devices.Apply(&s)
+	s.Process.Env = spec.MergeEnv(s.Process.Env, devices.Env)
 	if err := e.o.Walls.Confine(&s.Process, r.HostConfig, security, s.Process.Capabilities.Bounding); err != nil {
 		return none, err
 	}

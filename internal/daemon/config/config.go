@@ -55,6 +55,8 @@ type Config struct {
 	DNSSearch []string
 	DNSOpts   []string
 
+	CDISpecDirs []string // nil: the usual ones
+
 	Init            bool
 	NoNewPrivileges bool
 	SeccompProfile  string // "": the built-in default; "unconfined"; or a file
@@ -275,6 +277,20 @@ func (c *Config) check() error {
 		}
 	}
 	return errors.Join(c.DiskBudget.Check(), c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), c.Registries().Validate())
+}
+
+// CDIDirs are the folders of CDI specifications; none where CDI is off.
+func (c *Config) CDIDirs() []string {
+	if c.CDISpecDirs == nil {
+		return []string{"/etc/cdi", "/var/run/cdi"}
+	}
+	dirs := []string{}
+	for _, d := range c.CDISpecDirs {
+		if d != "" { // how Docker's configuration switches it off
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
 }
 
 // Registries is what concerns registries.

@@ -60,6 +60,7 @@ func (c *Config) options() []option {
 		{key: "init", usage: "run an init in every container that does not say otherwise", value: &boolean{&c.Init}},
 		{key: "no-new-privileges", usage: "set no-new-privileges in every container that does not say otherwise", value: &boolean{&c.NoNewPrivileges}},
 		{key: "seccomp-profile", usage: "seccomp profile of containers: a file, or unconfined (default: built in)", value: &text{&c.SeccompProfile}},
+		{key: "cdi-spec-dirs", flag: "cdi-spec-dir", usage: "folder of CDI specifications of devices (default /etc/cdi and /var/run/cdi)", value: &list{&c.CDISpecDirs}},
 		{key: "default-shm-size", usage: "size of /dev/shm", value: &size{&c.DefaultShmSize}, reload: true},
 		{key: "log-driver", usage: "containers' log driver: json-file, local or none", value: &text{&c.LogDriver}},
 		{key: "log-opts", flag: "log-opt", usage: "KEY=VALUE option of the log driver (default max-size=20m, max-file=5)", value: &table{&c.LogOpts}},
@@ -85,7 +86,7 @@ func (c *Config) options() []option {
 var unsupported = map[string]string{
 	"allow-direct-routing": "publish ports instead", "authorization-plugins": "limit who may open the socket by its group",
 	"bip6": restricted, "bridge": "containers that need no network take --network none; the default bridge is Hezi's own",
-	"bridge-accept-fwmark": restricted, "builder": "there is no builder yet", "cdi-spec-dirs": restricted,
+	"bridge-accept-fwmark": restricted, "builder": "there is no builder yet",
 	"cgroup-parent": restricted, "containerd": "Hezi needs no containerd", "containerd-namespace": "Hezi needs no containerd",
 	"containerd-plugin-namespace": "Hezi needs no containerd", "cpu-rt-period": restricted, "cpu-rt-runtime": restricted,
 	"cri-containerd": restricted, "default-address-pools": "use bip for the default bridge's network",
@@ -144,7 +145,7 @@ func unsupportedFlags(fs *pflag.FlagSet) {
 	for key := range unsupported {
 		name := key
 		switch key { // keys in the plural whose flags are in the singular
-		case "authorization-plugins", "cdi-spec-dirs", "default-address-pools", "default-network-opts", "default-ulimits",
+		case "authorization-plugins", "default-address-pools", "default-network-opts", "default-ulimits",
 			"exec-opts", "host-gateway-ips", "node-generic-resources", "runtimes", "storage-opts":
 			name = key[:len(key)-1]
 		case "features":

@@ -106,7 +106,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"--link", len(h.Links) > 0},
 		{"--storage-opt", len(h.StorageOpt) > 0},
 		{"HostConfig.Cgroup", h.Cgroup != ""},
-		{"--gpus", len(r.DeviceRequests) > 0},
 		{"--cpu-count (of Windows)", r.CPUCount != 0},
 		{"Config.NetworkDisabled", c.NetworkDisabled},
 	} {
