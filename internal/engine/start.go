@@ -16,9 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hezi/internal/box"
-	"hezi/internal/box/apparmor"
 	"hezi/internal/engine/spec"
-	"hezi/internal/engine/walls"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
@@ -205,12 +203,6 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if errdefs.IsConflict(err) {
 		// An exit that nobody acknowledged: the engine died after it.
 		if ferr := e.o.Keeper.Forget(ctx, r.ID, false); ferr == nil {
-			began, err = e.o.Keeper.Start(ctx, req)
-		}
-	}
-	if walls.LostProfile(err) {
-		// Something unloaded it, as upgrades of the package do.
-		if err = errors.Join(apparmor.Ensure(), usable(r, w)); err == nil {
 			began, err = e.o.Keeper.Start(ctx, req)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	moby "github.com/moby/profiles/apparmor"
+	"golang.org/x/sys/unix"
 )
 
 // Default is the profile of containers that ask for no other; Docker is the
@@ -38,21 +39,45 @@ func Supported() (ok bool, why string) {
 // Loaded says whether the kernel has a profile.
 func Loaded(name string) (bool, error) { return moby.IsLoaded(name) }
 
-var loading sync.Mutex
+var policy struct {
+	sync.Mutex
+	seen string // the revision of the kernel's policy that had the default profile
+}
 
 // Ensure loads the default profile if the kernel does not have it (any more).
+// Where nothing changed since the last call it costs the reading of a number.
 func Ensure() error {
-	loading.Lock()
-	defer loading.Unlock()
+	policy.Lock()
+	defer policy.Unlock()
+	now := revision() // before the look, which holds for it then
+	if now != "" && now == policy.seen {
+		return nil
+	}
 	loaded, err := Loaded(Default)
 	if err != nil {
 		return fmt.Errorf("whether the AppArmor profile %s is loaded: %w", Default, err)
 	}
 	if loaded {
+		policy.seen = now
 		return nil
 	}
 	if err := moby.InstallDefault(Default); err != nil {
 		return fmt.Errorf("AppArmor enabled on system but the %s profile could not be loaded: %w", Default, err)
 	}
 	return nil
+}
+
+// revision is the number of changes of the kernel's policy, or "".
+func revision() string {
+	fd, err := unix.Open("/sys/kernel/security/apparmor/revision", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // it waits for a change otherwise
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	var b [32]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return ""
+	}
+	return string(b[:n])
 }

@@ -4,14 +4,12 @@
 package walls
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
-	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
 	"hezi/internal/box/apparmor"
@@ -121,15 +119,13 @@ func (w *Walls) Confine(p *box.Process, h *container.HostConfig, s *spec.Securit
 	if p.AppArmorProfile, err = w.appArmorProfile(h, s); err != nil {
 		return err
 	}
+	if p.AppArmorProfile == apparmor.Default { // upgrades of the package unload it
+		if err := apparmor.Ensure(); err != nil {
+			return err
+		}
+	}
 	p.Seccomp, p.SeccompFlags, err = seccomp.Compile(profile, caps, runtime.GOARCH)
 	return err
-}
-
-// LostProfile says whether a start failed since the default AppArmor profile
-// is not loaded.
-func LostProfile(err error) bool {
-	b, ok := errors.AsType[*box.Error](err)
-	return ok && b.Step == box.StepAppArmor && b.Subject == apparmor.Default && b.Errno == int(unix.ENOENT)
 }
 
 // AppArmorOf is a container's profile as inspect has it: "" where the kernel
