@@ -105,6 +105,9 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	undo = append(undo, func() error { return e.o.Layers.Remove(r.ID) })
+	if err = e.limitLayer(r); err != nil {
+		return container.CreateResponse{}, err
+	}
 	if err = e.makePoints(ctx, r, &undo); err != nil {
 		return container.CreateResponse{}, err
 	}
@@ -116,6 +119,15 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	e.o.Images.Touch(img.ID)
 	e.publish(r, events.ActionCreate)
 	return container.CreateResponse{ID: r.ID, Warnings: append(warned, warnings(r)...)}, nil
+}
+
+// limitLayer bounds a new layer by --storage-opt size.
+func (e *records) limitLayer(r *record) error {
+	size, err := spec.StorageSize(r.HostConfig)
+	if err != nil || size == 0 {
+		return err
+	}
+	return e.o.Layers.Limit(r.ID, size)
 }
 
 // complete fills what the request leaves to the daemon, so that it is shown

@@ -49,6 +49,8 @@ func (f *fakeImages) RootFS(context.Context, *image.Image) (image.RootFS, error)
 // fakeLayers counts writable layers.
 type fakeLayers map[string]bool
 
+func (fakeLayers) Limit(string, int64) error { return nil }
+
 func (f fakeLayers) Create(id string) (snapshot.Writable, error) {
 	f[id] = true
 	return snapshot.Writable{}, nil

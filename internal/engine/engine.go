@@ -50,6 +50,7 @@ type images interface {
 // layers is what the engine needs of the snapshot room. *snapshot.Store has it.
 type layers interface {
 	Create(id string) (snapshot.Writable, error)
+	Limit(id string, bytes int64) error
 	Get(id string) snapshot.Writable
 	Base() string
 	Remove(id string) error

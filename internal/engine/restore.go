@@ -77,6 +77,9 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 	if lost, err := e.o.Layers.Restore(r.ID); err != nil {
 		e.o.Log.Error("a container's writable layer cannot be used: the container cannot be started", "container", r.ID, "error", err)
 	} else if lost {
+		if err := e.limitLayer(r); err != nil {
+			e.o.Log.Error("the disk space of a container is not limited any more", "container", r.ID, "error", err)
+		}
 		e.o.Log.Warn("a container's writable layer was lost, as in a power cut just after the container was made: it is empty now", "container", r.ID)
 	}
 	if !alive {

@@ -21,6 +21,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/snapshot/quota"
 )
 
 // Writable is a container's own layer. Both are host paths on one file system.
@@ -172,6 +174,13 @@ func (s *Store) Create(id string) (Writable, error) {
 	return w, nil
 }
 
+// Limit bounds the bytes on disk of a layer that is empty, or was limited
+// before. Error: NotImplemented where the file system has no project quotas.
+func (s *Store) Limit(id string, bytes int64) error {
+	w := s.Get(id)
+	return quota.Limit(uint64(bytes), filepath.Dir(w.Upper), w.Upper, w.Work)
+}
+
 // Restore makes what a power cut took of a layer: its folders are not synced
 // when they are made. lost says whether anything was missing.
 func (s *Store) Restore(id string) (lost bool, err error) {
@@ -225,8 +234,16 @@ func (s *Store) Remove(id string) error {
 }
 
 func (s *Store) delete(dir string) {
+	project := quota.Of(dir)
 	if err := os.RemoveAll(dir); err != nil {
 		s.log.Warn("a removed layer could not be deleted; it is tried again at the next start of hezid", "folder", dir, "error", err)
+		return
+	}
+	if project == 0 {
+		return
+	}
+	if err := quota.Forget(s.root, project); err != nil {
+		s.log.Warn("the limit of a removed layer could not be taken back", "project", project, "error", err)
 	}
 }
 

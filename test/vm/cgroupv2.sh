@@ -12,7 +12,7 @@ PATH=$PATH:/usr/local/go/bin
 if [ "${1-}" = setup ]; then
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		qemu-system-x86 linux-image-cloud-amd64 busybox-static cpio apparmor >/dev/null
+		qemu-system-x86 linux-image-cloud-amd64 busybox-static cpio apparmor e2fsprogs >/dev/null
 	exit
 fi
 for program in qemu-system-x86_64 busybox cpio go; do

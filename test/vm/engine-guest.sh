@@ -23,8 +23,9 @@ code() { # code NAME WANT COMMAND...: the exit code
 	fi
 }
 mkdir -p /tmp/data
+data=/tmp/data
 engine() {
-	hezid --data-root /tmp/data --exec-root /run/hezi >>/tmp/hezid.log 2>&1 &
+	hezid --data-root $data --exec-root /run/hezi >>/tmp/hezid.log 2>&1 &
 	pid=$!
 	i=0
 	until hezi version >/dev/null 2>&1; do
@@ -149,5 +150,22 @@ kill $pid
 wait $pid
 sleep 1
 check "nothing is left in the cgroups" "0" sh -c 'ls -d /sys/fs/cgroup/hezi* 2>/dev/null | wc -l'
+mkdir /disk-data
+mount -o loop,prjquota /disk /disk-data
+data=/disk-data/data
+engine
+tar -C /image -c . | hezi import -c 'CMD ["sh"]' - busybox:latest >/dev/null
+check "a small file below the limit of disk space" "0" hezi run --rm --storage-opt size=4m busybox sh -c 'dd if=/dev/zero of=/f bs=1M count=3 conv=fsync 2>/dev/null; echo $?'
+check "the limit of disk space" "Disk quota exceeded" hezi run --rm --storage-opt size=4m busybox dd if=/dev/zero of=/f bs=1M count=8
+check "no limit of disk space" "0" hezi run --rm busybox sh -c 'dd if=/dev/zero of=/f bs=1M count=8 2>/dev/null; echo $?'
+check "the limit of disk space is seen" "4096" hezi run --rm --storage-opt size=4m busybox df -k /
+hezi create --name limited --storage-opt size=4m busybox sh -c 'dd if=/dev/zero of=/f bs=1M count=8' >/dev/null
+kill -9 $pid
+sleep 0.5
+engine
+check "the limit of disk space after kill -9 of hezid" "Disk quota exceeded" hezi start -a limited
+hezi rm -f limited >/dev/null
+kill $pid
+wait $pid
 [ $bad = 0 ] || tail -n 15 /tmp/hezid.log
 exit $bad

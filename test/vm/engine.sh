@@ -12,7 +12,7 @@ PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 if [ "${1-}" = setup ]; then
 	exec test/vm/cgroupv2.sh setup
 fi
-for program in qemu-system-x86_64 busybox cpio modprobe apparmor_parser; do
+for program in qemu-system-x86_64 busybox cpio modprobe apparmor_parser mkfs.ext4; do
 	command -v $program >/dev/null || { echo "$program is missing: test/vm/engine.sh setup"; echo FAIL; exit 1; }
 done
 bin=${BIN:-bin}
@@ -39,7 +39,7 @@ echo 'root:x:0:0:root:/root:/bin/sh' >"$root/image/etc/passwd"
 echo 'root:x:0:' >"$root/image/etc/group"
 cp "$root/image/etc/passwd" "$root/image/etc/group" "$root/etc/"
 : >"$root/modules.list"
-for module in overlay loop bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink; do
+for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink loop quota_v2; do
 	modprobe -S "$version" --show-depends "$module" 2>/dev/null | while read -r verb path rest; do
 		[ "$verb" = insmod ] || continue
 		name=$(basename "$path")
@@ -50,6 +50,7 @@ for module in overlay loop bridge veth nf_tables nft_chain_nat nft_masq nft_nat 
 	done
 done
 cp test/vm/engine-guest.sh "$root/guest"
+mkfs.ext4 -q -O quota,project "$root/disk" 64M # for limits of disk space
 parser=$(command -v apparmor_parser) # loads the profile of containers
 cp "$parser" "$root/bin/"
 mkdir -p "$root/lib" "$root/lib64"
@@ -63,7 +64,7 @@ export PATH=/bin HOME=/tmp
 if [ "${1-}" != again ]; then # the root must be a mount that can be left, which an initramfs is not
 	/bin/busybox mkdir /new
 	/bin/busybox mount -t tmpfs -o size=1g new /new
-	for d in bin etc modules image guest init modules.list lib lib64; do /bin/busybox cp -a /$d /new/; done
+	for d in bin etc modules image guest init modules.list lib lib64 disk; do /bin/busybox cp -a /$d /new/; done
 	/bin/busybox mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
 	exec /bin/busybox switch_root /new /init again
 fi
@@ -87,7 +88,7 @@ INIT
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$dir/initramfs"
 
-timeout "${LIMIT:-300}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -m 2048 -smp 2 -nographic -no-reboot -net none \
+timeout "${LIMIT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -m 2048 -smp 2 -nographic -no-reboot -net none \
 	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1" </dev/null >"$dir/log" 2>&1 || true
 tr -d '\r' <"$dir/log" | sed -n '/the engine on cgroup v2/,$p'
 if tr -d '\r' <"$dir/log" | grep -q '^exit code 0\.$'; then

@@ -50,6 +50,9 @@ func Check(c *container.Config, h *container.HostConfig) error {
 	if _, ok := h.Annotations[""]; ok {
 		return invalid("invalid Annotations: the empty string is not permitted as an annotation key")
 	}
+	if _, err := StorageSize(h); err != nil {
+		return err
+	}
 	if err := checkDevices(h); err != nil {
 		return err
 	}
@@ -104,7 +107,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		{"--runtime", h.Runtime != "" && h.Runtime != "hezi" && h.Runtime != "runc" && h.Runtime != "io.containerd.runc.v2"},
 		{"--isolation", h.Isolation != "" && h.Isolation != "default"},
 		{"--link", len(h.Links) > 0},
-		{"--storage-opt", len(h.StorageOpt) > 0},
 		{"HostConfig.Cgroup", h.Cgroup != ""},
 		{"--cpu-count (of Windows)", r.CPUCount != 0},
 		{"Config.NetworkDisabled", c.NetworkDisabled},

@@ -47,6 +47,7 @@ func kept() map[string]any {
 		"HostConfig.CpuPercent":        yes, // discarded with Docker's warning
 		"HostConfig.Ulimits":           []*units.Ulimit{{Name: "nofile", Soft: 1, Hard: 1}},
 		"HostConfig.Devices":           []container.DeviceMapping{{PathOnHost: "/dev/null", PathInContainer: "/dev/x", CgroupPermissions: "rw"}},
+		"HostConfig.StorageOpt":        map[string]string{"size": "1G"},
 		"HostConfig.DeviceRequests":    yes,
 		"HostConfig.DeviceCgroupRules": []string{"c 1:3 rwm"},
 

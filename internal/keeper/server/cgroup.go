@@ -5,11 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
-
-	"hezi/internal/box/cgroup"
 
 	"golang.org/x/sys/unix"
 
