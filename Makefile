@@ -23,6 +23,7 @@ embedded: toolchain
 	@mkdir -p $(INITBIN) $(HELLOBIN)
 	$(STATIC) -ldflags '-s -w' -o $(INITBIN)/hezi-init ./cmd/hezi-init
 	gcc $(TINYFLAGS) -o $(INITBIN)/hezi-tiny cmd/hezi-tiny/tiny.c
+	gcc $(TINYFLAGS) -o $(INITBIN)/hezi-enter cmd/hezi-enter/enter.c
 	$(STATIC) -ldflags '-s -w' -o $(HELLOBIN)/hezi-hello ./cmd/hezi-hello
 
 .PHONY: race

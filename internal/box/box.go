@@ -31,6 +31,10 @@ type Runtime struct {
 	tinyOnce sync.Once
 	tiny     *os.File
 	tinyErr  error
+
+	enterOnce sync.Once
+	enter     *os.File
+	enterErr  error
 }
 
 // NewRuntime puts init into memory, grows the descriptor table once and
@@ -97,6 +101,9 @@ func (r *Runtime) Close() error {
 	}
 	if r.tiny != nil {
 		r.tiny.Close()
+	}
+	if r.enter != nil {
+		r.enter.Close()
 	}
 	return r.init.Close()
 }

@@ -2,11 +2,15 @@ package box
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 type object = map[string]any
@@ -35,8 +39,20 @@ func bundleOf(t testing.TB, spec *Spec, root string, hostNet bool) string {
 	if !hostNet {
 		namespaces = append(namespaces, object{"type": "network"})
 	}
-	linux := object{"namespaces": namespaces, "maskedPaths": spec.MaskedPaths, "readonlyPaths": spec.ReadonlyPaths,
-		"cgroupsPath": spec.Cgroup.Parent + "/" + spec.ID, "resources": resourcesOf(&spec.Cgroup)}
+	linux := object{}
+	if u := spec.Users; u != nil {
+		namespaces = append(namespaces, object{"type": "user"})
+		for key, list := range map[string][]IDMap{"uidMappings": u.UIDs, "gidMappings": u.GIDs} {
+			var lines []object
+			for _, m := range list {
+				lines = append(lines, object{"containerID": m.Container, "hostID": m.Host, "size": m.Size})
+			}
+			linux[key] = lines
+		}
+		root = shifted(t, root, int(u.UIDs[0].Host))
+	}
+	maps.Copy(linux, object{"namespaces": namespaces, "maskedPaths": spec.MaskedPaths, "readonlyPaths": spec.ReadonlyPaths,
+		"cgroupsPath": spec.Cgroup.Parent + "/" + spec.ID, "resources": resourcesOf(&spec.Cgroup)})
 	if len(spec.Process.Seccomp) > 0 { // the same number of filters: what they say is another test's
 		linux["seccomp"] = object{"defaultAction": "SCMP_ACT_ALLOW",
 			"syscalls": []object{{"names": []string{"kexec_load"}, "action": "SCMP_ACT_ERRNO"}}}
@@ -52,6 +68,35 @@ func bundleOf(t testing.TB, spec *Spec, root string, hostNet bool) string {
 		"root": object{"path": root, "readonly": spec.Root.ReadOnly}, "linux": linux,
 	})
 	return dir
+}
+
+// shifted is a copy of a tree whose owners are moved: runc maps no owners of a root.
+func shifted(t testing.TB, root string, by int) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.Chmod(filepath.Dir(to), 0o755); err != nil { // root inside goes through it
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", root+"/.", to).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	err := filepath.WalkDir(to, func(p string, _ os.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(p, &st)
+		}
+		if err == nil {
+			err = os.Lchown(p, int(st.Uid)+by, int(st.Gid)+by)
+		}
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFLNK {
+			err = unix.Chmod(p, st.Mode&0o7777)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
 }
 
 func resourcesOf(c *Cgroup) object {

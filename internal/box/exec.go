@@ -125,7 +125,7 @@ func (c *child) serve(ctx context.Context, b *bundle, cgroupPaths map[string]str
 	return proc, served || ctx.Err() != nil, err
 }
 
-func joinBirth() birth { return birth{mode: initproc.ModeJoin, cgroupFD: -1, pidNS: -1} }
+func joinBirth() birth { return birth{mode: initproc.ModeJoin, cgroupFD: -1, pidNS: -1, userNS: -1} }
 
 // exec has a join init do its work, after which it ends. enter puts it into the
 // cgroup, where it was not born there.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"hezi/internal/box/initproc"
@@ -68,7 +69,7 @@ func mapped(dir string, userns int) (int, error) {
 // directories, whiteouts) as whoever mounts it, who must be one of the mapped
 // users: the mount is made by a thread that is the box's root for files, with all
 // capabilities kept.
-func mountMapped(o *Overlay, users *Users, userns int) (int, error) {
+func mountMapped(o *Overlay, users *Users, userns int, how func(*Overlay, int) (int, error)) (int, error) {
 	uid, gid, _ := users.Root()
 	return elsewhere(func() (int, error) {
 		const keep = 1 << 2 // SECBIT_NO_SETUID_FIXUP (capabilities(7))
@@ -77,73 +78,133 @@ func mountMapped(o *Overlay, users *Users, userns int) (int, error) {
 				return -1, stepError(StepRoot, "overlay", errno, "cannot become the container's root to mount its file system")
 			}
 		}
-		var trees []int
-		defer func() {
-			for _, fd := range trees {
-				unix.Close(fd)
-			}
-		}()
-		// tree gives dir in a mapped mount of top, by whose path below it the kernel shows it.
-		tree := func(top string, dirs ...string) ([]int, error) {
-			fd, err := mapped(top, userns)
-			if err != nil {
-				return nil, err
-			}
-			trees = append(trees, fd)
-			var out []int
-			for _, dir := range dirs {
-				rel, err := filepath.Rel(top, dir)
-				if err != nil {
-					return nil, err
-				}
-				at, err := unix.Openat(fd, rel, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-				if err != nil {
-					return nil, stepError(StepRoot, dir, err, "cannot open "+dir)
-				}
-				trees = append(trees, at)
-				out = append(out, at)
-			}
-			return out, nil
-		}
-		fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-		if err != nil {
-			return -1, stepError(StepRoot, "overlay", err, "the kernel cannot mount overlay file systems (is the module there? `modprobe overlay`)")
-		}
-		defer unix.Close(fs)
-		if err := unix.FsconfigSetString(fs, "source", "overlay"); err != nil {
-			return -1, overlayError(fs, o, err)
-		}
-		for _, dir := range o.Lower {
-			at, err := tree(dir, dir)
-			if err != nil {
-				return -1, err
-			}
-			if err := layer(fs, "lowerdir+", at[0]); err != nil {
-				return -1, overlayError(fs, o, err)
-			}
-		}
-		if o.Upper != "" {
-			at, err := tree(commonDir([]string{filepath.Dir(o.Upper), filepath.Dir(o.Work)}), o.Upper, o.Work)
-			if err != nil {
-				return -1, err
-			}
-			for i, key := range []string{"upperdir", "workdir"} {
-				if err := layer(fs, key, at[i]); err != nil {
-					return -1, overlayError(fs, o, err)
-				}
-			}
-		}
-		return finishOverlay(fs, o)
+		return how(o, userns)
 	})
 }
 
-// layer gives the overlay a directory by a descriptor.
-func layer(fs int, key string, fd int) error {
-	err := unix.FsconfigSetFd(fs, key, fd)
-	if err == unix.EINVAL || err == unix.EBADF {
-		return stepError(StepRoot, key, err, "this kernel's overlay does not take layers with mapped owners as descriptors, which a user namespace of the container's own needs (Linux 6.15 or newer): use --userns=host")
+// anyMapped mounts by descriptors where the kernel takes them (Linux 6.15), else by paths.
+func anyMapped(o *Overlay, userns int) (int, error) {
+	fd, err := mappedByDescriptor(o, userns)
+	if e, ok := err.(*Error); ok && e.Step == StepRoot && (e.Errno == int(unix.EINVAL) || e.Errno == int(unix.EBADF)) {
+		return mappedByPath(o, userns)
 	}
-	return err
+	return fd, err
+}
+
+func mappedByDescriptor(o *Overlay, userns int) (int, error) {
+	var trees []int
+	defer func() {
+		for _, fd := range trees {
+			unix.Close(fd)
+		}
+	}()
+	// tree gives dir in a mapped mount of top, by whose path below it the kernel shows it.
+	tree := func(top string, dirs ...string) ([]int, error) {
+		fd, err := mapped(top, userns)
+		if err != nil {
+			return nil, err
+		}
+		trees = append(trees, fd)
+		var out []int
+		for _, dir := range dirs {
+			rel, err := filepath.Rel(top, dir)
+			if err != nil {
+				return nil, err
+			}
+			at, err := unix.Openat(fd, rel, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return nil, stepError(StepRoot, dir, err, "cannot open "+dir)
+			}
+			trees = append(trees, at)
+			out = append(out, at)
+		}
+		return out, nil
+	}
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, stepError(StepRoot, "overlay", err, "the kernel cannot mount overlay file systems (is the module there? `modprobe overlay`)")
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", "overlay"); err != nil {
+		return -1, overlayError(fs, o, err)
+	}
+	for _, dir := range o.Lower {
+		at, err := tree(dir, dir)
+		if err != nil {
+			return -1, err
+		}
+		if err := unix.FsconfigSetFd(fs, "lowerdir+", at[0]); err != nil {
+			return -1, overlayError(fs, o, err)
+		}
+	}
+	if o.Upper != "" {
+		at, err := tree(commonDir([]string{filepath.Dir(o.Upper), filepath.Dir(o.Work)}), o.Upper, o.Work)
+		if err != nil {
+			return -1, err
+		}
+		for i, key := range []string{"upperdir", "workdir"} {
+			if err := unix.FsconfigSetFd(fs, key, at[i]); err != nil {
+				return -1, overlayError(fs, o, err)
+			}
+		}
+	}
+	return finishOverlay(fs, o)
+}
+
+// mappedByPath does it for older kernels: the mapped mounts get paths in a mount
+// namespace that only this thread is in, on a file system that covers the
+// container's folder there.
+func mappedByPath(o *Overlay, userns int) (int, error) {
+	fail := func(err error) (int, error) { return -1, overlayError(-1, o, err) }
+	tops := append([]string{}, o.Lower...)
+	below := Overlay{Volatile: o.Volatile}
+	top := ""
+	if o.Upper != "" {
+		top = commonDir([]string{filepath.Dir(o.Upper), filepath.Dir(o.Work)})
+		tops = append(tops, top)
+	}
+	trees := make([]int, 0, len(tops))
+	defer func() {
+		for _, fd := range trees {
+			unix.Close(fd)
+		}
+	}()
+	for _, dir := range tops {
+		fd, err := mapped(dir, userns)
+		if err != nil {
+			return -1, err
+		}
+		trees = append(trees, fd)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fail(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fail(err)
+	}
+	base := filepath.Dir(tops[len(tops)-1])
+	if err := unix.Mount("tmpfs", base, "tmpfs", 0, "mode=700"); err != nil {
+		return fail(err)
+	}
+	for i, fd := range trees {
+		at := filepath.Join(base, strconv.Itoa(i))
+		if err := unix.Mkdir(at, 0o700); err != nil {
+			return fail(err)
+		}
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fail(err)
+		}
+		if tops[i] != top {
+			below.Lower = append(below.Lower, at)
+			continue
+		}
+		below.Upper, below.Work = at+strings.TrimPrefix(o.Upper, top), at+strings.TrimPrefix(o.Work, top)
+	}
+	fd, err := mountPrivately(&below)
+	if e, ok := err.(*Error); ok && e.Errno == int(unix.EINVAL) {
+		e.Message += " (layers with mapped owners need Linux 5.19 or newer: without it use --userns=host)"
+	}
+	return fd, err
 }
 
 // devices makes /dev of a box with users of its own: inside, nobody can make a

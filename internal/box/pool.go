@@ -161,7 +161,7 @@ func (r *Runtime) prepare(parent string) (*spare, error) {
 	if g.FD() >= 0 {
 		return nil, errors.Join(errUnified, g.Remove())
 	}
-	c, err := r.spawn(birth{mode: initproc.ModeStart, flags: spareFlags, cgroupFD: -1, pidNS: -1})
+	c, err := r.spawn(birth{mode: initproc.ModeStart, flags: spareFlags, cgroupFD: -1, pidNS: -1, userNS: -1})
 	if err != nil {
 		return nil, errors.Join(err, g.Remove())
 	}

@@ -144,11 +144,7 @@ func sortedKeys(m map[string]string) []string {
 
 func (b *bundle) root(r *Root, users *Users) error {
 	if r.Overlay != nil {
-		mount := func() (int, error) { return mountOverlay(r.Overlay) }
-		if users != nil {
-			mount = func() (int, error) { return mountMapped(r.Overlay, users, b.userns) }
-		}
-		fd, err := mount()
+		fd, err := b.overlay(r.Overlay, users)
 		if err != nil {
 			return err
 		}
@@ -166,6 +162,14 @@ func (b *bundle) root(r *Root, users *Users) error {
 		}
 	}
 	return b.private(fd, r.Path)
+}
+
+// overlay mounts layers, with mapped owners for a box with users of its own.
+func (b *bundle) overlay(o *Overlay, users *Users) (int, error) {
+	if users != nil {
+		return mountMapped(o, users, b.userns, anyMapped)
+	}
+	return mountOverlay(o)
 }
 
 func (b *bundle) private(fd int, path string) error {
@@ -205,11 +209,17 @@ func (b *bundle) mounts(spec *Spec) error {
 			out.Propagation = how.flag
 		}
 		if m.Type == MountImage {
-			fd, err := mountOverlay(m.Layers)
+			fd, err := b.overlay(m.Layers, spec.Users)
 			if err != nil {
 				return err
 			}
 			out.Type, out.FD, out.Subpath = MountBind, b.give(fd), m.Subpath
+		}
+		if m.Type == MountMqueue && spec.Users != nil && spec.Namespaces.IPC.Mode == NamespaceHost {
+			// Its users may not mount what is the host's; one is shown that is there.
+			if out.FD = b.hostQueues(m.Target); out.FD == plan.NoFD {
+				continue
+			}
 		}
 		if m.Type == MountBind {
 			fd, file, err := openBind(m, how.flag, how.recursive)
@@ -233,6 +243,22 @@ func (b *bundle) mounts(spec *Spec) error {
 	}
 	return nil
 }
+
+// hostQueues clones the host's mount of POSIX message queues, where it has one.
+func (b *bundle) hostQueues(target string) int {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, target, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return plan.NoFD
+	}
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil || st.Type != mqueueMagic || b.private(fd, target) != nil {
+		unix.Close(fd)
+		return plan.NoFD
+	}
+	return b.give(fd)
+}
+
+const mqueueMagic = 0x19800202 // ipc/mqueue.c
 
 // openBind clones the tree at a bind's source, detached.
 func openBind(m *Mount, propagation uint64, recursive bool) (fd int, file bool, err error) {

@@ -18,11 +18,15 @@ type birth struct {
 	cgroupFD int     // v2: clone into it; -1: stay
 	pidNS    int     // join this pid namespace; -1: none
 	users    *Users  // of a new user namespace; nil: none
+	userNS   int     // join this user namespace (a pidfd of a process in it); -1: none
 	anyUser  bool    // users need have no root: nothing is done in the namespace
 }
 
 // spawn starts init. It inherits nothing but /dev/null and its socket.
 func (r *Runtime) spawn(b birth) (*child, error) {
+	if b.userNS >= 0 {
+		return r.spawnInUserNamespace(b)
+	}
 	if b.pidNS >= 0 {
 		return r.spawnInPIDNamespace(b)
 	}
@@ -43,9 +47,11 @@ func (r *Runtime) spawn(b birth) (*child, error) {
 	}
 	defer unix.Close(null)
 	pidfd := -1
+	// ForkExec moves descriptors to numbers above the highest of these, where
+	// init's own must not be; it closes all but the socket.
 	attr := &syscall.ProcAttr{
 		Dir: "/", Env: []string{initproc.ModeVariable + "=" + b.mode, "GOGC=off", "GOMAXPROCS=1"},
-		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(ends[1])},
+		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null), uintptr(ends[1]), uintptr(rawFD(r.init))},
 		Sys:   &syscall.SysProcAttr{Cloneflags: b.flags, PidFD: &pidfd, Setsid: true},
 	}
 	if b.users != nil {

@@ -114,6 +114,8 @@ type Namespace struct {
 // Namespaces of a box. The mount namespace is always new.
 type Namespaces struct {
 	PID, IPC, UTS, Net, Cgroup Namespace
+	// User is joined or, with Spec.Users, new: those are its ids either way.
+	User Namespace
 }
 
 // Cgroup places and limits the box.

@@ -50,7 +50,7 @@ func (r *Runtime) start(ctx context.Context, spec *Spec, stdio Stdio, gate Gate)
 		}
 	}
 	var prepared *spare
-	if b.flags == spareFlags && b.pidNS < 0 && spec.Cgroup.plain() && spec.Namespaces.Cgroup.Mode == NamespaceNew {
+	if b.flags == spareFlags && b.mode == initproc.ModeStart && b.pidNS < 0 && spec.Cgroup.plain() && spec.Namespaces.Cgroup.Mode == NamespaceNew {
 		prepared = r.pool.take(spec.Cgroup.Parent, spec.ID)
 	}
 	group, err := r.cgroups.create(ctx, &spec.Cgroup, spec.ID)
@@ -136,7 +136,7 @@ func attach(c *child, group group, birth birth, attached chan<- error) {
 
 // birthOf says what a box's init is born into.
 func birthOf(n *Namespaces, users *Users) (birth, error) {
-	b := birth{mode: initproc.ModeStart, flags: unix.CLONE_NEWNS, cgroupFD: -1, pidNS: -1, users: users}
+	b := birth{mode: initproc.ModeStart, flags: unix.CLONE_NEWNS, cgroupFD: -1, pidNS: -1, userNS: -1, users: users}
 	if users != nil {
 		b.mode, b.flags = initproc.ModeUser, b.flags|unix.CLONE_NEWUSER
 	}
@@ -148,9 +148,17 @@ func birthOf(n *Namespaces, users *Users) (birth, error) {
 			b.flags |= ns.flag
 		}
 	}
+	if n.User.Mode == NamespaceJoin {
+		fd, err := openNamespace("user", n.User)
+		if err != nil {
+			return b, err
+		}
+		b.userNS, b.users, b.flags = fd, nil, b.flags&^unix.CLONE_NEWUSER
+	}
 	if n.PID.Mode == NamespaceJoin {
 		fd, err := openNamespace("pid", n.PID)
 		if err != nil {
+			b.close()
 			return b, err
 		}
 		b.pidNS = fd
@@ -159,8 +167,10 @@ func birthOf(n *Namespaces, users *Users) (birth, error) {
 }
 
 func (b birth) close() {
-	if b.pidNS >= 0 {
-		unix.Close(b.pidNS)
+	for _, fd := range []int{b.pidNS, b.userNS} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }
 

@@ -82,3 +82,50 @@ func TestMappedExec(t *testing.T) {
 		t.Errorf("%v: on the host the first process is user %d's", err, st.Uid)
 	}
 }
+
+// TestMappedByPath: kernels that take no descriptors for layers show the same.
+func TestMappedByPath(t *testing.T) {
+	root := image(t)
+	if err := os.Chown(root+"/etc/group", 1000, 29); err != nil {
+		t.Fatal(err)
+	}
+	box := start(t, mappedSpec(t, root, "sleep", "100"))
+	userns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/user", box.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(userns)
+	for name, how := range map[string]func(*Overlay, int) (int, error){"descriptors": mappedByDescriptor, "paths": mappedByPath} {
+		spec := mappedSpec(t, root, "true")
+		o := spec.Root.Overlay
+		fd, err := mountMapped(o, spec.Users, userns, how)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var st unix.Stat_t
+		if err := unix.Fstatat(fd, "etc/group", &st, 0); err != nil || st.Uid != base+1000 || st.Gid != base+29 {
+			t.Errorf("%s: %v, owner %d, %d", name, err, st.Uid, st.Gid)
+		}
+		_, err = elsewhere(func() (int, error) {
+			for _, nr := range []uintptr{unix.SYS_SETFSGID, unix.SYS_SETFSUID} {
+				if _, _, errno := unix.RawSyscall(nr, base, 0, 0); errno != 0 {
+					return -1, errno
+				}
+			}
+			if err := unix.Unlinkat(fd, "etc/passwd", 0); err != nil {
+				return -1, err
+			}
+			return -1, unix.Mkdirat(fd, "made", 0o755)
+		})
+		unix.Close(fd)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, path := range []string{"/made", "/etc/passwd"} {
+			if err := unix.Lstat(o.Upper+path, &st); err != nil || st.Uid != 0 {
+				t.Errorf("%s: %s on disk: %v, owner %d", name, path, err, st.Uid)
+			}
+		}
+	}
+}

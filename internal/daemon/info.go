@@ -160,6 +160,9 @@ func securityOptions(c *config.Config) []string {
 	}
 	out = append(out, "name=seccomp,profile="+profile)
 	out = append(out, "name=cgroupns") // each container has one of its own, on both versions
+	if c.UsernsRemap != "" && c.UsernsRemap != "root" || strings.HasPrefix(c.Userns, "auto") {
+		out = append(out, "name=userns")
+	}
 	if c.NoNewPrivileges {
 		out = append(out, "name=no-new-privileges")
 	}

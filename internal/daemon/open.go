@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	apievents "github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
@@ -22,6 +23,7 @@ import (
 	"hezi/internal/disk"
 	"hezi/internal/engine"
 	"hezi/internal/engine/cdi"
+	"hezi/internal/engine/users"
 	"hezi/internal/events"
 	"hezi/internal/image"
 	"hezi/internal/image/lists"
@@ -152,9 +154,22 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 	o.DataRoot, o.ExecRoot, o.Walls.Seccomp, o.Walls.NoNewPrivileges, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, c.NoNewPrivileges, cgroupParent(id)
 	o.Defaults = engine.Defaults{
 		LogDriver: c.LogDriver, LogOptions: c.LogOpts, ShmSize: c.DefaultShmSize, Init: c.Init,
-		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts,
+		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts, IPCMode: container.IpcMode(c.IPCMode), Userns: container.UsernsMode(c.Userns),
 		Restarts: engine.Restarts{First: c.RestartFirst, Last: c.RestartLast, Reset: c.RestartReset, CrashLoop: c.CrashLoop},
 	}
+	if c.UsernsRemap != "" {
+		if o.Defaults.Remap, err = users.Remap(c.UsernsRemap); err != nil {
+			return nil, err
+		}
+		if o.Defaults.Remap == nil {
+			d.log.Warn("User namespaces: root cannot be remapped with itself; user namespaces are OFF")
+		}
+	}
+	ids, err := c.UserRange()
+	if err != nil {
+		return nil, err
+	}
+	o.Users = users.NewPool(ids)
 	for _, s := range c.DNS {
 		a, err := netip.ParseAddr(s)
 		if err != nil {

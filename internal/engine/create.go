@@ -86,8 +86,11 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err := e.hostname(r); err != nil {
 		return container.CreateResponse{}, err
 	}
+	if err := (mapper{e.records}).assign(r); err != nil {
+		return container.CreateResponse{}, err
+	}
 	undoing := context.WithoutCancel(ctx)
-	var undo []func() error
+	undo := []func() error{func() error { e.o.Users.Give(r.ID); return nil }}
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
 			err = errors.Join(err, undo[i]())
@@ -161,7 +164,12 @@ func (e *Engine) complete(h *container.HostConfig) {
 		h.CgroupnsMode = "private"
 	}
 	if h.IpcMode == "" {
-		h.IpcMode = "private"
+		if h.IpcMode = d.IPCMode; h.IpcMode == "" {
+			h.IpcMode = "private"
+		}
+	}
+	if h.UsernsMode == "" {
+		h.UsernsMode = d.Userns
 	}
 	if h.RestartPolicy.Name == "" {
 		h.RestartPolicy.Name = container.RestartPolicyDisabled

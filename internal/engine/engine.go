@@ -17,10 +17,12 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/box"
 	"hezi/internal/box/cgroup"
 	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/proc"
 	"hezi/internal/engine/spec"
+	"hezi/internal/engine/users"
 	"hezi/internal/engine/walls"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
@@ -94,6 +96,8 @@ type Options struct {
 	Walls              walls.Walls
 	CDI                *cdi.Registry
 	Defaults           Defaults
+	// Users gives containers ids on the host; nil: /etc/subuid says which.
+	Users *users.Pool
 }
 
 // Defaults are what the daemon's configuration says for containers that do not.
@@ -107,6 +111,11 @@ type Defaults struct {
 	DNSOptions  []string
 	HostGateway netip.Addr // zero: the bridge's
 	Restarts    Restarts
+	IPCMode     container.IpcMode // "": private
+	// Userns is --userns of containers that do not say it; Remap the users of those
+	// for which neither does (userns-remap), nil for the host's.
+	Userns container.UsernsMode
+	Remap  *box.Users
 }
 
 // record is a container as it is stored (see store.go). A record is never
@@ -123,6 +132,10 @@ type record struct {
 	Points     []spec.Point
 	Anonymous  []string // volumes that go with the container
 	MAC        string   // asked for; "": one made from the address
+	// Users are the ids of its user namespace; nil: the host's. UsersOf is the
+	// container whose user namespace it joins, and with it these ids; "": none.
+	Users   *box.Users `json:",omitempty"`
+	UsersOf string     `json:",omitempty"`
 
 	State    State
 	Exit     int // code
@@ -208,6 +221,9 @@ func New(o Options) (*Engine, error) {
 
 func newEngine(o Options) *Engine {
 	r := &records{o: o, names: newNames(), boxes: map[string]*entry{}, support: sync.OnceValues(cgroup.Probe)}
+	if r.o.Users == nil {
+		r.o.Users = users.NewPool(nil)
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	e := &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, Files: &Files{r}, Limits: newLimits(r), launcher: launcher{r}}
 	e.checks = newChecks(e)

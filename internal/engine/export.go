@@ -47,17 +47,22 @@ func (e *Files) Export(ctx context.Context, ref string) (*Export, error) {
 // mounted if it runs, for what it changes is only seen there as it is.
 func (e *Files) root(ctx context.Context, r *record) (*os.File, error) {
 	w := e.o.Layers.Get(r.ID)
-	if r.running() {
+	if r.running() && r.Users == nil { // mapped, its files would have the host's ids
 		root, err := box.RootOf(r.PID, w.Upper)
 		if !errors.Is(err, os.ErrNotExist) {
 			return root, err
 		}
 	}
+	return e.view(ctx, r)
+}
+
+// view merges a container's layers anew, read-only.
+func (e *records) view(ctx context.Context, r *record) (*os.File, error) {
 	layers, err := e.o.Images.RootFS(ctx, r.image())
 	if err != nil {
 		return nil, err
 	}
-	return box.View(append(append([]string{w.Upper}, layers.Lower...), e.o.Layers.Base()))
+	return box.View(append(append([]string{e.o.Layers.Get(r.ID).Upper}, layers.Lower...), e.o.Layers.Base()))
 }
 
 // Write archives it.

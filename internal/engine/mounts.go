@@ -23,6 +23,7 @@ import (
 
 	"hezi/internal/box"
 	"hezi/internal/engine/spec"
+	"hezi/internal/engine/users"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
@@ -49,6 +50,7 @@ func missingSource(path string) error {
 // mounts turns what was asked for into mounts of the host's paths.
 func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 	var list []box.Mount
+	owners := users.Owners{Mode: r.HostConfig.UsernsMode, Users: r.Users, User: r.Config.User, Root: func() (*os.File, error) { return e.view(ctx, r) }}
 	for _, p := range r.Points {
 		m := box.Mount{Type: box.MountBind, Target: p.Target, ReadOnly: p.ReadOnly, ReadOnlyTop: p.ReadOnlyTop,
 			Recursive: !p.NonRecursive, Propagation: p.Propagation, Subpath: p.Subpath}
@@ -80,6 +82,10 @@ func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 				return nil, err
 			}
 			m.Type, m.Source, m.Layers, m.Recursive = box.MountImage, p.Source, layers, false
+		}
+		var err error
+		if m.Owners, err = owners.Of(p.Owners, p.Source, p.Target, p.Type == mount.TypeVolume); err != nil {
+			return nil, err
 		}
 		if m.Propagation == "" {
 			m.Propagation = "rprivate"
@@ -306,7 +312,12 @@ func (e launcher) writeOwn(r *record, s *network.Sandbox) error {
 		name string
 		text []byte
 	}{{"hosts", hosts}, {"hostname", hostfiles.Hostname(r.Config.Hostname)}, {"resolv.conf", resolv}} {
-		if err := os.WriteFile(e.etcFile(r, f.name), f.text, 0o644); err != nil {
+		err := os.WriteFile(e.etcFile(r, f.name), f.text, 0o644)
+		if err == nil && r.Users != nil { // whose root may write them, as elsewhere
+			uid, gid, _ := r.Users.Root()
+			err = os.Chown(e.etcFile(r, f.name), int(uid), int(gid))
+		}
+		if err != nil {
 			return fmt.Errorf("the container's /etc/%s: %w", f.name, err)
 		}
 	}

@@ -151,7 +151,11 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
-	ns, sandbox, err := e.join(ctx, r)
+	of, err := mapper(e).host(r)
+	if err != nil {
+		return none, err
+	}
+	ns, sandbox, err := e.join(ctx, r, box.Namespaces{PID: joinOf(pid), IPC: joinOf(ipc), User: joinOf(of)})
 	if err != nil {
 		return none, err
 	}
@@ -175,7 +179,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	}
 	in := spec.Input{
 		Security: security,
-		ID:       r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: slices.Concat(files, mounts, devices.Mounts), Net: ns, PID: pid, IPC: ipc, CgroupParent: e.o.CgroupParent,
+		ID:       r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: slices.Concat(files, mounts, devices.Mounts), Net: ns, PID: pid, IPC: ipc, Users: r.Users, UsersOf: of, CgroupParent: e.o.CgroupParent,
 		Root: box.Root{Overlay: &box.Overlay{Lower: append(slices.Clip(root.Lower), e.o.Layers.Base()), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
 	}
 	s, err := spec.Build(in)
@@ -228,7 +232,7 @@ func (r *record) image() *image.Image {
 }
 
 // join makes the container's place in its network.
-func (e launcher) join(ctx context.Context, r *record) (box.Namespace, *network.Sandbox, error) {
+func (e launcher) join(ctx context.Context, r *record, others box.Namespaces) (box.Namespace, *network.Sandbox, error) {
 	mode := r.HostConfig.NetworkMode
 	switch {
 	case mode.IsHost():
@@ -243,7 +247,16 @@ func (e launcher) join(ctx context.Context, r *record) (box.Namespace, *network.
 		}
 		return box.Namespace{Mode: box.NamespaceJoin, Of: &box.Owner{ID: o.ID}}, nil, nil
 	}
-	box1, err := e.o.Networks.Join(ctx, endpoint(r))
+	place := endpoint(r)
+	if r.Users != nil {
+		others.IPC.Mode, others.UTS.Mode = modeOf(r.HostConfig.IpcMode.IsHost(), others.IPC.Mode), modeOf(r.HostConfig.UTSMode.IsHost(), "")
+		made, err := e.o.Keeper.Prepare(ctx, keeper.PrepareRequest{ContainerID: r.ID, Users: r.Users, Namespaces: others})
+		if err != nil {
+			return box.Namespace{}, nil, err
+		}
+		place.Namespace = fmt.Sprintf("/proc/%d/ns/net", made.PID)
+	}
+	box1, err := e.o.Networks.Join(ctx, place)
 	if err != nil {
 		return box.Namespace{}, nil, err
 	}

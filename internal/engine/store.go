@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 )
@@ -69,6 +70,11 @@ func (e *records) loadAll() error {
 	for _, r := range records {
 		if _, err := e.names.reserve(r.ID, r.Name); err != nil {
 			return err
+		}
+		if m := r.Users; m != nil && r.UsersOf == "" && strings.HasPrefix(string(r.HostConfig.UsernsMode), "auto") {
+			if err := e.o.Users.Claim(r.ID, m); err != nil {
+				e.o.Log.Error("two containers have the same ids on the host: make one of them anew", "error", err)
+			}
 		}
 		e.add(newEntry(r))
 	}

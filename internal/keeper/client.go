@@ -167,6 +167,14 @@ func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 	return s, err
 }
 
+// Prepare makes the namespaces of a container that Start is to follow for. A
+// failed step is a *box.Error.
+func (c *Client) Prepare(ctx context.Context, r PrepareRequest) (Prepared, error) {
+	var p Prepared
+	err := c.call(ctx, OpPrepare, r, &p)
+	return p, err
+}
+
 // Exec starts a process in a running container. A failed step is a *box.Error.
 func (c *Client) Exec(ctx context.Context, r ExecRequest) (Started, error) {
 	var s Started

@@ -36,6 +36,18 @@ type StartRequest struct {
 // MaxPorts leaves room for a process's other descriptors on one message.
 const MaxPorts = MaxFiles - 8
 
+// PrepareRequest makes the namespaces of a box with users of its own, for its
+// network namespace to be filled before StartRequest comes for it (see
+// box.Runtime.Prepare).
+type PrepareRequest struct {
+	ContainerID string
+	Users       *box.Users
+	Namespaces  box.Namespaces
+}
+
+// Prepared answers PrepareRequest.
+type Prepared struct{ PID int } // whose namespaces they are
+
 // Started answers Start and ExecStart.
 type Started struct {
 	PID       int // in the host's pid namespace

@@ -34,6 +34,7 @@ const (
 	OpAdopt      Op = "adopt"
 	OpSweep      Op = "sweep"
 	OpUpdate     Op = "update"
+	OpPrepare    Op = "prepare"
 	OpUpgrade    Op = "upgrade"
 	OpStop       Op = "stop"
 )

@@ -14,6 +14,10 @@ type EndpointRequest struct {
 	Network       string     // name or id: "bridge" or "none"
 	IPv4          netip.Addr // requested address; zero: any
 	MAC           string     // requested; "": one made from the address
+	// Namespace is a network namespace (a file such as /proc/PID/ns/net) that is
+	// there already and empty: it is filled instead of one of the pool, which
+	// belongs to the host's users.
+	Namespace string
 	// Ports are the published ports: host side may be zero (a free one is
 	// chosen) or an address (a binding to it alone).
 	Ports network.PortMap

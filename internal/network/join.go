@@ -43,7 +43,7 @@ func (c *Controller) Join(ctx context.Context, req EndpointRequest) (*Sandbox, e
 	if name == network.NetworkNone {
 		m.req.Ports = nil
 		m.slot = &slot{path: filepath.Join(c.handles(), fmt.Sprintf("none-%.12s-%x", req.ContainerID, time.Now().UnixNano()))}
-		err = netns.Make(m.slot.path, nil)
+		err = netns.Make(m.slot.path, req.Namespace, nil)
 	} else {
 		m.slot, err = c.slotFor(req)
 	}

@@ -19,8 +19,8 @@ const maxPorts = 1023
 // slotFor takes a slot of the pool, or makes one if the pool is empty or the
 // container wants an address or a MAC of its own.
 func (c *Controller) slotFor(req EndpointRequest) (*slot, error) {
-	if req.IPv4.IsValid() || req.MAC != "" {
-		return c.make(req.IPv4, req.MAC)
+	if req.IPv4.IsValid() || req.MAC != "" || req.Namespace != "" {
+		return c.make(req.IPv4, req.MAC, req.Namespace)
 	}
 	c.mu.Lock()
 	defer wake(c.refill)
@@ -31,10 +31,10 @@ func (c *Controller) slotFor(req EndpointRequest) (*slot, error) {
 		return s, nil
 	}
 	c.mu.Unlock()
-	return c.make(netip.Addr{}, "")
+	return c.make(netip.Addr{}, "", "")
 }
 
-func (c *Controller) make(want netip.Addr, mac string) (*slot, error) {
+func (c *Controller) make(want netip.Addr, mac, namespace string) (*slot, error) {
 	var hw net.HardwareAddr
 	if mac != "" {
 		var err error
@@ -50,7 +50,7 @@ func (c *Controller) make(want netip.Addr, mac string) (*slot, error) {
 	if hw == nil {
 		s.mac = hardware(a)
 	}
-	err = netns.Make(s.path, &netns.Endpoint{Bridge: c.index, Outside: c.outside(hexOf(a)), MAC: s.mac, MTU: c.o.MTU,
+	err = netns.Make(s.path, namespace, &netns.Endpoint{Bridge: c.index, Outside: c.outside(hexOf(a)), MAC: s.mac, MTU: c.o.MTU,
 		Address: netip.PrefixFrom(a, c.st.Subnet.Bits()), Gateway: c.st.Gateway})
 	if err != nil {
 		c.mu.Lock()
@@ -145,7 +145,7 @@ func (c *Controller) fill() {
 			if full {
 				break
 			}
-			s, err := c.make(netip.Addr{}, "")
+			s, err := c.make(netip.Addr{}, "", "")
 			if err != nil {
 				if !errors.Is(err, errdefs.ErrResourceExhausted) {
 					logFailure("make a network namespace ahead of time", err)

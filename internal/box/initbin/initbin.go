@@ -1,5 +1,5 @@
-// Package initbin holds the two programs that start containers, embedded:
-// hezi-init and hezi-tiny. All containers run the same copy of each, and a
+// Package initbin holds the programs that start containers, embedded:
+// hezi-init, hezi-tiny and hezi-enter. All containers run the same copy of each, and a
 // process inside reaches it as /proc/PID/exe. So they lie on a file system in
 // memory that nobody can reach, behind a mount that is read-only: nothing inside
 // can overwrite them (CVE-2019-5736), nor take their mode, owner or access list
@@ -23,6 +23,9 @@ func Init() (*os.File, error) { return program("hezi-init") }
 // Tiny gives hezi-tiny, which --init puts before the program. Every user may
 // execute it.
 func Tiny() (*os.File, error) { return program("hezi-tiny") }
+
+// Enter gives hezi-enter, which starts hezi-init in a user namespace that is there.
+func Enter() (*os.File, error) { return program("hezi-enter") }
 
 func program(name string) (*os.File, error) {
 	text, err := programs.ReadFile("bin/" + name)
@@ -77,7 +80,13 @@ func write(dir int, name string, text []byte) error {
 		file.Close()
 		return err
 	}
-	if err := file.Chmod(0o555); err != nil { // whatever the umask is
+	// Root of a user namespace that may not read what it executes cannot look at
+	// it while it runs either: a box's init is its programs' no more than the host's.
+	mode := os.FileMode(0o111)
+	if name == "hezi-tiny" {
+		mode = 0o555 // it is the container's own first process
+	}
+	if err := file.Chmod(mode); err != nil { // whatever the umask is
 		file.Close()
 		return err
 	}

@@ -184,7 +184,7 @@ func (n *namespaces) check() error {
 		return errors.New("--pid: invalid PID mode")
 	case !container.UTSMode(n.uts).Valid():
 		return errors.New("--uts: invalid UTS mode")
-	case !container.UsernsMode(n.userns).Valid():
+	case !container.UsernsMode(n.userns).Valid() && n.userns != "auto" && !strings.HasPrefix(n.userns, "auto:"):
 		return errors.New("--userns: invalid USER mode")
 	case !container.CgroupnsMode(n.cgroupns).Valid():
 		return errors.New("--cgroupns: invalid CGROUP mode")

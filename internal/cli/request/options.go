@@ -67,7 +67,7 @@ type networking struct {
 type storage struct {
 	logDriver, volumeDriver                          string
 	logOpts, storageOpts, tmpfs, volumesFrom, volume opts.ListOpts
-	mounts                                           opts.MountOpt
+	mounts                                           mountOpt
 }
 
 type health struct {

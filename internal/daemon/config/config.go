@@ -61,6 +61,10 @@ type Config struct {
 	NoNewPrivileges bool
 	SeccompProfile  string // "": the built-in default; "unconfined"; or a file
 	DefaultShmSize  int64
+	IPCMode         string // "", private or shareable
+	UsernsRemap     string // as dockerd has it; "": none
+	Userns          string // "", host, auto or auto:size=N
+	UsernsRange     string // START:SIZE; "": subuid(5) says it
 	LogDriver       string
 	LogOpts         map[string]string
 	StorageDriver   string
@@ -275,6 +279,9 @@ func (c *Config) check() error {
 		if _, err := os.Stat(s); err != nil {
 			return fmt.Errorf("seccomp-profile: %w", err)
 		}
+	}
+	if err := c.checkUsers(); err != nil {
+		return err
 	}
 	return errors.Join(c.DiskBudget.Check(), c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), c.Registries().Validate())
 }

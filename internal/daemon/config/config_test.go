@@ -102,8 +102,10 @@ func TestHosts(t *testing.T) {
 func TestBadFlags(t *testing.T) {
 	none := file(t, "{}")
 	for _, tc := range []struct{ args, says string }{
-		{"--userns-remap=default", `"userns-remap" is an option of Docker that this version of Hezi does not support: remove it; it comes with a later version`},
 		{"--add-runtime=x", "unknown flag: --add-runtime"},
+		{"--userns=private", "invalid userns mode"},
+		{"--userns-auto-range=0:1", "write START:SIZE"},
+		{"--default-ipc-mode=host", "private or shareable is needed"},
 		{"--iptables=false", "Hezi uses nftables always"},
 		{"--mtu=big", "a whole number is needed"},
 		{"--storage-driver=zfs", "use overlay2"},
@@ -150,7 +152,7 @@ func TestBadFlags(t *testing.T) {
 		t.Errorf("fixed-cidr outside of bip: %v", err)
 	}
 	_, err := Load([]string{"--help"})
-	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userns-remap") {
+	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userland-proxy") {
 		t.Errorf("help: %v", err)
 	}
 }

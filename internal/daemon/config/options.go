@@ -62,6 +62,10 @@ func (c *Config) options() []option {
 		{key: "seccomp-profile", usage: "seccomp profile of containers: a file, or unconfined (default: built in)", value: &text{&c.SeccompProfile}},
 		{key: "cdi-spec-dirs", flag: "cdi-spec-dir", usage: "folder of CDI specifications of devices (default /etc/cdi and /var/run/cdi)", value: &list{&c.CDISpecDirs}},
 		{key: "default-shm-size", usage: "size of /dev/shm", value: &size{&c.DefaultShmSize}, reload: true},
+		{key: "default-ipc-mode", usage: "ipc namespace of containers that do not say it: private or shareable", value: &text{&c.IPCMode}},
+		{key: "userns-remap", usage: "map containers' users to the subordinate ids of user[:group], uid[:gid] or default (dockremap)", value: &text{&c.UsernsRemap}},
+		{key: "userns", usage: "user namespace of containers that do not say it: auto gives each ids of its own", value: &text{&c.Userns}},
+		{key: "userns-auto-range", usage: "START:SIZE of the host's ids that auto gives away (default: those of hezi in /etc/subuid and /etc/subgid)", value: &text{&c.UsernsRange}},
 		{key: "log-driver", usage: "containers' log driver: json-file, local or none", value: &text{&c.LogDriver}},
 		{key: "log-opts", flag: "log-opt", usage: "KEY=VALUE option of the log driver (default max-size=20m, max-file=5)", value: &table{&c.LogOpts}},
 		{key: "storage-driver", short: "s", usage: "overlay2", value: &text{&c.StorageDriver}},
@@ -91,7 +95,7 @@ var unsupported = map[string]string{
 	"containerd-plugin-namespace": "Hezi needs no containerd", "cpu-rt-period": restricted, "cpu-rt-runtime": restricted,
 	"cri-containerd": restricted, "default-address-pools": "use bip for the default bridge's network",
 	"default-cgroupns-mode": "containers have a cgroup namespace of their own", "default-gateway": restricted, "default-gateway-v6": restricted,
-	"default-init": "use init", "default-ipc-mode": "containers have an IPC namespace of their own", "default-network-opts": restricted,
+	"default-init": "use init", "default-network-opts": restricted,
 	"default-runtime": "Hezi starts containers itself", "default-stop-timeout": "use --stop-timeout of run", "default-ulimits": restricted,
 	"exec-opts": "Hezi makes its cgroups itself", "experimental": "there are no experimental features to switch",
 	"features": "there are no features to switch", "firewall-backend": "Hezi uses nftables always", "fixed-cidr-v6": restricted,
@@ -104,7 +108,6 @@ var unsupported = map[string]string{
 	"runtimes": "Hezi starts containers itself", "selinux-enabled": restricted, "storage-opts": restricted,
 	"swarm-default-advertise-addr": "there is no swarm", "swarm-raft-election-tick": "there is no swarm", "swarm-raft-heartbeat-tick": "there is no swarm",
 	"userland-proxy": "Hezi needs no proxy processes for published ports", "userland-proxy-path": "Hezi needs no proxy processes for published ports",
-	"userns-remap": restricted,
 }
 
 // already are the values of unsupported options that say what is so anyway, in
@@ -112,9 +115,9 @@ var unsupported = map[string]string{
 var already = map[string][]string{
 	"userland-proxy": {"false"}, "iptables": {"true"}, "icc": {"true"}, "ipv6": {"false"}, "ip6tables": {"false"},
 	"experimental": {"false"}, "selinux-enabled": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
-	"allow-direct-routing": {"false"}, "default-cgroupns-mode": {`"private"`}, "default-ipc-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
+	"allow-direct-routing": {"false"}, "default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
 	"default-runtime": {`"hezi"`, `"runc"`}, "exec-opts": {"[]", `["native.cgroupdriver=cgroupfs"]`}, "features": {"{}", `{"containerd-snapshotter":true}`},
-	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "userns-remap": {`""`}, "bridge": {`""`}, "runtimes": {"{}"}, "default-ulimits": {"{}"},
+	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "bridge": {`""`}, "runtimes": {"{}"}, "default-ulimits": {"{}"},
 	"default-address-pools": {"[]"},
 }
 

@@ -13,12 +13,23 @@ import (
 	"github.com/moby/moby/api/types/mount"
 
 	"hezi/internal/box"
+	"hezi/internal/engine/users"
 )
 
-const defaultShm = 64 << 20
+const (
+	defaultShm = 64 << 20
+	ttyGroup   = 5 // Debian's and Docker's
+)
+
+func hasID(maps []box.IDMap, id uint32) bool { _, ok := box.HostID(maps, id); return ok }
 
 // defaultMounts are Docker's, with its options.
-func defaultMounts(h *container.HostConfig, security *Security, ipc *box.Owner) []box.Mount {
+func defaultMounts(h *container.HostConfig, in Input) []box.Mount {
+	security := in.Security
+	terminals := "newinstance,ptmxmode=0666,mode=0620"
+	if in.Users == nil || hasID(in.Users.GIDs, ttyGroup) {
+		terminals += fmt.Sprintf(",gid=%d", ttyGroup)
+	}
 	ro := !h.Privileged
 	roCgroups := ro
 	if security != nil && security.WritableCgroups != nil {
@@ -27,11 +38,11 @@ func defaultMounts(h *container.HostConfig, security *Security, ipc *box.Owner) 
 	return append([]box.Mount{
 		{Type: box.MountProc, Target: "/proc", NoSuid: true, NoExec: true, NoDev: true},
 		{Type: box.MountTmpfs, Target: "/dev", NoSuid: true, Data: "strictatime,mode=755,size=65536k"},
-		{Type: box.MountDevpts, Target: "/dev/pts", NoSuid: true, NoExec: true, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{Type: box.MountDevpts, Target: "/dev/pts", NoSuid: true, NoExec: true, Data: terminals},
 		{Type: box.MountSysfs, Target: "/sys", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: ro},
 		{Type: box.MountCgroup, Target: "/sys/fs/cgroup", NoSuid: true, NoExec: true, NoDev: true, ReadOnly: roCgroups},
 		{Type: box.MountMqueue, Target: "/dev/mqueue", NoSuid: true, NoExec: true, NoDev: true},
-	}, sharedMemory(h, ipc)...)
+	}, sharedMemory(h, in.IPC)...)
 }
 
 // maskedPaths are Docker's: what tells about or controls the host's hardware.
@@ -159,8 +170,13 @@ func parseBind(s string) (Point, error) {
 			p.NoCopy = true
 		case "private", "rprivate", "slave", "rslave", "shared", "rshared":
 			p.Propagation, kind = o, "propagation"
+		case users.IDMap, users.MatchUser:
+			if p.Type != mount.TypeBind {
+				return p, invalid("invalid mode: %s: of '%s': a bind of a host's path takes idmap or match-user, a volume does not", p.Mode, s)
+			}
+			p.Owners, kind = o, "owners"
 		default:
-			return p, invalid("invalid mode: %s: of '%s': the options are ro, rw, z, Z, nocopy and propagation modes", p.Mode, s)
+			return p, invalid("invalid mode: %s: of '%s': the options are ro, rw, z, Z, nocopy, idmap, match-user and propagation modes", p.Mode, s)
 		}
 		if kinds[kind] {
 			return p, invalid("invalid mode: %s: of '%s': two options contradict or repeat each other", p.Mode, s)
@@ -215,6 +231,10 @@ func parseMount(m mount.Mount) (Point, error) {
 			return p, bad("invalid mount path: '%s' mount path must be absolute", m.Source)
 		}
 		p.Source = path.Clean(m.Source)
+		// The API has no field for it; what is meant for another system is free.
+		if c := string(m.Consistency); c == users.IDMap || c == users.MatchUser {
+			p.Owners = c
+		}
 		if o := m.BindOptions; o != nil {
 			switch o.Propagation {
 			case "", mount.PropagationPrivate, mount.PropagationRPrivate, mount.PropagationSlave, mount.PropagationRSlave, mount.PropagationShared, mount.PropagationRShared:

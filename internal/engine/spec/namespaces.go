@@ -7,6 +7,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"hezi/internal/box"
+	"hezi/internal/engine/users"
 )
 
 // checkNamespaces refuses modes that do not exist or exclude each other, in
@@ -19,8 +20,6 @@ func checkNamespaces(c *container.Config, h *container.HostConfig) error {
 		return invalid("invalid PID mode: %v: write host or container:NAME", h.PidMode)
 	case !h.UTSMode.Valid():
 		return invalid("invalid UTS mode: %v: write host", h.UTSMode)
-	case !h.UsernsMode.Valid():
-		return invalid("invalid userns mode: %v: write host", h.UsernsMode)
 	case !h.CgroupnsMode.Valid():
 		return invalid("invalid cgroup namespace mode: %v: write host or private", h.CgroupnsMode)
 	case h.UTSMode.IsHost() && c.Hostname != "":
@@ -28,7 +27,8 @@ func checkNamespaces(c *container.Config, h *container.HostConfig) error {
 	case h.UTSMode.IsHost() && c.Domainname != "":
 		return invalid("conflicting options: domainname and the UTS mode")
 	}
-	return nil
+	_, err := users.Parse(h.UsernsMode)
+	return err
 }
 
 // namespaces are those that the modes ask for.
@@ -41,6 +41,9 @@ func namespaces(in Input) box.Namespaces {
 		return box.Namespace{}
 	}
 	n := box.Namespaces{Net: in.Net, PID: host(h.PidMode.IsHost()), IPC: host(h.IpcMode.IsHost()), UTS: host(h.UTSMode.IsHost()), Cgroup: host(h.CgroupnsMode.IsHost())}
+	if in.UsersOf != nil {
+		n.User = box.Namespace{Mode: box.NamespaceJoin, Of: in.UsersOf}
+	}
 	if in.PID != nil {
 		n.PID = box.Namespace{Mode: box.NamespaceJoin, Of: in.PID}
 	}

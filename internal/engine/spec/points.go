@@ -21,6 +21,7 @@ type Point struct {
 	Propagation string
 	Mode        string // as inspect shows it
 	Data        string // tmpfs options
+	Owners      string `json:",omitempty"` // how a bind's owners are mapped, see users.Owners
 
 	NonRecursive  bool              `json:",omitempty"` // bind: without the mounts below its source
 	ReadOnlyTop   bool              `json:",omitempty"` // bind: read-only does not hold for the mounts below

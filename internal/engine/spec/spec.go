@@ -7,6 +7,7 @@ package spec
 import (
 	"fmt"
 	"maps"
+	"math"
 	"path"
 	"slices"
 	"sort"
@@ -140,6 +141,8 @@ type Input struct {
 	Net        box.Namespace
 	// PID and IPC are the namespaces of the containers that the modes name.
 	PID, IPC     *box.Owner
+	Users        *box.Users // of a user namespace; nil: the host's
+	UsersOf      *box.Owner // whose user namespace that is; nil: its own
 	CgroupParent string
 	Security     *Security
 }
@@ -152,7 +155,7 @@ func Build(in Input) (box.Spec, error) {
 		return box.Spec{}, err
 	}
 	s := box.Spec{
-		ID: in.ID, Hostname: in.Config.Hostname, Domainname: in.Config.Domainname, Root: in.Root, Sysctl: sysctls(h),
+		ID: in.ID, Hostname: in.Config.Hostname, Domainname: in.Config.Domainname, Root: in.Root, Users: in.Users, Sysctl: sysctls(h, in.Users),
 		Namespaces: namespaces(in),
 		Cgroup:     box.Cgroup{Parent: in.CgroupParent, AllDevices: h.Privileged},
 		// Another's pid namespace has a process 1 already.
@@ -168,7 +171,7 @@ func Build(in Input) (box.Spec, error) {
 		s.Cgroup.Parent, s.Cgroup.Foreign = h.CgroupParent, true
 	}
 	s.Root.ReadOnly = h.ReadonlyRootfs
-	s.Mounts = append(withoutReplaced(defaultMounts(h, in.Security, in.IPC), in.Mounts), in.Mounts...)
+	s.Mounts = append(withoutReplaced(defaultMounts(h, in), in.Mounts), in.Mounts...)
 	sort.SliceStable(s.Mounts[:], func(i, j int) bool { return depth(s.Mounts[i].Target) < depth(s.Mounts[j].Target) })
 	s.Mounts = lastOfEach(s.Mounts)
 	s.MaskedPaths, s.ReadonlyPaths = HiddenPaths(h)
@@ -202,10 +205,14 @@ func Process(c *container.Config, h *container.HostConfig, caps []string) box.Pr
 // sysctls are those asked for. A network of its own also allows ping and low
 // ports to every user, as Docker's does: what the default capabilities allow
 // to root.
-func sysctls(h *container.HostConfig) map[string]string {
+func sysctls(h *container.HostConfig, mapped *box.Users) map[string]string {
 	all := map[string]string{}
 	if h.NetworkMode.IsPrivate() {
-		all["net.ipv4.ping_group_range"], all["net.ipv4.ip_unprivileged_port_start"] = "0 2147483647", "0"
+		last := uint32(math.MaxInt32)
+		if mapped != nil { // the kernel takes only ids that the namespace has
+			last = mapped.GIDs[0].Size - 1
+		}
+		all["net.ipv4.ping_group_range"], all["net.ipv4.ip_unprivileged_port_start"] = fmt.Sprintf("0 %d", last), "0"
 	}
 	maps.Copy(all, h.Sysctls)
 	return all

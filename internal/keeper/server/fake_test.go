@@ -20,7 +20,11 @@ type fakeRuntime struct{}
 var _ Runtime = fakeRuntime{}
 
 func (fakeRuntime) Leave(map[string]string) {}
-func (fakeRuntime) Close() error            { return nil }
+
+func (fakeRuntime) Prepare(string, *box.Users, *box.Namespaces) (int, error) {
+	return 0, errors.New("not faked")
+}
+func (fakeRuntime) Close() error { return nil }
 
 func (f fakeRuntime) Start(ctx context.Context, spec *box.Spec, stdio box.Stdio) (*box.Proc, error) {
 	return f.run(&spec.Process, stdio)

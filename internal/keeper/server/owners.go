@@ -13,16 +13,15 @@ import (
 
 // owners finds the containers whose namespaces and mounts a box takes part in.
 // What it opens is the caller's to close, on an error too.
-func owners(s *Server, spec *box.Spec) ([]*os.File, error) {
+func owners(s *Server, n *box.Namespaces, mounts []box.Mount) ([]*os.File, error) {
 	var list []*box.Owner
-	n := &spec.Namespaces
-	for _, ns := range []*box.Namespace{&n.PID, &n.IPC, &n.UTS, &n.Net, &n.Cgroup} {
+	for _, ns := range []*box.Namespace{&n.PID, &n.IPC, &n.UTS, &n.Net, &n.Cgroup, &n.User} {
 		if ns.Of != nil {
 			list = append(list, ns.Of)
 		}
 	}
-	for i := range spec.Mounts {
-		if o := spec.Mounts[i].Of; o != nil {
+	for i := range mounts {
+		if o := mounts[i].Of; o != nil {
 			list = append(list, o)
 		}
 	}
@@ -47,4 +46,17 @@ func owners(s *Server, spec *box.Spec) ([]*os.File, error) {
 		files = append(files, o.Process)
 	}
 	return files, nil
+}
+
+// prepare makes a box's namespaces ahead of its start.
+func prepare(s *Server, req *keeper.PrepareRequest) (keeper.Prepared, error) {
+	s.starts.RLock()
+	defer s.starts.RUnlock()
+	files, err := owners(s, &req.Namespaces, nil)
+	defer closeFiles(files...)
+	if err != nil {
+		return keeper.Prepared{}, err
+	}
+	pid, err := s.rt.Prepare(req.ContainerID, req.Users, &req.Namespaces)
+	return keeper.Prepared{PID: pid}, err
 }

@@ -226,6 +226,12 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 			return nil, err
 		}
 		return s.exec(r)
+	case keeper.OpPrepare:
+		r, err := decode[keeper.PrepareRequest](req.Body)
+		if err != nil {
+			return nil, err
+		}
+		return prepare(s, r)
 	case keeper.OpAdopt:
 		r, err := decode[keeper.AdoptRequest](req.Body)
 		if err != nil {

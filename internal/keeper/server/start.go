@@ -77,7 +77,7 @@ func (s *Server) failPending(id string, n *pendingStart) {
 }
 
 func (s *Server) launch(p *process, req *keeper.StartRequest) (out keeper.Started, err error) {
-	owned, err := owners(s, &req.Spec)
+	owned, err := owners(s, &req.Spec.Namespaces, req.Spec.Mounts)
 	defer closeFiles(owned...)
 	if err != nil {
 		return out, err

@@ -35,8 +35,9 @@ type Endpoint struct {
 }
 
 // Make creates a namespace with lo up, mounts its handle at path and, if ep is
-// not nil, connects it to the bridge: when Make returns, packets can flow.
-func Make(path string, ep *Endpoint) (err error) {
+// not nil, connects it to the bridge: when Make returns, packets can flow. With
+// from, a file of a namespace that is new and empty, that one is taken.
+func Make(path, from string, ep *Endpoint) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("make the handle of a network namespace: %w", err)
@@ -49,7 +50,7 @@ func Make(path string, ep *Endpoint) (err error) {
 	}()
 
 	done := make(chan error, 1)
-	go func() { done <- build(path, ep) }()
+	go func() { done <- build(path, from, ep) }()
 	if err := <-done; err != nil || ep == nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func Dump[T any](list func() ([]T, error)) (all []T, err error) {
 
 // build does Make's work on a thread of its own while that thread is in the
 // new namespace. The thread ends with the goroutine if it cannot return.
-func build(path string, ep *Endpoint) (err error) {
+func build(path, from string, ep *Endpoint) (err error) {
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -99,9 +100,9 @@ func build(path string, ep *Endpoint) (err error) {
 		}
 		defer out.Close()
 	}
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+	if err := enter(from, home); err != nil {
 		runtime.UnlockOSThread()
-		return fmt.Errorf("make a network namespace: %w", err)
+		return err
 	}
 	defer func() {
 		if e := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); e != nil {
@@ -138,6 +139,33 @@ func build(path string, ep *Endpoint) (err error) {
 		return err
 	}
 	return address(in, ep)
+}
+
+// enter takes the thread into a new namespace, or into the one at from.
+func enter(from string, home *os.File) error {
+	if from == "" {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		return nil
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		return fmt.Errorf("open the container's network namespace: %w", err)
+	}
+	defer f.Close()
+	a, err := f.Stat()
+	b, err2 := home.Stat()
+	if err = errors.Join(err, err2); err != nil {
+		return fmt.Errorf("open the container's network namespace: %w", err)
+	}
+	if os.SameFile(a, b) {
+		return fmt.Errorf("%s is the host's network namespace, not a container's", from)
+	}
+	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the container's network namespace: %w", err)
+	}
+	return nil
 }
 
 // addVeth makes the pair with one message: this end on the bridge and up, the
