@@ -18,6 +18,8 @@ if [ "${1-}" != gcc ]; then
 	need runc runc
 	need docker docker.io
 	need curl curl
+	need tini-static tini
+	need dumb-init dumb-init
 	need skopeo skopeo
 	need podman podman
 	/usr/bin/python3 -c 'import docker' 2>/dev/null || missing="$missing python3-docker"

@@ -339,7 +339,7 @@ func (k *checks) command(ctx context.Context, r *record, check *health.Check) (c
 		if starting.Err() != nil && ctx.Err() == nil {
 			err = fmt.Errorf("timed out starting health check for container %s", r.ID)
 		}
-		k.e.index.forget(id)
+		k.e.index.Forget(id)
 		return 0, "", err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = ours.SetReadDeadline(time.Unix(1, 0)) })

@@ -96,10 +96,10 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 			err = errors.Join(err, undo[i]())
 		}
 	}()
-	if r.Name, err = e.names.reserve(r.ID, q.Name); err != nil {
+	if r.Name, err = e.names.Reserve(r.ID, q.Name); err != nil {
 		return container.CreateResponse{}, err
 	}
-	undo = append(undo, func() error { e.names.release(r.ID); return nil })
+	undo = append(undo, func() error { e.names.Release(r.ID); return nil })
 	if err = e.o.Images.Pin(ctx, img, r.ID); err != nil {
 		return container.CreateResponse{}, err
 	}

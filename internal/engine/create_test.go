@@ -116,14 +116,14 @@ func TestCreateSurvivesAndUndoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"kept", "brief"} {
-		if _, err := e.names.resolve(name); err != nil {
+		if _, err := e.names.Resolve(name); err != nil {
 			t.Error(err)
 		}
 	}
 	if err := e.Rename(ctx, "kept", "moved"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.names.resolve("bad"); err == nil {
+	if _, err := e.names.Resolve("bad"); err == nil {
 		t.Error("a failed create left its name")
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"hezi/internal/box"
 	"hezi/internal/box/cgroup"
 	"hezi/internal/engine/cdi"
+	"hezi/internal/engine/execs"
+	"hezi/internal/engine/names"
 	"hezi/internal/engine/proc"
 	"hezi/internal/engine/spec"
 	"hezi/internal/engine/users"
@@ -187,7 +189,7 @@ type entry struct {
 // records is what the engine's parts share: the rooms, and all containers.
 type records struct {
 	o      Options
-	names  *names
+	names  *names.Index
 	ctx    context.Context // ends with the engine; for work that no request waits for
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of the engine's own
@@ -220,12 +222,12 @@ func New(o Options) (*Engine, error) {
 }
 
 func newEngine(o Options) *Engine {
-	r := &records{o: o, names: newNames(), boxes: map[string]*entry{}, support: sync.OnceValues(cgroup.Probe)}
+	r := &records{o: o, names: names.New(), boxes: map[string]*entry{}, support: sync.OnceValues(cgroup.Probe)}
 	if r.o.Users == nil {
 		r.o.Users = users.NewPool(nil)
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	e := &Engine{records: r, Execs: &Execs{records: r, index: newExecs()}, Streams: &Streams{r}, Files: &Files{r}, Limits: newLimits(r), launcher: launcher{r}}
+	e := &Engine{records: r, Execs: &Execs{records: r, index: execs.New()}, Streams: &Streams{r}, Files: &Files{r}, Limits: newLimits(r), launcher: launcher{r}}
 	e.checks = newChecks(e)
 	return e
 }
@@ -263,7 +265,7 @@ func (e *records) settle(list ...*entry) {
 
 // entry finds a container as it is known now.
 func (e *records) entry(ref string) (*entry, error) {
-	id, err := e.names.resolve(ref)
+	id, err := e.names.Resolve(ref)
 	if err != nil {
 		return nil, err
 	}

@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -20,161 +18,25 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hezi/internal/box"
+	"hezi/internal/engine/execs"
 	"hezi/internal/engine/proc"
 	"hezi/internal/engine/spec"
 	"hezi/internal/keeper"
 )
 
-// keptExecs bounds the execs of one container that are over and still
-// answered; the oldest go first.
-const keptExecs = 64
-
-// execution is one exec; a value is replaced, never changed. It is also a file
-// on the exec root, so that a client that waits gets its exit code from the
-// next hezid.
-type execution struct {
-	ID, Container string
-	Config        ExecConfig
-	Running       bool
-	PID           int
-	Exit          *int
-	Made          time.Time
-}
-
-// execs are all execs, by id.
-type execs struct {
-	mu   sync.Mutex // guards what follows
-	byID map[string]*execution
-	done map[string][]string // container to its ended ones, oldest first
-}
-
 // Execs are the processes beside containers' first ones.
 type Execs struct {
 	*records
-	index *execs
-}
-
-func newExecs() *execs {
-	return &execs{byID: map[string]*execution{}, done: map[string][]string{}}
-}
-
-func (x *execs) get(id string) (*execution, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if v := x.byID[id]; v != nil {
-		return v, nil
-	}
-	return nil, errdefs.ErrNotFound.WithMessage("No such exec instance: " + id)
-}
-
-// of are the ids of a container's execs that run.
-func (x *execs) of(containerID string) []string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	var ids []string
-	for id, v := range x.byID {
-		if v.Container == containerID && v.Running {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
-// all are the execs of a container.
-func (x *execs) all(containerID string) []*execution {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	var list []*execution
-	for _, v := range x.byID {
-		if v.Container == containerID {
-			list = append(list, v)
-		}
-	}
-	return list
-}
-
-// set shows an exec; it returns one that is too old to keep, or "".
-func (x *execs) set(v *execution) (old string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.byID[v.ID] = v
-	if v.Exit == nil || v.Config.Check {
-		return ""
-	}
-	list := append(x.done[v.Container], v.ID)
-	if len(list) > keptExecs {
-		old, list = list[0], list[1:]
-		delete(x.byID, old)
-	}
-	x.done[v.Container] = list
-	return old
-}
-
-// forget takes an exec out that nobody asks for any more.
-func (x *execs) forget(id string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.byID, id)
-}
-
-// claim marks an exec as running for the one who starts it; false: another did.
-func (x *execs) claim(v *execution) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if v.Running || v.Exit != nil || x.byID[v.ID] != v {
-		return false
-	}
-	next := *v
-	next.Running = true
-	x.byID[v.ID] = &next
-	return true
-}
-
-// take removes a container's execs.
-func (x *execs) take(containerID string) []string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	var ids []string
-	for id, v := range x.byID {
-		if v.Container == containerID {
-			ids = append(ids, id)
-			delete(x.byID, id)
-		}
-	}
-	delete(x.done, containerID)
-	return ids
-}
-
-func (x *execs) load(dir string, log *slog.Logger) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("the folder of execs: %w", err)
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		v := new(execution)
-		b, err := os.ReadFile(f)
-		if err == nil {
-			err = json.Unmarshal(b, v)
-		}
-		if err != nil {
-			log.Warn("the record of an exec cannot be read", "file", f, "error", err)
-			continue
-		}
-		x.set(v)
-	}
-	return nil
+	index *execs.Index
 }
 
 func (e *Execs) execFolder() string { return filepath.Join(e.o.ExecRoot, "execs") }
 
 func (e *Execs) execFile(id string) string { return filepath.Join(e.execFolder(), id+".json") }
 
-func (e *Execs) saveExec(v *execution) error {
+func (e *Execs) saveExec(v *execs.Execution) error {
 	if v.Config.Check {
-		e.index.set(v)
+		e.index.Set(v)
 		return nil
 	}
 	b, err := json.Marshal(v)
@@ -188,7 +50,7 @@ func (e *Execs) saveExec(v *execution) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return errors.Join(fmt.Errorf("store the exec: %w", err), os.Remove(path+".new"))
 	}
-	if old := e.index.set(v); old != "" {
+	if old := e.index.Set(v); old != "" {
 		return os.Remove(e.execFile(old))
 	}
 	return nil
@@ -197,7 +59,7 @@ func (e *Execs) saveExec(v *execution) error {
 // dropExecs forgets a removed container's execs.
 func (e *Execs) dropExecs(containerID string) error {
 	var errs []error
-	for _, id := range e.index.take(containerID) {
+	for _, id := range e.index.Take(containerID) {
 		if err := os.Remove(e.execFile(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -221,9 +83,9 @@ func (e *Execs) ExecCreate(_ context.Context, ref string, q ExecConfig) (string,
 	if len(q.Cmd) == 0 {
 		return "", errdefs.ErrInvalidArgument.WithMessage("No exec command specified")
 	}
-	v := &execution{ID: newID(), Container: r.ID, Config: q, Made: time.Now()}
+	v := &execs.Execution{ID: newID(), Container: r.ID, Config: q, Made: time.Now()}
 	if q.AtOnce {
-		e.index.set(v)
+		e.index.Set(v)
 	} else if err := e.saveExec(v); err != nil {
 		return "", err
 	}
@@ -243,14 +105,14 @@ func mayExec(r *record) error {
 	return nil
 }
 
-func (e *Execs) publishExec(r *record, v *execution, action events.Action, pairs ...string) {
+func (e *Execs) publishExec(r *record, v *execs.Execution, action events.Action, pairs ...string) {
 	e.publish(r, action, append(pairs, "execID", v.ID)...)
 }
 
 // ExecStart runs a prepared process. Without hijack it runs on its own; with
 // it, the client's connection is its input and output.
 func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hijack Hijack) error {
-	v, err := e.index.get(id)
+	v, err := e.index.Get(id)
 	if err != nil {
 		return err
 	}
@@ -272,21 +134,21 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 	}
 	q := keeper.ExecRequest{ContainerID: r.ID, ExecID: id, Process: p, StdinOnce: true, DetachKeys: keys,
 		KillOnDisconnect: v.Config.KillOnDisconnect, AwaitAttach: hijack != nil}
-	if !e.index.claim(v) {
+	if !e.index.Claim(v) {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("exec command %s has already run: make another", id))
 	}
 	e.publishExec(r, v, events.ActionExecStart+": "+events.Action(strings.Join(v.Config.Cmd, " ")))
 	next := *v
 	next.Running = true
 	if err := e.saveExec(&next); err != nil {
-		e.index.set(v) // it may be tried again
+		e.index.Set(v) // it may be tried again
 		return err
 	}
 	began, err := e.o.Keeper.Exec(ctx, q)
 	if err != nil {
 		return e.execFailed(v, err)
 	}
-	e.execBegan(id, began.PID)
+	e.index.Began(id, began.PID)
 	e.o.Images.Touch(digest.Digest(r.ImageID))
 	if hijack == nil {
 		return nil
@@ -299,19 +161,7 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 	return e.handOver(hijack, outputWording(o.Tty), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
 }
 
-// execBegan notes the process, unless its end came first.
-func (e *Execs) execBegan(id string, pid int) {
-	x := e.index
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if v := x.byID[id]; v != nil && v.Exit == nil {
-		next := *v
-		next.PID = pid
-		x.byID[id] = &next
-	}
-}
-
-func (e *Execs) execFailed(v *execution, err error) error {
+func (e *Execs) execFailed(v *execs.Execution, err error) error {
 	code := 126
 	failed := fmt.Errorf("exec failed: %w", err)
 	if b, ok := errors.AsType[*box.Error](err); ok {
@@ -329,7 +179,7 @@ func (e *Execs) execFailed(v *execution, err error) error {
 }
 
 // execProcess is the process of an exec: the container's, changed by the request.
-func (e *Execs) execProcess(r *record, v *execution, o ExecStartOptions) (box.Process, error) {
+func (e *Execs) execProcess(r *record, v *execs.Execution, o ExecStartOptions) (box.Process, error) {
 	q := v.Config
 	h := *r.HostConfig
 	if q.Privileged {
@@ -367,7 +217,7 @@ func (e *Execs) execProcess(r *record, v *execution, o ExecStartOptions) (box.Pr
 
 // execExited stores an exec's exit and acknowledges it.
 func (e *Execs) execExited(containerID, id string, exit box.Exit) {
-	if v, err := e.index.get(id); err == nil && v.Exit == nil {
+	if v, err := e.index.Get(id); err == nil && v.Exit == nil {
 		next := *v
 		next.Running, next.PID, next.Exit = false, 0, &exit.Code
 		if err := e.saveExec(&next); err != nil {
@@ -378,7 +228,7 @@ func (e *Execs) execExited(containerID, id string, exit box.Exit) {
 			e.publishExec(c.latest.Load(), v, events.ActionExecDie, "exitCode", strconv.Itoa(exit.Code))
 		}
 		if v.Config.Check {
-			e.index.forget(id)
+			e.index.Forget(id)
 		}
 	}
 	e.work.Go(func() {
@@ -391,7 +241,7 @@ func (e *Execs) execExited(containerID, id string, exit box.Exit) {
 // execsEnded closes the execs of a container that has ended: the kernel ended
 // their processes with its first one.
 func (e *Execs) execsEnded(containerID string) {
-	for _, v := range e.index.all(containerID) {
+	for _, v := range e.index.Of(containerID) {
 		if !v.Running {
 			continue
 		}
@@ -402,17 +252,17 @@ func (e *Execs) execsEnded(containerID string) {
 			e.o.Log.Warn("store an exec's end", "error", err)
 		}
 		if v.Config.Check {
-			e.index.forget(v.ID)
+			e.index.Forget(v.ID)
 		}
 	}
 }
 
 // seen is an exec as the keeper knows it: a client asks for the exit code as
 // soon as its stream has ended, which may be before the keeper's event is here.
-func (e *Execs) seen(ctx context.Context, id string) (*execution, error) {
+func (e *Execs) seen(ctx context.Context, id string) (*execs.Execution, error) {
 	const patience = 10 // times 300 µs
 	for range patience {
-		v, err := e.index.get(id)
+		v, err := e.index.Get(id)
 		if err != nil || !v.Running || v.PID == 0 {
 			return v, err
 		}
@@ -432,7 +282,7 @@ func (e *Execs) seen(ctx context.Context, id string) (*execution, error) {
 			}
 		}
 	}
-	return e.index.get(id)
+	return e.index.Get(id)
 }
 
 // ExecInspect tells about an exec.
@@ -452,7 +302,7 @@ func (e *Execs) ExecInspect(ctx context.Context, id string) (container.ExecInspe
 
 // ExecResize sets the size of an exec's terminal, in characters.
 func (e *Execs) ExecResize(ctx context.Context, id string, height, width uint16) error {
-	v, err := e.index.get(id)
+	v, err := e.index.Get(id)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box/cgroup"
+	"hezi/internal/engine/execs"
 )
 
 // ExecSummary is one exec in a list. It is Hezi's own: Docker's API has no list.
@@ -47,7 +48,7 @@ func (e *Execs) ExecList(_ context.Context, ref string) ([]ExecSummary, error) {
 		if !r.running() {
 			continue
 		}
-		for _, v := range e.index.all(r.ID) {
+		for _, v := range e.index.Of(r.ID) {
 			s := ExecSummary{ID: v.ID, ContainerID: r.ID, ContainerName: r.Name, Command: v.Config.Cmd, User: v.Config.User, Tty: v.Config.Tty,
 				Created: v.Made, Running: v.Running, ExitCode: v.Exit, Pid: v.PID, Processes: r.execProcesses(v)}
 			if s.Running || len(s.Processes) > 0 {
@@ -61,7 +62,7 @@ func (e *Execs) ExecList(_ context.Context, ref string) ([]ExecSummary, error) {
 
 // execProcesses are the processes of an exec: those of its cgroup, or its first
 // one where this host gives it none.
-func (r *record) execProcesses(v *execution) []int {
+func (r *record) execProcesses(v *execs.Execution) []int {
 	pids := []int{}
 	if dir := cgroup.Inner(r.Cgroups, cgroup.ExecName(v.ID)); dir != "" {
 		pids = append(pids, cgroup.Processes(dir)...)
@@ -76,7 +77,7 @@ func (r *record) execProcesses(v *execution) []int {
 // ExecKill sends a signal to all processes of an exec, also to those that its
 // first one left behind; "" is SIGKILL. The id may be cut short.
 func (e *Execs) ExecKill(ctx context.Context, id, name string) error {
-	v, err := e.index.resolve(id)
+	v, err := e.index.Resolve(id)
 	if err != nil {
 		return err
 	}
@@ -91,27 +92,4 @@ func (e *Execs) ExecKill(ctx context.Context, id, name string) error {
 		return errdefs.ErrConflict.WithMessage("exec " + v.ID + " is not running")
 	}
 	return err
-}
-
-// resolve is get for an id that may be cut short.
-func (x *execs) resolve(id string) (*execution, error) {
-	if v, err := x.get(id); err == nil {
-		return v, nil
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	var found *execution
-	for full, v := range x.byID {
-		if id == "" || !strings.HasPrefix(full, id) {
-			continue
-		}
-		if found != nil {
-			return nil, errdefs.ErrInvalidArgument.WithMessage("more than one exec begins with " + id + ": write more of the id")
-		}
-		found = v
-	}
-	if found == nil {
-		return nil, errdefs.ErrNotFound.WithMessage("No such exec instance: " + id)
-	}
-	return found, nil
 }

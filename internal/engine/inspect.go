@@ -33,7 +33,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 	resp := container.InspectResponse{
 		ID: r.ID, Created: stamp(r.Created), Path: path, Args: args, State: r.state(), Image: r.ImageID,
 		Name: "/" + r.Name, RestartCount: r.Restarts, Driver: rootDriver, Platform: r.Platform,
-		ExecIDs: e.index.of(r.ID), HostConfig: r.hostConfig(), Mounts: q.mountPoints(ctx, r), Config: r.config(), NetworkSettings: q.networkSettings(r),
+		ExecIDs: e.index.Running(r.ID), HostConfig: r.hostConfig(), Mounts: q.mountPoints(ctx, r), Config: r.config(), NetworkSettings: q.networkSettings(r),
 		AppArmorProfile: e.o.Walls.AppArmorOf(r.HostConfig),
 		Storage:         &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: rootDriver}}},
 	}

@@ -91,7 +91,7 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 		}
 	}
 	e.o.Images.Touch(digest.Digest(r.ImageID))
-	e.names.release(r.ID)
+	e.names.Release(r.ID)
 	e.o.Users.Give(r.ID)
 	e.publish(r, events.ActionDestroy)
 	errs = append(errs, e.o.Keeper.Remove(ctx, r.ID, e.folder(r.ID)))

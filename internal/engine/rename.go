@@ -22,11 +22,11 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 	if old == strings.TrimPrefix(name, "/") {
 		return errdefs.ErrInvalidArgument.WithMessage("Renaming a container with the same name as its current name")
 	}
-	if r.Name, err = e.names.reserve(r.ID, name); err != nil {
+	if r.Name, err = e.names.Reserve(r.ID, name); err != nil {
 		return err
 	}
 	if err := e.save(c, &r); err != nil {
-		if _, back := e.names.reserve(r.ID, old); back != nil {
+		if _, back := e.names.Reserve(r.ID, old); back != nil {
 			e.o.Log.Error("give a container its old name back", "container", r.ID, "error", back)
 		}
 		return err

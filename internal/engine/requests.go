@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/engine/execs"
 	"hezi/internal/keeper"
 )
 
@@ -60,17 +61,7 @@ type ListOptions struct {
 }
 
 // ExecConfig of POST /containers/{id}/exec.
-type ExecConfig struct {
-	User, WorkingDir            string
-	Env, Cmd                    []string
-	Tty, Privileged             bool
-	Stdin, Stdout, Stderr       bool
-	DetachKeys                  string
-	ConsoleHeight, ConsoleWidth uint
-	KillOnDisconnect            bool // ours: end the process with its client
-	AtOnce                      bool // ours: started before anybody hears of it, so stored then
-	Check                       bool // ours: a health check, which is not stored and forgotten at its end
-}
+type ExecConfig = execs.Config
 
 // StreamExit is the first byte of the frame with the exit code that
 // ExecStartOptions.ExitFrame asks for: 4 bytes, big-endian.

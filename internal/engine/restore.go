@@ -53,7 +53,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 		e.work.Go(func() { e.endStranger(id) })
 	}
 	lost{e}.sweepProcesses(ctx)
-	if err := e.index.load(e.execFolder(), e.o.Log); err != nil {
+	if err := e.index.Load(e.execFolder(), e.o.Log); err != nil {
 		return err
 	}
 	return e.sweep()

@@ -42,7 +42,19 @@ func parseSignal(s string) (syscall.Signal, error) {
 	if err != nil {
 		return 0, errdefs.ErrInvalidArgument.WithMessage("Invalid signal: " + s + ": write a name such as SIGTERM, or a number")
 	}
+	if !signal.ValidSignalForPlatform(sig) {
+		return 0, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the linux daemon does not support signal %d", sig))
+	}
 	return sig, nil
+}
+
+// signalName is a name of the kernel's, or one such as SIGRTMIN+3.
+func signalName(sig syscall.Signal) string {
+	if name := unix.SignalName(sig); name != "" {
+		return name
+	}
+	const first = 34 // of those that programs may use, glibc's and musl's
+	return fmt.Sprintf("SIGRTMIN+%d", sig-first)
 }
 
 func (r *record) stopTimeout(asked *int) time.Duration {
@@ -104,6 +116,7 @@ func (e *Engine) cancelled(c *entry) error {
 
 // end sends the stop signal, waits, kills, and returns when the exit is stored.
 func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patience time.Duration, over <-chan struct{}) error {
+	lost := proc.Undeliverable(r.PID, sig) // the kernel drops it
 	if err := e.send(ctx, r, sig); err != nil {
 		if errdefs.IsFailedPrecondition(err) { // it has just ended
 			return e.awaitEnd(ctx, over)
@@ -119,6 +132,7 @@ func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patienc
 	deaf := time.NewTimer(0)
 	defer deaf.Stop()
 	reads := 0
+	var why []string
 	for waiting := true; waiting; {
 		select {
 		case <-over:
@@ -128,15 +142,24 @@ func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patienc
 		case <-deaf.C:
 			// A first process gets no signal that it does not handle: two reads say so, and
 			// only of a program that had the time to install its handlers.
-			if time.Since(r.Started) < time.Second {
-				deaf.Reset(time.Second - time.Since(r.Started))
-			} else if !proc.Undeliverable(r.PID, sig) {
+			switch hears := !proc.Undeliverable(r.PID, sig); {
+			case hears:
+				if lost { // it has its handler now, and never got the signal
+					lost = false
+					if err := e.send(ctx, r, sig); err != nil && !errdefs.IsFailedPrecondition(err) {
+						return err
+					}
+				}
 				reads = 0
 				deaf.Reset(500 * time.Millisecond)
-			} else if reads++; reads < 2 {
+			case time.Since(r.Started) < time.Second:
+				deaf.Reset(50 * time.Millisecond)
+			case reads == 0:
+				reads++
 				deaf.Reset(20 * time.Millisecond)
-			} else {
-				e.o.Log.Info("the container ignores its stop signal: killed without waiting", "container", r.ID, "signal", sig)
+			default:
+				why = []string{"reason", "the program has no handler for " + signalName(sig) + ", which the kernel therefore does not deliver to it"}
+				e.o.Log.Info("a container is killed without waiting", "container", r.ID, "reason", why[1])
 				waiting = false
 			}
 		case <-ctx.Done():
@@ -145,12 +168,13 @@ func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patienc
 			return e.awaitEnd(ctx, over)
 		}
 	}
-	return e.kill(ctx, r, over)
+	return e.kill(ctx, r, over, why...)
 }
 
-// kill ends the container for good, and says why when it does not go.
-func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}) error {
-	if err := e.send(ctx, r, unix.SIGKILL); err != nil && !errdefs.IsFailedPrecondition(err) {
+// kill ends the container for good, and says why when it does not go. pairs are
+// told with the signal.
+func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}, pairs ...string) error {
+	if err := e.send(ctx, r, unix.SIGKILL, pairs...); err != nil && !errdefs.IsFailedPrecondition(err) {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, killWait)
@@ -176,11 +200,11 @@ func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}) erro
 }
 
 // send sends a signal and says so; a paused container is thawed to receive it.
-func (e *Engine) send(ctx context.Context, r *record, sig syscall.Signal) error {
+func (e *Engine) send(ctx context.Context, r *record, sig syscall.Signal, pairs ...string) error {
 	if err := e.o.Keeper.Signal(ctx, r.ID, "", int(sig)); err != nil {
 		return err
 	}
-	e.publish(r, events.ActionKill, "signal", strconv.Itoa(int(sig)))
+	e.publish(r, events.ActionKill, append(pairs, "signal", strconv.Itoa(int(sig)))...)
 	return e.thaw(ctx, r)
 }
 

@@ -68,7 +68,7 @@ func (e *records) loadAll() error {
 		}
 	}
 	for _, r := range records {
-		if _, err := e.names.reserve(r.ID, r.Name); err != nil {
+		if _, err := e.names.Reserve(r.ID, r.Name); err != nil {
 			return err
 		}
 		if m := r.Users; m != nil && r.UsersOf == "" && strings.HasPrefix(string(r.HostConfig.UsernsMode), "auto") {

@@ -25,6 +25,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"hezi/internal/disk"
+	"hezi/internal/engine/execs"
 	"hezi/internal/engine/spec"
 	"hezi/internal/events"
 	"hezi/internal/image"
@@ -104,7 +105,7 @@ func viewed(t *testing.T, records ...*record) *Engine {
 		if r.ImageID == "" {
 			r.ImageID, r.Config.Image = imageID, "busybox"
 		}
-		if _, err := e.names.reserve(r.ID, r.Name); err != nil {
+		if _, err := e.names.Reserve(r.ID, r.Name); err != nil {
 			t.Fatal(err)
 		}
 		e.add(newEntry(r))
@@ -318,7 +319,7 @@ func TestInspectGolden(t *testing.T) {
 			e := viewed(t, r)
 			for _, x := range []string{"exec2", "exec1"} {
 				if name == "running" {
-					e.index.set(&execution{ID: x, Container: r.ID, Running: true})
+					e.index.Set(&execs.Execution{ID: x, Container: r.ID, Running: true})
 				}
 			}
 			got, err := e.Inspect(t.Context(), r.Name, false)

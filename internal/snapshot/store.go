@@ -217,6 +217,11 @@ func (s *Store) Remove(id string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if errors.Is(err, unix.EBUSY) { // it is a mount itself
+		if err = detach(filepath.Join(s.root, id)); err == nil {
+			err = os.Rename(filepath.Join(s.root, id), trash)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("remove the container's writable layer: %w", err)
 	}
@@ -235,7 +240,11 @@ func (s *Store) Remove(id string) error {
 
 func (s *Store) delete(dir string) {
 	project := quota.Of(dir)
-	if err := os.RemoveAll(dir); err != nil {
+	err := detach(dir) // or what is mounted there would be deleted with it
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
 		s.log.Warn("a removed layer could not be deleted; it is tried again at the next start of hezid", "folder", dir, "error", err)
 		return
 	}

@@ -4,9 +4,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 func TestLayers(t *testing.T) {
@@ -68,5 +71,75 @@ func TestLayers(t *testing.T) {
 func TestFileSystemThatHoldsNoLayers(t *testing.T) {
 	if _, err := Open("/proc/self/task", slog.Default()); err == nil {
 		t.Error("procfs was taken for writable layers")
+	}
+}
+
+// TestBusyLayer: a layer goes though something is mounted on it and in it, in
+// use; what is mounted there stays as it was.
+func TestBusyLayer(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounts need root")
+	}
+	dir := t.TempDir()
+	root, precious := filepath.Join(dir, "writable"), filepath.Join(dir, "precious")
+	s, err := Open(root, slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.Create("aa")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := filepath.Join(w.Upper, "in side")
+	for _, d := range []string{precious, inside} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(precious, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mount := func(source, target string) {
+		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+	}
+	mount(precious, inside)
+	mount(filepath.Join(root, "aa"), filepath.Join(root, "aa"))
+	mount(precious, inside)
+	f, err := os.Open(filepath.Join(inside, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := s.Remove("aa"); err != nil {
+		t.Error(err)
+	}
+	left := ""
+	for range 200 {
+		list, err := os.ReadDir(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = ""
+		for _, d := range list {
+			if strings.Contains(d.Name(), "aa") {
+				left = d.Name()
+			}
+		}
+		if left == "" {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if left != "" {
+		t.Errorf("%s is left", left)
+	}
+	if _, err := os.Stat(filepath.Join(precious, "file")); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }

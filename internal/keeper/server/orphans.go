@@ -108,14 +108,14 @@ func nested(pid int) bool {
 // sweep ends what runs in cgroups of containers that this keeper does not
 // hold, and says which those were.
 func sweep(s *Server, req *keeper.SweepRequest) ([]string, error) {
-	found := map[string]cgroupDirs{}
+	found := map[string]cgroup.Dirs{}
 	for name, root := range keeper.CgroupRoots(s.o.Identity) {
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case err != nil || !d.IsDir(): // one that has just gone needs no sweep
 			case isID(d.Name()):
 				if found[d.Name()] == nil {
-					found[d.Name()] = cgroupDirs{}
+					found[d.Name()] = cgroup.Dirs{}
 				}
 				found[d.Name()][name] = path
 				return fs.SkipDir
@@ -129,7 +129,7 @@ func sweep(s *Server, req *keeper.SweepRequest) ([]string, error) {
 		if req.Only != "" && id != req.Only || slices.Contains(req.Keep, id) || s.holds(id) {
 			continue
 		}
-		if dirs.populated() {
+		if dirs.Populated() {
 			swept = append(swept, id)
 			errs = append(errs, dirs.Kill())
 		}
@@ -142,15 +142,6 @@ func (s *Server) holds(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.containers[id] != nil || s.starting[id]
-}
-
-func (c cgroupDirs) populated() bool {
-	for _, d := range c {
-		if len(cgroup.Processes(d)) > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // find takes a container up that runs and that keeper and holder have lost,
@@ -208,7 +199,7 @@ func (p *process) findOutput(pipes [2]uint64) error {
 		if ino == 0 {
 			continue
 		}
-		fd := cgroupDirs(p.rec.CgroupPaths).openPipe(ino)
+		fd := openPipe(p.rec.CgroupPaths, ino)
 		if fd < 0 {
 			continue
 		}
@@ -223,8 +214,8 @@ func (p *process) findOutput(pipes [2]uint64) error {
 
 // openPipe opens the reading end of a pipe that some process inside has; -1:
 // none has it.
-func (c cgroupDirs) openPipe(ino uint64) int {
-	for _, d := range c {
+func openPipe(paths map[string]string, ino uint64) int {
+	for _, d := range paths {
 		b, err := os.ReadFile(filepath.Join(d, "cgroup.procs"))
 		if err != nil {
 			continue

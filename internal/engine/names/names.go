@@ -1,4 +1,5 @@
-package engine
+// Package names is the index of containers by their names and ids.
+package names
 
 import (
 	"fmt"
@@ -10,8 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// names is the index of containers: by name, and ids for prefixes.
-type names struct {
+// Index finds containers: by name, by id, and by the beginning of an id.
+type Index struct {
 	pattern *regexp.Regexp
 
 	mu     sync.RWMutex // guards what follows
@@ -19,12 +20,13 @@ type names struct {
 	ids    map[string]string // id to name
 }
 
-func newNames() *names {
-	return &names{pattern: regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), byName: map[string]string{}, ids: map[string]string{}}
+// New makes an empty index.
+func New() *Index {
+	return &Index{pattern: regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), byName: map[string]string{}, ids: map[string]string{}}
 }
 
-// reserve gives id a name; "" chooses a random one.
-func (n *names) reserve(id, name string) (string, error) {
+// Reserve gives id a name; "" chooses a random one.
+func (n *Index) Reserve(id, name string) (string, error) {
 	if name != "" && !n.pattern.MatchString(name) {
 		return "", errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name))
 	}
@@ -44,7 +46,7 @@ func (n *names) reserve(id, name string) (string, error) {
 	return name, nil
 }
 
-func (n *names) randomLocked() string {
+func (n *Index) randomLocked() string {
 	adjectives := strings.Fields("amber brave calm clever daring eager fancy gentle happy jolly keen lively merry noble proud quiet rapid silent tender vivid warm wise young zealous")
 	surnames := strings.Fields("bohr chen curie darwin euler fermi gauss hopper huygens kepler lamarr li lovelace maxwell meitner newton noether planck shen tesla tu turing wu yang zhang zu")
 	for {
@@ -59,16 +61,16 @@ func (n *names) randomLocked() string {
 	}
 }
 
-// release forgets a container.
-func (n *names) release(id string) {
+// Release forgets a container.
+func (n *Index) Release(id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.byName, n.ids[id])
 	delete(n.ids, id)
 }
 
-// resolve finds a container's id by its id, name or unique prefix.
-func (n *names) resolve(ref string) (string, error) {
+// Resolve finds a container's id by its id, name or unique prefix.
+func (n *Index) Resolve(ref string) (string, error) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	if _, ok := n.ids[ref]; ok {
