@@ -179,6 +179,8 @@ func (e *Execs) execFailed(v *execs.Execution, err error) error {
 }
 
 // execProcess is the process of an exec: the container's, changed by the request.
+// A privileged one has all capabilities, and the container's other walls: its
+// seccomp filter too, as Docker's has.
 func (e *Execs) execProcess(r *record, v *execs.Execution, o ExecStartOptions) (box.Process, error) {
 	q := v.Config
 	h := *r.HostConfig
