@@ -43,7 +43,9 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		return r.execBorn(ctx, b, cgroupPaths, p.Group)
 	}
 	if key := keyOf(cgroupPaths); key != "" {
-		defer r.standby.prepare(r, key, cgroupPaths, p.Group != "", box)
+		if !p.Rare {
+			defer r.standby.prepare(r, key, cgroupPaths, p.Group != "", box)
+		}
 		if c := r.standby.take(key, cgroupPaths, p.Group); c != nil {
 			if proc, served, err := c.serve(ctx, b, cgroupPaths); served {
 				return proc, leaveGroup(cgroupPaths, p.Group, err)

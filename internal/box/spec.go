@@ -178,6 +178,10 @@ type Process struct {
 	// container's (cgroup.ExecName); "": it is in the container's. Whoever asked
 	// for it removes it (cgroup.RemoveInner).
 	Group string
+
+	// Rare, of an exec, says that none is expected soon after it: no standby waits
+	// for one.
+	Rare bool
 }
 
 // Capabilities as names such as "CAP_CHOWN".

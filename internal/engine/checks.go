@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -75,6 +76,26 @@ func (k *checks) begin(c *entry) {
 	k.set(c, v)
 	c.healing.Unlock()
 	k.schedule.Add(r.ID, check.Wait(v.Health.Status, time.Since(r.Started)))
+}
+
+// resumeAll goes on with the checks of all runs that the hezid before had begun.
+func (k *checks) resumeAll() {
+	for _, c := range k.e.entries() {
+		k.resume(c)
+	}
+	files, err := filepath.Glob(k.file("*"))
+	if err != nil {
+		k.e.o.Log.Warn("find what is known of containers' health", "error", err)
+	}
+	for _, f := range files {
+		id := strings.TrimSuffix(filepath.Base(f), ".json")
+		if c, err := k.e.entry(id); err == nil && c.latest.Load().running() {
+			continue
+		}
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			k.e.o.Log.Warn("forget the health of a container that has ended", "file", f, "error", err)
+		}
+	}
 }
 
 // resume goes on with the checks of a run that the hezid before had begun.

@@ -149,7 +149,9 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 		return e.execFailed(v, err)
 	}
 	e.index.Began(id, began.PID)
-	e.o.Images.Touch(digest.Digest(r.ImageID))
+	if !v.Config.Check {
+		e.o.Images.Touch(digest.Digest(r.ImageID))
+	}
 	if hijack == nil {
 		return nil
 	}
@@ -206,7 +208,7 @@ func (e *Execs) execProcess(r *record, v *execs.Execution, o ExecStartOptions) (
 	if o.ConsoleHeight != 0 || o.ConsoleWidth != 0 {
 		height, width = o.ConsoleHeight, o.ConsoleWidth
 	}
-	p.ConsoleHeight, p.ConsoleWidth = uint16(height), uint16(width)
+	p.ConsoleHeight, p.ConsoleWidth, p.Rare = uint16(height), uint16(width), q.Check
 	security, err := spec.ParseSecurity(h.SecurityOpt)
 	if err != nil {
 		return p, err

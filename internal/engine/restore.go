@@ -135,9 +135,7 @@ func (e *Engine) restoreEnded(c *entry) error {
 // Begin follows the keeper's events and starts what restart policies want started.
 func (e *Engine) Begin() {
 	e.work.Go(e.follow)
-	for _, c := range e.entries() {
-		e.checks.resume(c)
-	}
+	e.checks.resumeAll()
 	for _, r := range e.all() {
 		if r.due() {
 			e.work.Go(func() { e.startAgain(r) })

@@ -125,7 +125,25 @@ check "stats" " / 64MiB yes" sh -c 'hezi stats --no-stream --format "{{.MemUsage
 check "stats of all" "busy" hezi stats --no-stream
 hezi rm -f mine child busy >/dev/null
 rmdir /sys/fs/cgroup/mine/a /sys/fs/cgroup/mine
+hezi exec -d idle sh -c '(setsid sleep 501 &); exec sleep 502'
+eventually sh -c 'hezi execs ls | grep -q " 2$"'
+check "execs are listed" "2" hezi execs ls --format '{{.Processes}}' idle
+hezi execs kill $(hezi execs ls -q idle) >/dev/null
+eventually sh -c '! hezi top idle | grep -q "sleep 50"'
+check "execs are killed" "" sh -c '! hezi top idle | grep "sleep 50"'
 hezi rm -f idle >/dev/null
+hezi run -d --name nested --privileged busybox sh -c 'mkdir /sys/fs/cgroup/own && echo 1 >/sys/fs/cgroup/own/cgroup.procs && echo +pids >/sys/fs/cgroup/cgroup.subtree_control && exec sleep 1000' >/dev/null
+eventually sh -c 'hezi exec nested grep -q pids /sys/fs/cgroup/cgroup.subtree_control'
+check "exec beside limited groups of the box's own" "0::/exec-" hezi exec nested cat /proc/self/cgroup
+hezi rm -f nested >/dev/null
+hezi run -d --name health --health-cmd 'test ! -e /ill || sleep 100; true' --health-timeout 300ms --health-interval 200ms --health-retries 1 busybox sleep 1000 >/dev/null
+eventually sh -c 'test "$(hezi inspect -f "{{.State.Health.Status}}" health)" = healthy'
+check "a health check" "healthy" hezi inspect -f '{{.State.Health.Status}}' health
+hezi exec health touch /ill
+eventually sh -c 'test "$(hezi inspect -f "{{.State.Health.Status}}" health)" = unhealthy'
+check "a health check that takes too long" "unhealthy" hezi inspect -f '{{.State.Health.Status}}' health
+hezi rm -f health >/dev/null
+check "no group of an exec is left" "0" sh -c 'find /sys/fs/cgroup -name "exec-*" | wc -l'
 hezi pause box >/dev/null
 check "pause" "paused" hezi inspect -f '{{.State.Status}}' box
 hezi unpause box >/dev/null
