@@ -55,7 +55,12 @@ func Open(dataRoot string, d db) (*Store, error) {
 	s := &Store{root: filepath.Join(dataRoot, "volumes"), db: d, all: map[string]volume.Volume{},
 		name: regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), inUse: func(string) []string { return nil },
 		tell: func(string, string, map[string]string) {}, log: slog.Default()}
-	if err := os.MkdirAll(s.root, 0o711); err != nil {
+	// Nobody else enters: a container could leave a set-id program in a volume,
+	// which a user of the host must not reach by its name.
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return nil, fmt.Errorf("the folder of volumes: %w", err)
+	}
+	if err := os.Chmod(s.root, 0o700); err != nil { // a former version's
 		return nil, fmt.Errorf("the folder of volumes: %w", err)
 	}
 	err := d.Each(bucket, func(k string, b []byte) error {
