@@ -148,7 +148,7 @@ func sameInit(t *testing.T, f *os.File) {
 	if err != nil || string(got) != string(want) {
 		t.Errorf("init was changed: %d bytes of %d (%v)", len(got), len(want), err)
 	}
-	if st, err := f.Stat(); err != nil || st.Mode().Perm() != 0o555 {
+	if st, err := f.Stat(); err != nil || st.Mode().Perm() != 0o111 {
 		t.Errorf("init's mode is %v (%v)", st.Mode(), err)
 	}
 }
