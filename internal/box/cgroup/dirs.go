@@ -1,13 +1,8 @@
 package cgroup
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,58 +36,23 @@ func (c Dirs) Kill() error {
 }
 
 // Freeze returns once all processes stand still.
-func (c Dirs) Freeze() error { return c.setFrozen(true) }
+func (c Dirs) Freeze() error { return c.with((*Group).Freeze) }
 
 // Thaw lets them run.
-func (c Dirs) Thaw() error { return c.setFrozen(false) }
-
-func (c Dirs) setFrozen(on bool) error {
-	file, value, state, want := "", "THAWED", "freezer.state", "THAWED"
-	if on {
-		value, want = "FROZEN", "FROZEN"
-	}
-	if d := c["freezer"]; d != "" {
-		file, state = filepath.Join(d, "freezer.state"), filepath.Join(d, "freezer.state")
-	} else if d := c.v2(); d != "" {
-		file, state, value, want = filepath.Join(d, "cgroup.freeze"), filepath.Join(d, "cgroup.events"), "0", "frozen 0"
-		if on {
-			value, want = "1", "frozen 1"
-		}
-	} else {
-		return errors.New("this host has no freezer cgroup: containers cannot be paused")
-	}
-	if err := os.WriteFile(file, []byte(value), 0); err != nil {
-		return fmt.Errorf("freeze or thaw the container: %w", err)
-	}
-	for range 2000 {
-		b, err := os.ReadFile(state)
-		if err != nil {
-			return err
-		}
-		if bytes.Contains(b, []byte(want)) {
-			return nil
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return fmt.Errorf("the container's processes did not become %s within 2 s", want)
-}
+func (c Dirs) Thaw() error { return c.with((*Group).Thaw) }
 
 // OOMKills counts the processes that the kernel killed for lack of memory.
-func (c Dirs) OOMKills() (uint64, error) {
-	file := filepath.Join(c["memory"], "memory.oom_control")
-	if c["memory"] == "" {
-		file = filepath.Join(c.v2(), "memory.events")
-	}
-	b, err := os.ReadFile(file)
+func (c Dirs) OOMKills() (n uint64, err error) {
+	err = c.with(func(g *Group) error { n, err = g.OOMKills(); return err })
+	return n, err
+}
+
+func (c Dirs) with(do func(*Group) error) error {
+	g, err := Open(c)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "oom_kill" {
-			return strconv.ParseUint(f[1], 10, 64)
-		}
-	}
-	return 0, nil
+	return do(g)
 }
 
 // Remove removes the directories, killing what is left.
