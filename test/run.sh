@@ -33,9 +33,9 @@ under_race() {
 	return $code
 }
 
-step "rooms, under the race detector" env CGO_ENABLED=1 go test -race -timeout 15m ./internal/... ./cmd/...
-step "end to end" go test -count=1 -timeout 15m ./test/e2e ./test/compat ./test/fault
-step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 15m ./test/e2e
+step "rooms, under the race detector" env CGO_ENABLED=1 go test -race -timeout 25m ./internal/... ./cmd/...
+step "end to end" go test -count=1 -timeout 25m ./test/e2e ./test/compat ./test/fault
+step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 30m ./test/e2e
 step "the demo" test/demo.sh
 
 if [ ${#failed[@]} -gt 0 ]; then
