@@ -77,7 +77,7 @@ func (e *Engine) Scripts(t *testing.T) {
 // scriptCommands are what scripts know beside testscript's own:
 //
 //	exits CODE PROGRAM ARGS...    run it and ask for its exit code
-//	eventually PROGRAM ARGS...    run it until it succeeds, for ten seconds
+//	eventually PROGRAM ARGS...    run it until it succeeds, for a minute: an engine with the race detector is slow
 func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -94,12 +94,12 @@ func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args 
 		},
 		"eventually": func(ts *testscript.TestScript, neg bool, args []string) {
 			var err error
-			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 				if err = ts.Exec(args[0], args[1:]...); (err == nil) != neg {
 					return
 				}
 			}
-			ts.Fatalf("%s: after ten seconds: %v", strings.Join(args, " "), err)
+			ts.Fatalf("%s: after a minute: %v", strings.Join(args, " "), err)
 		},
 	}
 }
