@@ -33,18 +33,19 @@ func WhyStuck(pid int) string {
 	return fmt.Sprintf("in state %s in the kernel's %s: a device or a network file system may not answer", state, where)
 }
 
-// Undeliverable says whether no thread of the first process handles or blocks
-// the signal: the kernel then drops it (pid_namespaces(7)).
+// Undeliverable says whether no thread of the first process handles, blocks or
+// waits for the signal: the kernel then drops it (pid_namespaces(7)). What procfs
+// does not tell counts as deliverable.
 func Undeliverable(pid int, sig syscall.Signal) bool {
 	if sig == unix.SIGKILL || sig == unix.SIGSTOP {
 		return false
 	}
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	if err != nil || len(tasks) == 0 {
 		return false
 	}
 	for _, t := range tasks {
-		b, err := os.ReadFile(t)
+		b, err := os.ReadFile(filepath.Join(t, "status"))
 		if err != nil {
 			return false
 		}
@@ -58,8 +59,26 @@ func Undeliverable(pid int, sig syscall.Signal) bool {
 				return false
 			}
 		}
+		if waitsForSignal(t) {
+			return false
+		}
 	}
 	return true
+}
+
+// waitsForSignal says whether a thread is in sigtimedwait(2), as tini's is: what
+// it waits for is delivered, and yet missing in SigBlk meanwhile.
+func waitsForSignal(task string) bool {
+	b, err := os.ReadFile(filepath.Join(task, "syscall"))
+	if err != nil {
+		return true
+	}
+	nr, _, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	switch nr {
+	case strconv.Itoa(unix.SYS_RT_SIGTIMEDWAIT), "177", "421": // the latter of 32-bit programs
+		return true
+	}
+	return false
 }
 
 // Exited says whether a process is gone or a zombie.
