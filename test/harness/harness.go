@@ -164,8 +164,10 @@ func (e *Engine) UseBin(dir string) { e.daemons = dir }
 func (e *Engine) PID() int { return e.cmd.Process.Pid }
 
 // Keeper finds the pids of the engine's keeper and of its holder by their
-// command lines and exec root.
+// command lines and exec root. A child of the keeper that has not yet called
+// execve has its command line and is passed over.
 func (e *Engine) Keeper() (keeper, holder int) {
+	keepers := map[int]bool{}
 	for _, pid := range pids() {
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || !bytes.Contains(cmdline, []byte(filepath.Join(e.Dir, "run"))) {
@@ -178,6 +180,11 @@ func (e *Engine) Keeper() (keeper, holder int) {
 		if len(words) > 1 && words[1] == "hold" {
 			holder = pid
 		} else {
+			keepers[pid] = true
+		}
+	}
+	for pid := range keepers {
+		if !keepers[parent(pid)] {
 			keeper = pid
 		}
 	}
@@ -291,6 +298,20 @@ func tail(path string, lines int) string {
 	}
 	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// parent of a process, 0 when it is gone.
+func parent(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // state, ppid (proc_pid_stat(5))
+	if len(fields) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(fields[1])
+	return ppid
 }
 
 func pids() []int {
