@@ -22,7 +22,8 @@ step() { # step NAME COMMAND...
 under_race() {
 	local reports code=0 f
 	reports=$(mktemp -d)
-	GORACE="log_path=$reports/race" HEZI_TEST_BIN="$PWD/bin/race" "$@" || code=$?
+	# By default each program sleeps for a second at its end.
+	GORACE="atexit_sleep_ms=50 log_path=$reports/race" HEZI_TEST_BIN="$PWD/bin/race" "$@" || code=$?
 	for f in "$reports"/*; do
 		[ -e "$f" ] || continue
 		echo "a data race in the engine:"
@@ -33,7 +34,7 @@ under_race() {
 	return $code
 }
 
-step "rooms, under the race detector" env CGO_ENABLED=1 go test -race -timeout 25m ./internal/... ./cmd/...
+step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=50 go test -race -timeout 25m ./internal/... ./cmd/...
 step "end to end" go test -count=1 -timeout 25m ./test/e2e ./test/compat ./test/fault
 step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 30m ./test/e2e
 step "the demo" test/demo.sh
