@@ -96,6 +96,11 @@ func (p *pushing) run(ctx context.Context, platform *ocispec.Platform) error {
 	p.image.Wait = func(ctx context.Context, d time.Duration, w push.Watch) error {
 		return countdown(ctx, d, func(st step) { w(st.status, 0, 0) })
 	}
+	p.image.Share = func(ctx context.Context, key string, w push.Watch, ready func(context.Context) (bool, error), work func(context.Context, push.Watch) error) error {
+		return p.s.flights.do(ctx, "push "+key, func(st step) { w(st.status, st.current, st.total) }, ready, func(ctx context.Context, w watch) error {
+			return work(ctx, func(status string, current, total int64) { w(step{status: status, current: current, total: total}) })
+		})
+	}
 	in, err := p.s.read(leased, p.c, p.target)
 	if err != nil {
 		return err

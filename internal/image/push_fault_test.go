@@ -13,12 +13,15 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	apiregistry "github.com/moby/moby/api/types/registry"
+	"golang.org/x/sync/errgroup"
 
 	"hezi/internal/image/lists"
 	"hezi/internal/image/registry"
@@ -393,6 +396,62 @@ func TestPushRefused(t *testing.T) {
 		})
 	}
 	noLeases(t, s)
+}
+
+// Several pushes of the same layers to one repository send them once.
+func TestPushesShare(t *testing.T) {
+	t.Parallel()
+	f := newFront(t)
+	s := open(t, registry.Config{})
+	img := large(t, "shared")
+	load(t, s, saved(t, img, f.addr+"/shared:0"))
+	const n = 6
+	for i := 1; i < n; i++ {
+		tagged(t, s, f.addr+"/shared:0", fmt.Sprintf("%s/shared:%d", f.addr, i))
+	}
+	f.misbehave(func(w http.ResponseWriter, r *http.Request, pass http.Handler) bool {
+		if r.Method == http.MethodPatch {
+			time.Sleep(300 * time.Millisecond) // the others are to come while it is under way
+		}
+		return false
+	})
+	var g errgroup.Group
+	shown := make([]lines, n)
+	for i := range n {
+		g.Go(func() error {
+			return s.Push(t.Context(), PushRequest{Reference: fmt.Sprintf("%s/shared:%d", f.addr, i)}, shown[i].show)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if begins := f.asked("POST begin"); len(begins) != 2 { // the layer and the config
+		t.Errorf("%d uploads: %v", len(begins), begins)
+	}
+	for i := range n {
+		at(t, fmt.Sprintf("%s/shared:%d", f.addr, i))
+		wantStates(t, &shown[i], img, "Pushed")
+	}
+	noLeases(t, s)
+}
+
+// A registry may find the link of a blob empty that another engine's push writes
+// again at that moment.
+func TestPushBesideAnotherEngine(t *testing.T) {
+	t.Parallel()
+	f := newFront(t)
+	s := open(t, registry.Config{})
+	load(t, s, saved(t, small(t, "beside"), f.addr+"/beside:1"))
+	var times atomic.Int32
+	f.misbehave(func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		if r.Method+" "+kindOf(r.URL.Path) != "PUT manifest" || times.Add(1) > 2 {
+			return false
+		}
+		refuse(w, http.StatusBadRequest, "DIGEST_INVALID")
+		return true
+	})
+	pushed(t, s, PushRequest{Reference: f.addr + "/beside:1"})
+	at(t, f.addr+"/beside:1")
 }
 
 // Credentials go to the registry alone, wherever it sends the upload.

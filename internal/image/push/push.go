@@ -62,6 +62,9 @@ type Image struct {
 	Show func(d ocispec.Descriptor) Watch
 	// Wait waits before another try, and shows that.
 	Wait func(ctx context.Context, d time.Duration, w Watch) error
+	// Share does work unless another push has the same under way: then it shows that
+	// one's progress, and asks ready at its end. ready is asked first, too.
+	Share func(ctx context.Context, key string, w Watch, ready func(context.Context) (bool, error), work func(context.Context, Watch) error) error
 
 	target  ocispec.Descriptor
 	blobs   []ocispec.Descriptor
@@ -294,14 +297,20 @@ func (i *Image) send(ctx context.Context, d ocispec.Descriptor) error {
 		w(statusForeign, 0, 0)
 		return nil
 	}
-	ok, err := i.By.Has(ctx, d.Digest)
-	if err != nil {
-		return err
+	shared := false
+	ready := func(ctx context.Context) (bool, error) {
+		ok, err := i.By.Has(ctx, d.Digest)
+		if ok && !shared {
+			w(exists(d), 0, 0)
+		}
+		shared = true
+		return ok, err
 	}
-	if ok {
-		w(exists(d), 0, 0)
-		return nil
-	}
+	return i.Share(ctx, i.Name.Name()+" "+d.Digest.String(), w, ready, func(ctx context.Context, w Watch) error { return i.upload(ctx, d, w) })
+}
+
+// upload brings one blob there that the repository lacks.
+func (i *Image) upload(ctx context.Context, d ocispec.Descriptor, w Watch) error {
 	release, err := i.To.UploadSlot(ctx, func() { w(statusWaiting, 0, 0) })
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -105,7 +106,7 @@ func (p *Pusher) Manifest(ctx context.Context, d ocispec.Descriptor, body []byte
 		object = d.Digest.String()
 	}
 	var got digest.Digest
-	err := p.r.persist(ctx, func() error {
+	put := func() error {
 		resp, err := p.ask(ctx, request{
 			method: http.MethodPut, rest: "manifests/" + object, header: http.Header{"Content-Type": {d.MediaType}},
 			body: func() (io.ReadCloser, int64, error) {
@@ -118,7 +119,16 @@ func (p *Pusher) Manifest(ctx context.Context, d ocispec.Descriptor, body []byte
 		resp.Body.Close()
 		got = digest.Digest(resp.Header.Get("Docker-Content-Digest"))
 		return nil
-	})
+	}
+	err := p.r.persist(ctx, put)
+	// A registry on a plain file system finds a link empty that another push of the
+	// same blob writes again at that moment.
+	for n := time.Duration(1); n < 4 && invalidDigest(err); n++ {
+		if err := pause(ctx, n*firstPause); err != nil {
+			return err
+		}
+		err = p.r.persist(ctx, put)
+	}
 	if err != nil {
 		return p.explainManifest(d, err)
 	}
@@ -126,6 +136,11 @@ func (p *Pusher) Manifest(ctx context.Context, d ocispec.Descriptor, body []byte
 		return errdefs.ErrDataLoss.WithMessage(fmt.Sprintf("registry %s stored %s as something else: it says its digest is %s: the registry or something between is broken", p.ep.base(), d.Digest, got))
 	}
 	return nil
+}
+
+func invalidDigest(err error) bool {
+	var f *Failure
+	return errors.As(err, &f) && f.Code == "DIGEST_INVALID"
 }
 
 // Mount has the registry take a blob from another of its repositories, by
