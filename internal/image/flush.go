@@ -2,6 +2,7 @@ package image
 
 import (
 	"fmt"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +16,7 @@ import (
 // (5.8) tells of every write that failed. It tells once, and does not say whose
 // it was: no layer that was begun before is trusted then.
 type flusher struct {
-	fd   int
+	dir  *os.File           // a second close closes no other's descriptor
 	call func(fd int) error // unix.Syncfs
 
 	mu       sync.Mutex // guards all below
@@ -30,14 +31,14 @@ type flush struct {
 }
 
 func newFlusher(dir string) (*flusher, error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	f, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the layers: %w", err)
 	}
-	return &flusher{fd: fd, call: unix.Syncfs}, nil
+	return &flusher{dir: f, call: unix.Syncfs}, nil
 }
 
-func (f *flusher) close() { unix.Close(f.fd) }
+func (f *flusher) close() { _ = f.dir.Close() } // read-only
 
 // mark is to be taken before writing begins.
 func (f *flusher) mark() (since int) {
@@ -84,7 +85,7 @@ func (f *flusher) run() {
 		if now == nil {
 			return
 		}
-		if now.err = f.call(f.fd); now.err != nil {
+		if now.err = f.call(int(f.dir.Fd())); now.err != nil {
 			f.mu.Lock()
 			f.failures++
 			f.mu.Unlock()

@@ -92,8 +92,8 @@ func TestRange(t *testing.T) {
 	a.Ports = nil // the map for inspect, which has every port
 	kept := heap()
 	t.Logf("50,001 ports in %v; %d KiB, without the map for inspect %d KiB", took, (after-before)>>10, (kept-before)>>10)
-	if kept-before > 1<<20 || took > time.Second {
-		t.Errorf("%v and %d KiB for 50,001 ports", took, (kept-before)>>10)
+	if kept-before > 1<<20 {
+		t.Errorf("%d KiB for 50,001 ports", (kept-before)>>10)
 	}
 	if n := descriptors(); n > fds+8 || first.table.Len() != 1 || first.ports.Len() != 1 {
 		t.Errorf("%d descriptors, %d before; %d elements, %d holds", n, fds, first.table.Len(), first.ports.Len())
