@@ -70,7 +70,17 @@ func (s *Session) Resize(t testing.TB, rows, cols uint16) {
 // Expect waits until the output has text, behind what was expected before.
 func (s *Session) Expect(t testing.TB, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	if s.Shows(text, time.Minute) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.Fatalf("the terminal does not show %q; it shows %q", text, s.out.String())
+}
+
+// Shows is Expect that may fail.
+func (s *Session) Shows(text string, patience time.Duration) bool {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		s.mu.Lock()
 		all := s.out.String()
 		i := strings.Index(all[s.at:], text)
@@ -79,12 +89,10 @@ func (s *Session) Expect(t testing.TB, text string) {
 		}
 		s.mu.Unlock()
 		if i >= 0 {
-			return
+			return true
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t.Fatalf("the terminal does not show %q; it shows %q", text, s.out.String())
+	return false
 }
 
 // Wait waits for the program's end and returns its exit code.
@@ -92,7 +100,7 @@ func (s *Session) Wait(t testing.TB) int {
 	t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the program on the terminal did not end")
 	}
 	var exit *exec.ExitError
