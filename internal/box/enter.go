@@ -33,7 +33,8 @@ func (r *Runtime) spawnInUserNamespace(b birth) (*child, error) {
 		return nil, stepError(StepNamespace, "", err, "cannot make a socket for init")
 	}
 	c := &child{conn: os.NewFile(uintptr(ends[0]), "init")}
-	defer unix.Close(ends[1])
+	theirs := os.NewFile(uintptr(ends[1]), "init's")
+	defer theirs.Close()
 	if err := unix.SetNonblock(ends[1], false); err != nil {
 		c.conn.Close()
 		return nil, err
@@ -59,6 +60,7 @@ func (r *Runtime) spawnInUserNamespace(b birth) (*child, error) {
 		c.conn.Close()
 		return nil, stepError(StepNamespace, "user", err, "cannot start hezi-enter")
 	}
+	theirs.Close() // or the end of one that dies without a word would be waited for in vain
 	text, _, err := c.receive()
 	(&child{pid: pid}).reap() // its word is its last
 	if err == nil && len(text) == 9 && text[0] == plan.Child {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestEnter: a box starts in the user namespace of another, with namespaces of its
@@ -42,6 +43,42 @@ func TestEnter(t *testing.T) {
 	n.Net = Namespace{Mode: NamespaceJoin, Path: "/proc/self/ns/net"}
 	if e := startError(t, spec); !strings.Contains(e.Message, "cannot join the net namespace") {
 		t.Error(e.Message)
+	}
+	if zombies := children(t); zombies != "" {
+		t.Errorf("left: %s", zombies)
+	}
+}
+
+// TestEnterDies: a hezi-enter that dies at once, as by the OOM killer, fails the
+// start, which does not wait for its word.
+func TestEnterDies(t *testing.T) {
+	first := start(t, mappedSpec(t, image(t), "sleep", "100"))
+	its, err := copyOf(first.PidFD)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := joinBirth()
+	b.userNS = its
+	defer b.close()
+	enter, err := os.Open("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer enter.Close()
+	r := &Runtime{init: testRuntime.init, enter: enter}
+	r.enterOnce.Do(func() {})
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.spawn(b)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "without a word") {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is waited for")
 	}
 	if zombies := children(t); zombies != "" {
 		t.Errorf("left: %s", zombies)
