@@ -56,6 +56,14 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 // open sends a request and returns the connection with the answer's body.
 func (c *Client) open(ctx context.Context, op Op, body, answer any, fds ...int) (*net.UnixConn, error) {
 	conn, err := c.openOnce(ctx, op, body, answer, fds...)
+	for deadline := time.Now().Add(patience); errdefs.IsAborted(err) && time.Now().Before(deadline); {
+		select { // it is about to be replaced, and has done nothing
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+		conn, err = c.openOnce(ctx, op, body, answer, fds...)
+	}
 	if c.regain == nil || !errdefs.IsNotFound(err) {
 		return conn, err
 	}
@@ -168,10 +176,10 @@ func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 }
 
 // Prepare makes the namespaces of a container that Start is to follow for. A
-// failed step is a *box.Error.
+// failed step is a *box.Error. A second one of the same container ends the first.
 func (c *Client) Prepare(ctx context.Context, r PrepareRequest) (Prepared, error) {
 	var p Prepared
-	err := c.call(ctx, OpPrepare, r, &p)
+	err := c.again(ctx, OpPrepare, r, &p)
 	return p, err
 }
 

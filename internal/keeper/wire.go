@@ -91,7 +91,7 @@ func classes() map[string]error {
 	return map[string]error{
 		"not-found": errdefs.ErrNotFound, "conflict": errdefs.ErrConflict,
 		"precondition": errdefs.ErrFailedPrecondition, "invalid": errdefs.ErrInvalidArgument,
-		"unavailable": errdefs.ErrUnavailable, "exists": errdefs.ErrAlreadyExists,
+		"unavailable": errdefs.ErrUnavailable, "exists": errdefs.ErrAlreadyExists, "aborted": errdefs.ErrAborted,
 	}
 }
 

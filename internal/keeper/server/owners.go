@@ -50,8 +50,6 @@ func owners(s *Server, n *box.Namespaces, mounts []box.Mount) ([]*os.File, error
 
 // prepare makes a box's namespaces ahead of its start.
 func prepare(s *Server, req *keeper.PrepareRequest) (keeper.Prepared, error) {
-	s.starts.RLock()
-	defer s.starts.RUnlock()
 	files, err := owners(s, &req.Namespaces, nil)
 	defer closeFiles(files...)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -47,6 +48,8 @@ type Server struct {
 
 	active sync.WaitGroup // pumps, watchers and clients' loops
 	starts sync.RWMutex   // read: a start is under way; write: none may be
+
+	beginning atomic.Int32 // starts that wait for an upgrade's end
 
 	mu           sync.Mutex
 	containers   map[string]*process
@@ -128,9 +131,22 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	if err != nil {
 		return // the peer left before it had asked
 	}
-	if s.isLeaving() && req.Op != keeper.OpInfo {
-		<-s.stopped // the new image does not know this connection: it ends at exec
+	if s.isLeaving() {
+		respond(c, nil, errReplaced) // the new image does not know this connection
 		return
+	}
+	switch req.Op {
+	case keeper.OpStart, keeper.OpExec, keeper.OpPrepare:
+		s.beginning.Add(1)
+		err := s.begin()
+		if err != nil {
+			respond(c, nil, err)
+		}
+		s.beginning.Add(-1)
+		if err != nil {
+			return
+		}
+		defer s.starts.RUnlock() // once it is answered
 	}
 	var answer any
 	switch req.Op {
@@ -166,6 +182,20 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	if req.Op == keeper.OpStop && err == nil {
 		s.shutdown()
 	}
+}
+
+var errReplaced = keeper.Classed(errdefs.ErrAborted, "the keeper is being replaced: ask again")
+
+// begin lets a start begin once no upgrade is tried, and hold off upgrades.
+func (s *Server) begin() error {
+	for !s.starts.TryRLock() {
+		select {
+		case <-s.leaving:
+			return errReplaced
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // sameUser lets only the keeper's own user in (SO_PEERCRED).

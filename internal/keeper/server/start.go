@@ -19,8 +19,6 @@ const attachWait = 10 * time.Second
 
 func (s *Server) start(req *keeper.StartRequest) (keeper.Started, error) {
 	id := req.Spec.ID
-	s.starts.RLock() // Upgrade waits for starts under way
-	defer s.starts.RUnlock()
 	ports := portFiles(req.Ports)
 	p := newProcess(s, record{ContainerID: id, StdinOnce: req.StdinOnce, Log: req.Log, Terminal: req.Spec.Process.Terminal, HostPID: req.Spec.Namespaces.PID.Mode != box.NamespaceNew, Limited: req.Spec.Cgroup.Resources.Memory > 0 || req.Spec.Cgroup.Foreign})
 	s.mu.Lock()
@@ -151,8 +149,6 @@ func killAndReap(pid int) {
 }
 
 func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
-	s.starts.RLock()
-	defer s.starts.RUnlock()
 	c, err := s.lookup(req.ContainerID, "")
 	if err != nil {
 		return keeper.Started{}, err

@@ -167,6 +167,13 @@ func (h *handover) settle() {
 	s := h.s
 	close(s.leaving)
 	past := time.Unix(1, 0)
+	_ = s.listener.SetDeadline(past) // who comes now is served by the next image
+	for range 100 {
+		if s.beginning.Load() == 0 {
+			break
+		}
+		time.Sleep(time.Millisecond) // they are told to ask again
+	}
 	for _, p := range s.everyProcess() {
 		for _, f := range append(p.outputs(), p.pidfd) {
 			_ = f.SetReadDeadline(past) // a closed one needs none

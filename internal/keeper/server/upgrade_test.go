@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/box"
 	"hezi/internal/keeper"
 )
 
@@ -181,4 +182,47 @@ func covers(want, got any) bool {
 		return ok
 	}
 	return reflect.DeepEqual(want, got)
+}
+
+// TestStartDuringUpgrade: what is started while the keeper replaces itself
+// waits for the next image, and no start is refused.
+func TestStartDuringUpgrade(t *testing.T) {
+	b := newBed(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.start(b.request("base", "sleep 100"))
+	stop, upgraded := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for ; ; n++ {
+			select {
+			case <-stop:
+				upgraded <- n
+				return
+			default:
+			}
+			if err := b.c.Upgrade(b.ctx, exe); err != nil {
+				t.Errorf("upgrade %d: %v", n, err)
+			}
+		}
+	}()
+	for i := range 15 {
+		id := fmt.Sprint("box", i)
+		if _, err := b.c.Start(b.ctx, b.request(id, "exit 5")); err != nil {
+			t.Errorf("start %d: %v", i, err)
+			continue
+		}
+		if _, err := b.c.Exec(b.ctx, keeper.ExecRequest{ContainerID: "base", ExecID: id, Process: box.Process{Args: []string{"true"}}}); err != nil {
+			t.Errorf("exec %d: %v", i, err)
+		}
+		if e := b.wait(id); e.Code != 5 {
+			t.Errorf("exit %d: %+v", i, e)
+		}
+	}
+	close(stop)
+	if n := <-upgraded; n < 3 {
+		t.Errorf("%d upgrades only", n)
+	}
 }
