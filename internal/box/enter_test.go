@@ -40,8 +40,8 @@ func TestEnter(t *testing.T) {
 		t.Errorf("exit code %d, %q, want %q", code, out, want)
 	}
 	// Ids that are not that namespace's, and namespaces that do not belong to it.
-	n.Net = Namespace{Mode: NamespaceJoin, Path: "/proc/self/ns/net"}
-	if e := startError(t, spec); !strings.Contains(e.Message, "cannot join the net namespace") {
+	n.UTS = Namespace{Mode: NamespaceJoin, Path: "/proc/self/ns/uts"}
+	if e := startError(t, spec); !strings.Contains(e.Message, "cannot join the uts namespace") {
 		t.Error(e.Message)
 	}
 	if zombies := children(t); zombies != "" {

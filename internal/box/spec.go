@@ -209,6 +209,7 @@ const (
 	StepCgroup    = "cgroup"
 	StepOwners    = "owners of files"
 	StepNamespace = "namespaces"
+	StepPrepared  = "prepared namespaces" // of Runtime.Prepare, lost meanwhile
 	StepRoot      = "root file system"
 	StepMount     = "mount"
 	StepDevice    = "device"

@@ -84,7 +84,8 @@ const preparedTime = time.Minute
 // Prepare makes the init and the namespaces of a box with users of its own, for
 // its network namespace to be filled from outside before Start: it cannot be
 // one that was made before, which would belong to the host's users. It is ended
-// when no Start of the same id comes within a minute. The answer is init's pid.
+// when no Start of the same id comes within a minute, and with the keeper: Start
+// then fails with StepPrepared, and all is to be done again. The answer is init's pid.
 func (r *Runtime) Prepare(id string, users *Users, n *Namespaces) (int, error) {
 	b, err := birthOf(n, users)
 	if err != nil {
@@ -129,12 +130,15 @@ func (r *Runtime) prepared(id string, only *waiting) *waiting {
 // birthplace gives a prepared init for the spec, or says what one is born into.
 func (r *Runtime) birthplace(spec *Spec) (*child, error) {
 	w := r.prepared(spec.ID, nil)
-	if w == nil {
-		return nil, nil
+	net := spec.Namespaces.Net
+	if w == nil && (net.Mode != NamespaceJoin || net.Of != nil) {
+		return nil, nil // nothing was filled for it
 	}
-	if !reflect.DeepEqual(w.users, spec.Users) || !w.alive() {
-		w.kill()
-		return nil, stepError(StepNamespace, "user", nil, "the namespaces that were prepared for the container are gone: start it again")
+	if w == nil || !reflect.DeepEqual(w.users, spec.Users) || !w.alive() {
+		if w != nil {
+			w.kill()
+		}
+		return nil, stepError(StepPrepared, spec.ID, nil, "the namespaces that were prepared for the container are gone: start it again")
 	}
 	return w.child, nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,6 +81,38 @@ func TestMappedExec(t *testing.T) {
 	var st unix.Stat_t
 	if err := unix.Stat(host, &st); err != nil || st.Uid != base {
 		t.Errorf("%v: on the host the first process is user %d's", err, st.Uid)
+	}
+}
+
+// TestPreparedIsGone: a start whose prepared init has died, or is another
+// keeper's, says that it was that, and leaves nothing.
+func TestPreparedIsGone(t *testing.T) {
+	spec := mappedSpec(t, image(t), "true")
+	pid, err := testRuntime.Prepare(spec.ID, spec.Users, &Namespaces{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Namespaces.Net = Namespace{Mode: NamespaceJoin, Path: fmt.Sprintf("/proc/%d/ns/net", pid)}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if w := testRuntime.waiting[spec.ID]; !ended(rawFD(w.pidfd), 10*time.Second) {
+		t.Fatal("it does not die")
+	}
+	for _, what := range []string{"dead", "not there"} {
+		if e := startError(t, spec); e.Step != StepPrepared {
+			t.Errorf("%s: %+v", what, e)
+		}
+	}
+	if zombies := children(t); zombies != "" {
+		t.Errorf("left: %s", zombies)
+	}
+	if pid, err = testRuntime.Prepare(spec.ID, spec.Users, &Namespaces{}); err != nil {
+		t.Fatal(err)
+	}
+	spec.Namespaces.Net.Path = fmt.Sprintf("/proc/%d/ns/net", pid)
+	if out, code := run(t, spec); code != 0 {
+		t.Errorf("exit code %d: %s", code, out)
 	}
 }
 

@@ -60,6 +60,10 @@ func (e *StartError) Unwrap() error { return e.Err }
 func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 	r := c.latest.Load()
 	began, err := e.launcher.launch(ctx, c)
+	for tries := 0; unprepared(err) && tries < 3; tries++ {
+		e.o.Networks.Release(r.ID)
+		began, err = e.launcher.launch(ctx, c)
+	}
 	if err == nil {
 		_, err = e.change(c, func(r *record) {
 			r.State, r.PID, r.Started, r.Cgroups, r.Pipes = container.StateRunning, began.PID, began.StartedAt, began.CgroupPaths, began.Pipes
@@ -92,6 +96,13 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 		}
 	}
 	return failed
+}
+
+// unprepared says whether a start failed since the keeper was replaced, or died, with
+// what it had prepared: once more, it succeeds.
+func unprepared(err error) bool {
+	var b *box.Error
+	return errors.As(err, &b) && b.Step == box.StepPrepared
 }
 
 // failure gives a failed start its exit code and its class.

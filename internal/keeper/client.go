@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
 )
@@ -57,12 +58,15 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 func (c *Client) open(ctx context.Context, op Op, body, answer any, fds ...int) (*net.UnixConn, error) {
 	conn, err := c.openOnce(ctx, op, body, answer, fds...)
 	for deadline := time.Now().Add(patience); errdefs.IsAborted(err) && time.Now().Before(deadline); {
-		select { // it is about to be replaced, and has done nothing
+		select { // it was replaced, or is about to be, and has done nothing
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(5 * time.Millisecond):
 		}
 		conn, err = c.openOnce(ctx, op, body, answer, fds...)
+	}
+	if errdefs.IsAborted(err) {
+		err = Classed(errdefs.ErrUnavailable, err.Error())
 	}
 	if c.regain == nil || !errdefs.IsNotFound(err) {
 		return conn, err
@@ -125,6 +129,9 @@ func (c *Client) openOnce(ctx context.Context, op Op, body, answer any, fds ...i
 	conn.Close()
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
+	}
+	if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) { // unix(7): the request was not read
+		return nil, Classed(errdefs.ErrAborted, fmt.Sprintf("hezi-keeper went away before it was asked to %s: %v", op, err))
 	}
 	var ne net.Error
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ne) {
