@@ -25,7 +25,7 @@ func (d *daemon) openKeeper(ctx context.Context, c *config.Config, id string) (c
 	if err != nil {
 		return nil, "", fmt.Errorf("hezi-keeper: %w", err)
 	}
-	if info.Version == version.Version {
+	if info.Version == version.Version && info.ProtocolVersion == keeper.ProtocolVersion {
 		return client, binary, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -37,7 +37,14 @@ func (d *daemon) openKeeper(ctx context.Context, c *config.Config, id string) (c
 		d.log.Warn("hezi-keeper was not replaced, the old one serves on", "old", info.Version, "new", version.Version, "error", err)
 		return client, binary, nil
 	}
-	if now, err := client.Info(ctx); err == nil && now.Version != version.Version {
+	now, err := client.Info(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("hezi-keeper: %w", err)
+	}
+	if now.ProtocolVersion != keeper.ProtocolVersion { // it would ignore part of what is asked of it
+		return nil, "", fmt.Errorf("%s is hezi-keeper %s, which speaks another protocol than hezid %s: install both from the same build", binary, now.Version, version.Version)
+	}
+	if now.Version != version.Version {
 		d.log.Warn("hezi-keeper is of another build than hezid: install both from the same one", "binary", binary, "keeper", now.Version, "hezid", version.Version)
 		return client, binary, nil
 	}

@@ -10,7 +10,7 @@ import (
 // ProtocolVersion is raised when a message changes so that an older keeper
 // would misread it. hezid asks a keeper of an older build to replace itself
 // by execve (Client.Upgrade) before it uses newer messages.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
 // LogConfig says where a container's output is written. Only file formats are
 // written by the keeper; Driver "none" writes nothing.
