@@ -6,64 +6,24 @@
  *
  * Called as  {"hezi-enter", FLAGS, PID}  with descriptors: 3 is the keeper's
  * socket, 4 is hezi-init, 5 is a pidfd of a process in the user namespace, 6,
- * if PID is "1", is one of a process in the pid namespace to enter, 7 is this program. FLAGS are the
- * namespaces to make, CLONE_NEW* in decimal.
+ * if PID is "1", is one of a process in the pid namespace to enter, 7 is this
+ * program. FLAGS are the namespaces to make, CLONE_NEW* in decimal.
  *
  * It becomes root there and forks as the keeper's child; its last word to the
  * keeper is 'P' and that child's pid, or 'X', what failed and the errno.
  *
- * No libc: raw system calls for x86-64 and AArch64; see hezi-tiny.
+ * No libc: see raw.h.
  */
 
-typedef unsigned long u64;
+#include "../hezi-tiny/raw.h"
 
-#if defined(__x86_64__)
-enum { NR_write = 1, NR_exit = 231, NR_clone = 56, NR_setns = 308, NR_unshare = 272, NR_setgroups = 116,
-	NR_setresuid = 117, NR_setresgid = 119, NR_execveat = 322, NR_close = 3, NR_prctl = 157 };
+enum { CALL(setns, 308, 268), CALL(unshare, 272, 97), CALL(setgroups, 116, 159), CALL(setresuid, 117, 147), CALL(setresgid, 119, 149),
+	CALL(execveat, 322, 281), CALL(close, 3, 57) };
 
-static long call(long n, long a, long b, long c, long d, long e)
-{
-	long r;
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-	__asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-		: "rcx", "r11", "memory");
-	return r;
-}
-
-__asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall run\n\thlt\n");
-#elif defined(__aarch64__)
-enum { NR_write = 64, NR_exit = 94, NR_clone = 220, NR_setns = 268, NR_unshare = 97, NR_setgroups = 159,
-	NR_setresuid = 147, NR_setresgid = 149, NR_execveat = 281, NR_close = 57, NR_prctl = 167 };
-
-static long call(long n, long a, long b, long c, long d, long e)
-{
-	register long x8 __asm__("x8") = n;
-	register long x0 __asm__("x0") = a;
-	register long x1 __asm__("x1") = b;
-	register long x2 __asm__("x2") = c;
-	register long x3 __asm__("x3") = d;
-	register long x4 __asm__("x4") = e;
-	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
-	return x0;
-}
-
-__asm__(".globl _start\n_start:\n\tmov x29,#0\n\tmov x30,#0\n\tmov x0,sp\n\tbl run\n\tbrk #0\n");
-#else
-#error "hezi-enter knows x86-64 and AArch64 only"
-#endif
-
-/* Linux's numbers, the same on both architectures. */
-enum { SIGCHLD = 17, CLONE_PARENT = 0x8000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, AT_EMPTY_PATH = 0x1000,
+enum { CLONE_PARENT = 0x8000, CLONE_NEWUSER = 0x10000000, CLONE_NEWPID = 0x20000000, AT_EMPTY_PATH = 0x1000,
 	PR_SET_DUMPABLE = 4 };
 
 enum { SOCKET = 3, INIT = 4, USER = 5, PIDNS = 6, SELF = 7 };
-
-__attribute__((noreturn)) static void quit(int code)
-{
-	for (;;)
-		call(NR_exit, code, 0, 0, 0, 0);
-}
 
 /* tell sends the kind, a number and an errno. */
 static void tell(char kind, unsigned number, unsigned err)

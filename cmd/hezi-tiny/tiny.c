@@ -14,61 +14,19 @@
  * it exits with 127 (no such file) or 126. 125 is a failure of its own.
  *
  * The go:build line keeps this file out of Go's packages; `make embedded`
- * compiles it. No libc: raw system calls for x86-64 and AArch64.
+ * compiles it. No libc: see raw.h.
  */
 
-typedef unsigned long u64;
+#include "raw.h"
 
-#if defined(__x86_64__)
-enum { NR_write = 1, NR_ioctl = 16, NR_exit = 231, NR_kill = 62, NR_setpgid = 109,
-	NR_getpid = 39, NR_execve = 59, NR_wait4 = 61, NR_clone = 56,
-	NR_sigprocmask = 14, NR_sigtimedwait = 128, NR_prctl = 157 };
+enum { CALL(ioctl, 16, 29), CALL(kill, 62, 129), CALL(setpgid, 109, 154), CALL(getpid, 39, 172), CALL(execve, 59, 221),
+	CALL(wait4, 61, 260), CALL(sigprocmask, 14, 135), CALL(sigtimedwait, 128, 137) };
 
-static long call(long n, long a, long b, long c, long d, long e)
-{
-	long r;
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-	__asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-		: "rcx", "r11", "memory");
-	return r;
-}
-
-__asm__(".globl _start\n_start:\n\txor %ebp,%ebp\n\tmov %rsp,%rdi\n\tand $-16,%rsp\n\tcall run\n\thlt\n");
-#elif defined(__aarch64__)
-enum { NR_write = 64, NR_ioctl = 29, NR_exit = 94, NR_kill = 129, NR_setpgid = 154,
-	NR_getpid = 172, NR_execve = 221, NR_wait4 = 260, NR_clone = 220,
-	NR_sigprocmask = 135, NR_sigtimedwait = 137, NR_prctl = 167 };
-
-static long call(long n, long a, long b, long c, long d, long e)
-{
-	register long x8 __asm__("x8") = n;
-	register long x0 __asm__("x0") = a;
-	register long x1 __asm__("x1") = b;
-	register long x2 __asm__("x2") = c;
-	register long x3 __asm__("x3") = d;
-	register long x4 __asm__("x4") = e;
-	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
-	return x0;
-}
-
-__asm__(".globl _start\n_start:\n\tmov x29,#0\n\tmov x30,#0\n\tmov x0,sp\n\tbl run\n\tbrk #0\n");
-#else
-#error "hezi-tiny knows x86-64 and AArch64 only"
-#endif
-
-/* Linux's numbers, the same on both architectures. */
 enum { SIGILL = 4, SIGTRAP = 5, SIGABRT = 6, SIGBUS = 7, SIGFPE = 8, SIGSEGV = 11,
-	SIGCHLD = 17, SIGTTIN = 21, SIGTTOU = 22, SIGSYS = 31,
+	SIGTTIN = 21, SIGTTOU = 22, SIGSYS = 31,
 	SIG_SETMASK = 2, WNOHANG = 1, ENOENT = 2, EINTR = 4, ENOTDIR = 20, TIOCSPGRP = 0x5410, PR_SET_CHILD_SUBREAPER = 36 };
 
 #define BIT(n) (1UL << ((n) - 1))
-
-static void quit(int code)
-{
-	for (;;)
-		call(NR_exit, code, 0, 0, 0, 0);
-}
 
 static void say(const char *s)
 {
