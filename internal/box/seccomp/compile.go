@@ -89,14 +89,19 @@ func Compile(p *Profile, caps []string, arch string) (program []byte, flags uint
 	program = code.bytes()
 	cache.Lock()
 	defer cache.Unlock()
-	if len(cache.programs) >= cacheSize {
-		for k := range cache.programs { // any one
-			delete(cache.programs, k)
+	keep(cache.programs, cacheSize, key, program)
+	return program, flags, nil
+}
+
+// keep puts a value into a cache of a size, in place of any one when it is full.
+func keep[K comparable, V any](cache map[K]V, size int, key K, value V) {
+	if len(cache) >= size {
+		for k := range cache {
+			delete(cache, k)
 			break
 		}
 	}
-	cache.programs[key] = program
-	return program, flags, nil
+	cache[key] = value
 }
 
 func build(p *Profile, caps []string, arch string) (code, error) {

@@ -110,13 +110,7 @@ func ParseCached(text string) (*Profile, error) {
 	}
 	parsed.Lock()
 	defer parsed.Unlock()
-	if len(parsed.profiles) >= parsedSize {
-		for k := range parsed.profiles { // any one
-			delete(parsed.profiles, k)
-			break
-		}
-	}
-	parsed.profiles[key] = p
+	keep(parsed.profiles, parsedSize, key, p)
 	return p, nil
 }
 
