@@ -140,7 +140,7 @@ func (b *standby) make(r *Runtime, paths map[string]string, grouped bool) *child
 	}
 	own := paths
 	if grouped {
-		own, err = withGroup(paths, "standby-"+strconv.Itoa(c.pid))
+		own, err = withGroup(paths, cgroup.StandbyPrefix+strconv.Itoa(c.pid))
 		if err != nil { // the container has ended
 			c.end()
 			return nil

@@ -14,8 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ExecPrefix begins the names of execs' own groups.
-const ExecPrefix = "exec-"
+// ExecPrefix begins the names of execs' own groups, StandbyPrefix of those that
+// wait for an exec.
+const (
+	ExecPrefix    = "exec-"
+	StandbyPrefix = "standby-"
+)
 
 // ExecName is the name of an exec's group inside its container's.
 func ExecName(execID string) string { return ExecPrefix + execID }
@@ -40,6 +44,18 @@ func Inner(paths map[string]string, name string) string {
 		return ""
 	}
 	return filepath.Join(paths[key], name)
+}
+
+// Inners are the directories of all such groups inside a container's.
+func Inners(paths map[string]string) []string {
+	key, ok := InnerHierarchy(paths)
+	if !ok {
+		return nil
+	}
+	return slices.DeleteFunc(children(paths[key]), func(dir string) bool {
+		name := filepath.Base(dir)
+		return !strings.HasPrefix(name, ExecPrefix) && !strings.HasPrefix(name, StandbyPrefix)
+	})
 }
 
 // MakeInner makes a group inside a container's. One that exists is taken.
@@ -113,19 +129,24 @@ func SignalAll(dir string, sig unix.Signal) (n int, err error) {
 // signalEach sends by pidfd to what is still in the group, so never to another
 // process with a number that has become free.
 func signalEach(dir string, sig unix.Signal) (n int, err error) {
-	for _, pid := range Processes(dir) {
-		fd, e := unix.PidfdOpen(pid, 0)
-		if e != nil {
-			continue // it has ended
-		}
-		if slices.Contains(Processes(dir), pid) {
-			if e := unix.PidfdSendSignal(fd, sig, nil, 0); e == nil {
-				n++
-			} else if e != unix.ESRCH {
-				err = errors.Join(err, fmt.Errorf("send signal %d to process %d: %w", sig, pid, e))
+	for some := range slices.Chunk(Processes(dir), 64) { // of which descriptors are held
+		fds := map[int]int{}
+		for _, pid := range some {
+			if fd, e := unix.PidfdOpen(pid, 0); e == nil { // else it has ended
+				fds[pid] = fd
 			}
 		}
-		unix.Close(fd)
+		still := Processes(dir)
+		for pid, fd := range fds {
+			if _, ok := slices.BinarySearch(still, pid); ok {
+				if e := unix.PidfdSendSignal(fd, sig, nil, 0); e == nil {
+					n++
+				} else if e != unix.ESRCH {
+					err = errors.Join(err, fmt.Errorf("send signal %d to process %d: %w", sig, pid, e))
+				}
+			}
+			unix.Close(fd)
+		}
 	}
 	return n, err
 }

@@ -47,6 +47,7 @@ func (s *Server) TakeBack() error {
 	for _, p := range ps {
 		p.release()
 		p.run()
+		clientGone(p) // its connection ended with the keeper before
 	}
 	return nil
 }
@@ -61,6 +62,11 @@ func (s *Server) insert(ps []*process) {
 	for _, p := range ps {
 		if c := s.containers[p.rec.ContainerID]; c != nil && p.rec.ExecID != "" {
 			c.execs[p.rec.ExecID] = p
+		}
+	}
+	for _, p := range ps {
+		if p.rec.ExecID == "" {
+			findGroups(p)
 		}
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/keeper"
@@ -402,11 +401,7 @@ func (a *attached) close() {
 	p.outMu.Lock()
 	delete(p.clients, a)
 	p.outMu.Unlock()
-	if r := p.snapshot(); r.KillOnDisconnect && r.ExecID != "" {
-		if err := signalExec(a.srv, r.ContainerID, r.ExecID, unix.SIGKILL); err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
-			a.srv.logger.Warn("end an exec whose client left", "error", err)
-		}
-	}
+	clientGone(p)
 }
 
 // end is called once the process is drained: flush and close.
@@ -533,8 +528,14 @@ func (a *attached) detach() {
 	delete(p.clients, a)
 	p.outMu.Unlock()
 	p.mu.Lock()
+	kept := p.rec.KillOnDisconnect
 	p.rec.KillOnDisconnect = false
 	p.mu.Unlock()
+	if kept {
+		if err := p.update(); err != nil { // or a later keeper would end it
+			a.srv.logger.Warn("tell the holder that a client detached", "error", err)
+		}
+	}
 	a.close()
 }
 

@@ -2,7 +2,9 @@ package server
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -34,21 +36,39 @@ func signalExec(s *Server, id, execID string, sig unix.Signal) error {
 	return x.signal(sig) // this host has no group for it
 }
 
+// clientGone ends an exec that is to end with its client.
+func clientGone(p *process) {
+	r := p.snapshot()
+	if !r.KillOnDisconnect || r.ExecID == "" {
+		return
+	}
+	err := signalExec(p.srv, r.ContainerID, r.ExecID, unix.SIGKILL)
+	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
+		p.srv.logger.Warn("end an exec whose client left", "error", err)
+	}
+}
+
 // leaveExec removes the group of an exec that has ended, and those of earlier
-// ones whose last process has ended since. What a keeper before this one left
-// goes with the container.
+// ones whose last process has ended since.
 func leaveExec(c *process, execID string) {
-	paths := c.snapshot().CgroupPaths
-	if cgroup.Inner(paths, cgroup.ExecName(execID)) == "" {
+	dir := cgroup.Inner(c.snapshot().CgroupPaths, cgroup.ExecName(execID))
+	if dir == "" {
 		return
 	}
 	c.mu.Lock()
-	left := c.leftGroups
+	left := append(c.leftGroups, dir)
 	c.leftGroups = nil
 	c.mu.Unlock()
-	left = append(left, execID)
-	left = slices.DeleteFunc(left, func(id string) bool { return cgroup.RemoveInner(cgroup.Inner(paths, cgroup.ExecName(id))) })
+	left = slices.DeleteFunc(left, cgroup.RemoveInner)
 	c.mu.Lock()
 	c.leftGroups = append(c.leftGroups, left...)
 	c.mu.Unlock()
+}
+
+// findGroups finds the groups that a keeper before this one has left.
+func findGroups(c *process) {
+	c.leftGroups = slices.DeleteFunc(cgroup.Inners(c.rec.CgroupPaths), func(dir string) bool {
+		id, ok := strings.CutPrefix(filepath.Base(dir), cgroup.ExecPrefix)
+		return ok && c.execs[id] != nil
+	})
 }

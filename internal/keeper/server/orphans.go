@@ -173,6 +173,7 @@ func find(s *Server, req *keeper.AdoptRequest) error {
 		return gone
 	}
 	p.rec.OOMs = p.oomKills() // who told them is not known
+	findGroups(p)
 	if err := p.findOutput(req.Pipes); err != nil {
 		p.withoutLog(err)
 	}

@@ -74,7 +74,7 @@ type process struct {
 	execs    map[string]*process
 	released bool // ready is closed
 	dropped  bool // the container is taken out, and the execs it had then
-	// leftGroups are the execs whose groups had processes yet when they ended.
+	// leftGroups are the directories of groups that had processes yet when their execs ended.
 	leftGroups []string
 
 	ready    chan struct{} // closed when output may be read
