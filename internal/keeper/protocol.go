@@ -79,11 +79,8 @@ type UpdateRequest struct {
 }
 
 // SweepRequest ends what runs in the cgroups of containers that the keeper does
-// not hold: of all but Keep, or of Only.
-type SweepRequest struct {
-	Keep []string
-	Only string
-}
+// not hold: of all but Keep.
+type SweepRequest struct{ Keep []string }
 
 // ExecRequest starts another process in a running container.
 type ExecRequest struct {

@@ -39,7 +39,8 @@ func endOrphans(s *Server, ps []*process, spared map[string]bool) {
 		}
 		s.logger.Warn("a process whose start was cut off is ended", "container", id, "pid", pid)
 		if !held[id] {
-			if _, err := sweep(s, &keeper.SweepRequest{Only: id}); err != nil {
+			dirs := groupOf(pid, id)
+			if err := errors.Join(dirs.Kill(), dirs.Remove()); err != nil {
 				s.logger.Error("end what a start that was cut off has left", "container", id, "error", err)
 			}
 			continue
@@ -68,6 +69,32 @@ func childrenOf(pid int) []int {
 		}
 	}
 	return pids
+}
+
+// groupOf is the cgroup of a container that a process is in, also where it is
+// below a parent that the user named.
+func groupOf(pid int, id string) cgroup.Dirs {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return nil
+	}
+	dirs := cgroup.Dirs{}
+	for line := range strings.Lines(string(b)) { // cgroups(7)
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		name, path, _ := strings.Cut(rest, ":")
+		name = strings.TrimPrefix(name, "name=")
+		if above, _, ok := strings.Cut(path+"/", "/"+id+"/"); ok {
+			if dir := filepath.Join("/sys/fs/cgroup", name, above, id); isDir(dir) {
+				dirs[name] = dir
+			}
+		}
+	}
+	return dirs
+}
+
+func isDir(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.IsDir()
 }
 
 // containerOf is the id in the name of a process's cgroup; "" without one.
@@ -126,7 +153,7 @@ func sweep(s *Server, req *keeper.SweepRequest) ([]string, error) {
 	var swept []string
 	var errs []error
 	for id, dirs := range found {
-		if req.Only != "" && id != req.Only || slices.Contains(req.Keep, id) || s.holds(id) {
+		if slices.Contains(req.Keep, id) || s.holds(id) {
 			continue
 		}
 		if dirs.Populated() {
