@@ -138,7 +138,7 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	switch req.Op {
 	case keeper.OpStart, keeper.OpExec, keeper.OpPrepare:
 		s.beginning.Add(1)
-		err := s.begin()
+		err := begin(s)
 		if err != nil {
 			respond(c, nil, err)
 		}
@@ -187,7 +187,7 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 var errReplaced = keeper.Classed(errdefs.ErrAborted, "the keeper is being replaced: ask again")
 
 // begin lets a start begin once no upgrade is tried, and hold off upgrades.
-func (s *Server) begin() error {
+func begin(s *Server) error {
 	for !s.starts.TryRLock() {
 		select {
 		case <-s.leaving:

@@ -46,6 +46,7 @@ type processState struct {
 	Record record
 	FDs    []int
 	Pos    [2]int64
+	Awaits bool // its output waits for the client that started it
 }
 
 type clientState struct {
@@ -279,7 +280,10 @@ func (h *handover) collect() (*state, error) {
 		p.outMu.Lock()
 		pos := p.pos
 		p.outMu.Unlock()
-		st.Processes = append(st.Processes, processState{Record: r, FDs: fds, Pos: pos})
+		p.mu.Lock()
+		awaits := !p.released
+		p.mu.Unlock()
+		st.Processes = append(st.Processes, processState{Record: r, FDs: fds, Pos: pos, Awaits: awaits})
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -455,6 +459,7 @@ func (h *handover) resume(st *state) error {
 	s.link.setPID(st.HolderPID)
 	go s.link.readLoop()
 	var ps []*process
+	awaits := map[*process]bool{}
 	for _, x := range st.Processes {
 		raw, err := json.Marshal(x.Record)
 		if err != nil {
@@ -466,7 +471,7 @@ func (h *handover) resume(st *state) error {
 			continue
 		}
 		p.pos = x.Pos // a line's beginning was shown already
-		ps = append(ps, p)
+		ps, awaits[p] = append(ps, p), x.Awaits
 	}
 	s.insert(ps)
 	for _, c := range st.Clients {
@@ -488,7 +493,11 @@ func (h *handover) resume(st *state) error {
 		}
 	}
 	for _, p := range ps {
-		p.release()
+		if awaits[p] {
+			time.AfterFunc(attachWait, p.release)
+		} else {
+			p.release()
+		}
 		p.run()
 	}
 	return nil

@@ -126,6 +126,28 @@ func TestUpgradeDiesTakingOver(t *testing.T) {
 	}
 }
 
+// TestUpgradeBeforeAttach: an exec whose client is about to attach keeps its
+// output until it does, over a replacement too.
+func TestUpgradeBeforeAttach(t *testing.T) {
+	b := newBed(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.start(b.request("a", "sleep 100"))
+	if _, err := b.c.Exec(b.ctx, keeper.ExecRequest{ContainerID: "a", ExecID: "x", AwaitAttach: true,
+		Process: box.Process{Args: []string{"echo", "said"}, AttachStdout: true}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.c.Upgrade(b.ctx, exe); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	if out, _ := demux(t, b.attach(keeper.AttachRequest{ContainerID: "a", ExecID: "x"}, "")); string(out) != "said\n" {
+		t.Errorf("%q", out)
+	}
+}
+
 // TestStateVersions: every state that a build of the two versions before has
 // written is read, with all that it says; testdata has one for each version.
 func TestStateVersions(t *testing.T) {
