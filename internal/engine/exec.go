@@ -167,8 +167,8 @@ func (e *Execs) execFailed(v *execs.Execution, err error) error {
 	code := 126
 	failed := fmt.Errorf("exec failed: %w", err)
 	if b, ok := errors.AsType[*box.Error](err); ok {
-		if b.ExitCode != 0 {
-			code = b.ExitCode
+		if b.ExitCode == 127 || b.Step == box.StepCwd { // Docker knows these two codes only
+			code = 127
 		}
 		failed = errdefs.ErrInvalidArgument.WithMessage("exec failed: " + b.Message)
 	}
