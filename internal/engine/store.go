@@ -71,8 +71,8 @@ func (e *records) loadAll() error {
 		if _, err := e.names.Reserve(r.ID, r.Name); err != nil {
 			return err
 		}
-		if m := r.Users; m != nil && r.UsersOf == "" && strings.HasPrefix(string(r.HostConfig.UsernsMode), "auto") {
-			if err := e.o.Users.Claim(r.ID, m); err != nil {
+		if m := r.Users; m != nil && strings.HasPrefix(string(r.HostConfig.UsernsMode), "auto") {
+			if err := e.o.Users.Claim(r.usersOf(), m); err != nil {
 				e.o.Log.Error("two containers have the same ids on the host: make one of them anew", "error", err)
 			}
 		}

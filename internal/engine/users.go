@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -12,15 +13,19 @@ import (
 // mapper says which ids a container has on the host.
 type mapper struct{ *records }
 
-// assign gives a new container the users that its mode, or the daemon's
-// configuration, asks for.
+// assign gives a new container the users of those whose namespaces it joins,
+// or those that its mode, or the daemon's configuration, asks for.
 func (e mapper) assign(r *record) error {
 	h := r.HostConfig
 	mode, err := users.Parse(h.UsernsMode)
+	if err != nil || mode.Host {
+		return err
+	}
+	joined, err := e.joins(r)
 	if err != nil {
 		return err
 	}
-	if mode.Host || !mode.Auto && e.o.Defaults.Remap == nil {
+	if r.Users == nil && !mode.Auto && e.o.Defaults.Remap == nil {
 		return nil
 	}
 	conflict := func(text string) error { return errdefs.ErrInvalidArgument.WithMessage(text) }
@@ -31,12 +36,9 @@ func (e mapper) assign(r *record) error {
 		return conflict("cannot share the host's network namespace when user namespaces are enabled")
 	case h.PidMode.IsHost():
 		return conflict("cannot share the host PID namespace when user namespaces are enabled")
-	}
-	joined, err := e.joins(r)
-	if err != nil || r.Users != nil {
-		return err
-	}
-	if joined {
+	case r.Users != nil:
+		return nil
+	case joined:
 		return conflict("cannot join the namespaces of a container that has none of its own for users: add --userns=host, or give that one a user namespace too")
 	}
 	if !mode.Auto {
@@ -46,6 +48,23 @@ func (e mapper) assign(r *record) error {
 	r.Users, err = e.o.Users.Take(r.ID, mode.Size)
 	return err
 }
+
+// giveBack lets others have the ids of a container that is removed, once no
+// container is left in its user namespace.
+func (e mapper) giveBack(r *record) {
+	if r.Users == nil {
+		return
+	}
+	for _, o := range e.all() {
+		if o.usersOf() == r.usersOf() {
+			return
+		}
+	}
+	e.o.Users.Give(r.usersOf())
+}
+
+// usersOf is the container whose ids r has: its own id, or that of the one it joins.
+func (r *record) usersOf() string { return cmp.Or(r.UsersOf, r.ID) }
 
 // joins finds the containers whose namespaces r joins. A namespace belongs to a
 // user namespace, so that r is in theirs, which must be one.
@@ -60,16 +79,13 @@ func (e mapper) joins(r *record) (joined bool, err error) {
 			return true, errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}
 		o := c.latest.Load()
-		of := o.ID
-		if o.UsersOf != "" {
-			of = o.UsersOf
-		}
+		of := o.usersOf()
 		if joined && (of != r.UsersOf || o.Users == nil) {
-			return true, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("cannot join namespaces of containers in different user namespaces: %s is not in that of %s", ref, r.UsersOf))
+			return true, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("cannot join namespaces of containers in different user namespaces: %s is not in that of %s: add --userns=host", ref, r.UsersOf))
 		}
 		joined = true
 		if o.Users != nil {
-			r.Users, r.UsersOf = o.Users, of
+			r.Users, r.UsersOf, h.UsernsMode = o.Users, of, o.HostConfig.UsernsMode
 		} else {
 			r.UsersOf = of // to compare with
 		}

@@ -158,6 +158,39 @@ func TestUsersJoin(t *testing.T) {
 	e.Must(t, "rm", "-f", "three", "two", "one", "hosts")
 }
 
+// TestUsersStay: the ids of a container that is removed are nobody else's while
+// others are in its user namespace, which those are that say nothing of users.
+func TestUsersStay(t *testing.T) {
+	e := configured(t, `{"userns-auto-range": "700000:131072"}`)
+	e.Must(t, "run", "-d", "--name", "one", "--userns", "auto", "busybox", "sleep", "1000")
+	if out, err := e.Docker("run", "-d", "--name", "guest", "--network", "container:one", "busybox", "sleep", "1000").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got := idOnHost(t, e, "guest"); got != "700000" {
+		t.Errorf("who joins has the users from %s on", got)
+	}
+	fails(t, e, "privileged mode is incompatible", "run", "--rm", "--privileged", "--pid", "container:one", "busybox", "true")
+	e.Must(t, "run", "--rm", "--privileged", "--userns", "host", "--pid", "container:one", "busybox", "true")
+	e.Must(t, "rm", "-f", "one")
+	free := func() string {
+		return strings.Fields(e.Must(t, "run", "--rm", "--userns", "auto", "busybox", "cat", "/proc/self/uid_map"))[1]
+	}
+	if got := free(); got != "765536" {
+		t.Errorf("another has the guest's ids: %s", got)
+	}
+	e.Kill()
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if got := free(); got != "765536" {
+		t.Errorf("another has the guest's ids, after a restart of the engine: %s", got)
+	}
+	e.Must(t, "rm", "-f", "guest")
+	if got := free(); got != "700000" {
+		t.Errorf("the ids are not given back: %s", got)
+	}
+}
+
 // TestUsersRemap: as dockerd has it, with the user that it makes.
 func TestUsersRemap(t *testing.T) {
 	if exec.Command("id", "dockremap").Run() != nil {
