@@ -246,19 +246,58 @@ func (e *Execs) execExited(containerID, id string, exit box.Exit) {
 // their processes with its first one.
 func (e *Execs) execsEnded(containerID string) {
 	for _, v := range e.index.Of(containerID) {
-		if !v.Running {
-			continue
-		}
-		code := 137
-		next := *v
-		next.Running, next.PID, next.Exit = false, 0, &code
-		if err := e.saveExec(&next); err != nil {
-			e.o.Log.Warn("store an exec's end", "error", err)
-		}
-		if v.Config.Check {
-			e.index.Forget(v.ID)
+		e.closeExec(v.ID, 137)
+	}
+}
+
+// closeExec stores the end of an exec that runs, which nobody tells.
+func (e *Execs) closeExec(id string, code int) {
+	v, err := e.index.Get(id)
+	if err != nil || !v.Running {
+		return
+	}
+	next := *v
+	next.Running, next.PID, next.Exit = false, 0, &code
+	if err := e.saveExec(&next); err != nil {
+		e.o.Log.Warn("store an exec's end", "error", err)
+	}
+	if v.Config.Check {
+		e.index.Forget(id)
+	}
+}
+
+// meet compares the execs that ran with what the keeper has. One that it has not
+// was lost with it and its holder, both killed: its exit code nobody knows.
+func (e *Execs) meet(ran []*execs.Execution, list []keeper.Status) {
+	known := map[string]keeper.ExecStatus{}
+	for _, s := range list {
+		for _, x := range s.Execs {
+			known[x.ID] = x
 		}
 	}
+	for _, v := range ran {
+		if x, ok := known[v.ID]; !ok {
+			e.closeExec(v.ID, lostExit)
+		} else if x.Exit == nil { // the keeper tells the exit again
+			e.index.Began(v.ID, x.PID)
+		}
+	}
+}
+
+// loadExecs takes up the execs of the hezid before.
+func (e *Execs) loadExecs(list []keeper.Status) error {
+	if err := e.index.Load(e.execFolder(), e.o.Log); err != nil {
+		return err
+	}
+	for _, v := range e.index.All() {
+		if _, err := e.entry(v.Container); err != nil { // it ended while its container was removed
+			if err := e.dropExecs(v.Container); err != nil {
+				return err
+			}
+		}
+	}
+	e.meet(e.index.All(), list)
+	return nil
 }
 
 // seen is an exec as the keeper knows it: a client asks for the exit code as

@@ -2,12 +2,14 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	"hezi/internal/box"
+	"hezi/internal/engine/execs"
 	"hezi/internal/keeper"
 )
 
@@ -20,6 +22,7 @@ const lostReason = "the keeper and its holder were killed, and the container end
 // back, unless both were killed: then it is told again what runs, as far as it
 // does, and what nobody knows is ended.
 func (e lost) reconcile() {
+	ran := slices.DeleteFunc(e.index.All(), func(v *execs.Execution) bool { return v.PID == 0 }) // not one that is being started
 	list, err := e.o.Keeper.List(e.ctx)
 	if err != nil {
 		e.reconcileFailed("ask the keeper what runs", err)
@@ -41,6 +44,7 @@ func (e lost) reconcile() {
 			}
 		}
 	}
+	e.meet(ran, list)
 	e.sweepProcesses(e.ctx)
 }
 

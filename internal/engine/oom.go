@@ -4,6 +4,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 
+	"hezi/internal/box/cgroup"
 	"hezi/internal/keeper"
 )
 
@@ -29,4 +30,21 @@ func (e *records) noteOOM(ev keeper.Event) error {
 	}
 	_, err = e.change(c, func(r *record) { r.OOM = true })
 	return err
+}
+
+// missedOOM says whether the kernel killed a process of a container that runs on
+// while no hezid was there to be told.
+func (e *records) missedOOM(r *record) bool {
+	if r.OOM || len(r.Cgroups) == 0 {
+		return false
+	}
+	g, err := cgroup.Open(r.Cgroups)
+	var kills uint64
+	if err == nil {
+		kills, err = g.OOMKills()
+	}
+	if err != nil {
+		e.o.Log.Warn("find out whether a container was out of memory", "container", r.ID, "error", err)
+	}
+	return kills > 0
 }

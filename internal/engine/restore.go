@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
@@ -53,7 +54,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 		e.work.Go(func() { e.endStranger(id) })
 	}
 	lost{e}.sweepProcesses(ctx)
-	if err := e.index.Load(e.execFolder(), e.o.Log); err != nil {
+	if err := e.loadExecs(list); err != nil {
 		return err
 	}
 	return e.sweep()
@@ -86,6 +87,7 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 		return e.restoreEnded(c)
 	}
 	c.over = make(chan struct{})
+	missed := s.Exit == nil && e.missedOOM(r)
 	state := container.StateRunning
 	if s.Paused && s.Exit == nil {
 		state = container.StatePaused
@@ -98,7 +100,11 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 			r.Started = s.StartedAt
 			r.State = container.StateRunning
 		}
+		r.OOM = r.OOM || missed
 	})
+	if err == nil && missed {
+		e.publish(r, events.ActionOOM)
+	}
 	if err == nil && r.State != state {
 		r, err = e.change(c, func(r *record) { r.State = state })
 	}

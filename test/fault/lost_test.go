@@ -105,6 +105,94 @@ func TestKillKeeperAndHolder(t *testing.T) {
 	}
 }
 
+// TestExecsOfTheLost: an exec that runs is known by its process to the next hezid;
+// one that keeper and holder take along is not shown as running for ever.
+func TestExecsOfTheLost(t *testing.T) {
+	for _, hezidToo := range []bool{false, true} {
+		t.Run(fmt.Sprintf("hezid=%v", hezidToo), func(t *testing.T) {
+			e := start(t)
+			e.Must(t, "run", "-d", "--name", "box", "--health-cmd", "sleep 704; true", "--health-interval", "50ms", "--health-timeout", "1h", "busybox", "sleep", "1000")
+			e.Must(t, "exec", "-d", "box", "sleep", "703")
+			running(t, "sleep 704; true", 1)
+			e.Kill()
+			if err := e.Up(); err != nil {
+				t.Fatal(err)
+			}
+			list := func() string {
+				return e.Must(t, "execs", "ls", "--no-trunc", "--format", `{{if eq .Command "\"sleep 703\""}}{{.ID}} {{.PID}} {{.Status}} {{.Processes}}{{end}}`)
+			}
+			f := strings.Fields(list())
+			if len(f) != 4 || f[2] != "Running" || f[3] != "1" {
+				t.Fatalf("after the end of hezid: %q", f)
+			}
+			id := f[0]
+			if b, err := os.ReadFile("/proc/" + f[1] + "/cmdline"); err != nil || string(b) != "sleep\x00703\x00" {
+				t.Errorf("the exec has the process %s: %q, %v", f[1], b, err)
+			}
+			keeper, holder := e.Keeper()
+			killed(t, keeper, holder)
+			if hezidToo {
+				e.Kill()
+				if err := e.Up(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := id + " 0 Exited (255) 1"
+			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+				got := list()
+				if got == want {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("after the end of keeper and holder: %q, not %q", got, want)
+				}
+			}
+			e.Must(t, "execs", "kill", id)
+			for deadline := time.Now().Add(20 * time.Second); list() != ""; time.Sleep(50 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("after a kill: %q", list())
+				}
+			}
+			if got := e.Must(t, "inspect", "-f", "{{len .ExecIDs}}", "box"); got != "0" && got != "1" { // the check of now
+				t.Errorf("%s execs run", got)
+			}
+			e.Must(t, "rm", "-f", "box")
+		})
+	}
+}
+
+// TestOOMWhileAway: a process that the kernel kills for lack of memory while hezid
+// is away is told by the next one, though the container runs on.
+func TestOOMWhileAway(t *testing.T) {
+	e := start(t)
+	e.Must(t, "run", "-d", "--name", "box", "-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c",
+		"while [ ! -e /go ]; do sleep 0.1; done; (a=x; while :; do a=$a$a; done); touch /killed; sleep 1000")
+	pid := e.Must(t, "inspect", "-f", "{{.State.Pid}}", "box")
+	e.Kill()
+	if err := os.WriteFile("/proc/"+pid+"/root/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if _, err := os.Stat("/proc/" + pid + "/root/killed"); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was killed within a minute")
+		}
+	}
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Must(t, "inspect", "-f", "{{.State.OOMKilled}} {{.State.Status}}", "box"); got != "true running" {
+		t.Errorf("the container is %s", got)
+	}
+	time.Sleep(time.Second) // --until is cut to whole seconds
+	if got := e.Must(t, "events", "--since", "5m", "--until", "0s", "--filter", "container=box", "--format", "{{.Action}}"); got != "oom" {
+		t.Errorf("the events are %q", got)
+	}
+	e.Must(t, "rm", "-f", "box")
+}
+
 // TestLogIsGone kills what holds a container whose log cannot be opened any more:
 // it runs on, and is neither ended nor stopped by a full pipe.
 func TestLogIsGone(t *testing.T) {

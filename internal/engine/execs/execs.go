@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -78,17 +80,16 @@ func (x *Index) Running(containerID string) []string {
 	return ids
 }
 
-// Of are the execs of a container.
-func (x *Index) Of(containerID string) []*Execution {
+// All are all execs.
+func (x *Index) All() []*Execution {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var list []*Execution
-	for _, v := range x.byID {
-		if v.Container == containerID {
-			list = append(list, v)
-		}
-	}
-	return list
+	return slices.Collect(maps.Values(x.byID))
+}
+
+// Of are the execs of a container.
+func (x *Index) Of(containerID string) []*Execution {
+	return slices.DeleteFunc(x.All(), func(v *Execution) bool { return v.Container != containerID })
 }
 
 // Set shows an exec; it returns one that is too old to keep, or "".
