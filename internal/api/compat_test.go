@@ -104,7 +104,7 @@ func TestEventAndInfoShapes(t *testing.T) {
 }
 
 func TestCreateOfOlderVersions(t *testing.T) {
-	raw := []byte(`{"Image":"i","MacAddress":"02:00:00:00:00:01","HostConfig":{"AutoRemove":true,"PidsLimit":-1,"Annotations":{"a":"b"}}}`)
+	raw := []byte(`{"Image":"i","MacAddress":"02:00:00:00:00:01","HostConfig":{"AutoRemove":true,"PidsLimit":-1,"Annotations":{"a":"b"},"Umask":63}}`)
 	for _, v := range []apiVersion{24, 39, 40, 41, 43, 51, 52, 56} {
 		r, warnings, err := createRequest(v, raw)
 		if err != nil {
@@ -117,14 +117,40 @@ func TestCreateOfOlderVersions(t *testing.T) {
 		if h.AutoRemove != (v >= 25) || (h.Annotations != nil) != (v >= 43) || h.PidsLimit != nil {
 			t.Errorf("1.%d: %+v", v, h)
 		}
-		if got := h.CgroupnsMode.IsHost(); got != (v < 41) {
-			t.Errorf("1.%d: cgroup namespace %q", v, h.CgroupnsMode)
+		if (h.Umask != nil) != (v >= 56) || r.HostCgroups != (v < 41) || r.ReadOnlyTop != (v < 44) || h.CgroupnsMode != "" {
+			t.Errorf("1.%d: %+v, %+v", v, h, r)
 		}
 		if got := h.IpcMode.IsShareable(); got != (v < 40) {
 			t.Errorf("1.%d: ipc %q", v, h.IpcMode)
 		}
 		if ep := r.Networking.EndpointsConfig["bridge"]; (ep != nil) != (v < 52) {
 			t.Errorf("1.%d: endpoint %v", v, ep)
+		}
+	}
+	for _, c := range []struct {
+		mount string
+		since apiVersion // before it the mount is refused
+	}{
+		{`{"Type":"bind","ReadOnly":true,"BindOptions":{"ReadOnlyForceRecursive":true}}`, 44},
+		{`{"Type":"volume","VolumeOptions":{"Subpath":"a"}}`, 45},
+		{`{"Type":"image"}`, 48},
+		{`{"Type":"bind","VolumeOptions":{"Subpath":"a"},"TmpfsOptions":{}}`, 42}, // not looked at before
+	} {
+		for _, v := range []apiVersion{c.since - 1, c.since} {
+			r, _, err := createRequest(v, []byte(`{"Image":"i","HostConfig":{"Mounts":[`+c.mount+`]}}`))
+			if c.since == 42 {
+				if v < 42 && (err != nil || r.HostConfig.Mounts[0].VolumeOptions != nil || r.HostConfig.Mounts[0].TmpfsOptions != nil) {
+					t.Errorf("1.%d: %s: %+v, %v", v, c.mount, r.HostConfig, err)
+				}
+			} else if (err != nil) != (v < c.since) {
+				t.Errorf("1.%d: %s: %v", v, c.mount, err)
+			}
+		}
+	}
+	for driver, want := range map[string]int{"": 0, "x": 1} {
+		_, warnings, err := createRequest(50, []byte(`{"Image":"i","HostConfig":{"VolumeDriver":"`+driver+`","Mounts":[{"Type":"volume"}]}}`))
+		if err != nil || len(warnings) != want {
+			t.Errorf("the driver %q: %q, %v", driver, warnings, err)
 		}
 	}
 	for _, bad := range []string{`{}x`, `null`, `{"Image":1}`, `{"Image":"i","MacAddress":"nonsense"}`} {

@@ -62,7 +62,12 @@ func createRequest(v apiVersion, raw json.RawMessage) (_ engine.CreateRequest, w
 		return engine.CreateRequest{}, nil, errBadCreate(err)
 	}
 	warnings = append(warnings, fillBindings(r.HostConfig)...)
-	olderHostConfig(v, r.HostConfig)
+	if err := olderHostConfig(v, r.HostConfig); err != nil {
+		return engine.CreateRequest{}, nil, err
+	}
+	if v >= 48 {
+		warnings = append(warnings, passedOverDriver(r.HostConfig)...)
+	}
 	olderEndpoints(v, r.NetworkingConfig)
 	if v < 44 && r.Config.Healthcheck != nil {
 		r.Config.Healthcheck.StartInterval = 0
@@ -72,7 +77,7 @@ func createRequest(v apiVersion, raw json.RawMessage) (_ engine.CreateRequest, w
 			return engine.CreateRequest{}, nil, err
 		}
 	}
-	return engine.CreateRequest{Config: r.Config, HostConfig: r.HostConfig, Networking: r.NetworkingConfig}, warnings, nil
+	return engine.CreateRequest{Config: r.Config, HostConfig: r.HostConfig, Networking: r.NetworkingConfig, ReadOnlyTop: v < 44, HostCgroups: v < 41}, warnings, nil
 }
 
 // unknownFields warns of settings that the API has not, or has no longer: they
@@ -142,17 +147,27 @@ func fillBindings(h *container.HostConfig) (warnings []string) {
 	return warnings
 }
 
+// passedOverDriver warns of a --volume-driver that is not the one of --mount's volumes.
+func passedOverDriver(h *container.HostConfig) []string {
+	if h.VolumeDriver == "" {
+		return nil
+	}
+	for _, m := range h.Mounts {
+		if o := m.VolumeOptions; m.Type == mount.TypeVolume && (o == nil || o.DriverConfig == nil || o.DriverConfig.Name == "") {
+			return []string{"WARNING: the container-wide volume-driver configuration is ignored for volumes specified via 'mount'. Use '--mount type=volume,volume-driver=...' instead"}
+		}
+	}
+	return nil
+}
+
 // olderHostConfig ignores what a version did not have yet, and sets what it
-// had as default.
-func olderHostConfig(v apiVersion, h *container.HostConfig) {
+// had as default. What would change the meaning of a mount is an error.
+func olderHostConfig(v apiVersion, h *container.HostConfig) error {
 	if v < 25 {
 		h.AutoRemove = false // the client removed the container then
 	}
 	if v < 40 && h.IpcMode.IsEmpty() {
 		h.IpcMode = container.IPCModeShareable
-	}
-	if v < 41 && h.CgroupnsMode.IsEmpty() {
-		h.CgroupnsMode = container.CgroupnsModeHost
 	}
 	if v < 42 {
 		h.ConsoleSize = [2]uint{}
@@ -160,15 +175,32 @@ func olderHostConfig(v apiVersion, h *container.HostConfig) {
 	if v < 43 {
 		h.Annotations = nil
 	}
+	if v < 56 {
+		h.Umask = nil
+	}
 	if h.PidsLimit != nil && *h.PidsLimit <= 0 {
 		h.PidsLimit = nil // all of them mean no limit
 	}
 	for i := range h.Mounts {
-		olderMount(v, &h.Mounts[i])
+		if err := olderMount(v, &h.Mounts[i]); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func olderMount(v apiVersion, m *mount.Mount) {
+func olderMount(v apiVersion, m *mount.Mount) error {
+	needs := func(what string, than int) error {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s needs API v1.%d or newer", what, than))
+	}
+	if v < 42 { // not looked at then
+		if m.Type != mount.TypeVolume {
+			m.VolumeOptions = nil
+		}
+		if m.Type != mount.TypeTmpfs {
+			m.TmpfsOptions = nil
+		}
+	}
 	if b := m.BindOptions; b != nil {
 		if v < 40 {
 			b.NonRecursive = false
@@ -176,17 +208,20 @@ func olderMount(v apiVersion, m *mount.Mount) {
 		if v < 42 {
 			b.CreateMountpoint = false
 		}
-		if v < 44 {
-			// Read-only was not recursive then; here it always is, which is stricter.
-			b.ReadOnlyNonRecursive, b.ReadOnlyForceRecursive = false, false
+		if v < 44 && b.ReadOnlyForceRecursive {
+			return needs("BindOptions.ReadOnlyForceRecursive", 44)
 		}
 	}
-	if m.VolumeOptions != nil && v < 45 {
-		m.VolumeOptions.Subpath = ""
+	if v < 45 && m.VolumeOptions != nil && m.VolumeOptions.Subpath != "" {
+		return needs("VolumeOptions.Subpath", 45)
 	}
-	if m.TmpfsOptions != nil && v < 46 {
+	if v < 46 && m.TmpfsOptions != nil {
 		m.TmpfsOptions.Options = nil
 	}
+	if v < 48 && m.Type == mount.TypeImage {
+		return needs(`Mount type "Image"`, 48)
+	}
+	return nil
 }
 
 func olderEndpoints(v apiVersion, n *network.NetworkingConfig) {

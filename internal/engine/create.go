@@ -63,7 +63,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if _, err := spec.Capabilities(host.CapAdd, host.CapDrop, host.Privileged); err != nil {
 		return container.CreateResponse{}, err
 	}
-	e.complete(host)
+	e.complete(host, q.HostCgroups)
 	warned, err := e.enforce(&host.Resources)
 	if err != nil {
 		return container.CreateResponse{}, err
@@ -74,7 +74,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
-	if r.Points, err = spec.Points(&config, host, from); err != nil {
+	if r.Points, err = spec.Points(&config, host, from, q.ReadOnlyTop); err != nil {
 		return container.CreateResponse{}, err
 	}
 	if err := checkPoints(r.Points); err != nil {
@@ -135,7 +135,7 @@ func (e *records) limitLayer(r *record) error {
 
 // complete fills what the request leaves to the daemon, so that it is shown
 // and stays when the daemon's configuration changes.
-func (e *Engine) complete(h *container.HostConfig) {
+func (e *Engine) complete(h *container.HostConfig, hostCgroups bool) {
 	d := e.o.Defaults
 	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
 		h.NetworkMode = "bridge"
@@ -160,8 +160,11 @@ func (e *Engine) complete(h *container.HostConfig) {
 	if h.OomKillDisable == nil {
 		h.OomKillDisable = new(false)
 	}
+	if g, err := e.support(); h.CgroupnsMode == "" && hostCgroups && err == nil && g.Version == 1 {
+		h.CgroupnsMode = container.CgroupnsModeHost
+	}
 	if h.CgroupnsMode == "" {
-		h.CgroupnsMode = "private"
+		h.CgroupnsMode = container.CgroupnsModePrivate
 	}
 	if h.IpcMode == "" {
 		if h.IpcMode = d.IPCMode; h.IpcMode == "" {

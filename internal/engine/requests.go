@@ -19,6 +19,9 @@ type CreateRequest struct {
 	HostConfig *container.HostConfig
 	Networking *network.NetworkingConfig
 	Platform   *ocispec.Platform
+	// What older clients mean: read-only binds are so at their top only, and on
+	// cgroup v1 the host's cgroup namespace where none is named.
+	ReadOnlyTop, HostCgroups bool
 }
 
 // Hijack takes the client's connection out of HTTP: it sends the response's

@@ -54,6 +54,12 @@ func TestRecursive(t *testing.T) {
 			t.Errorf("%v: %q, want %q", c.args, got, c.want)
 		}
 	}
+	// What clients of before 1.44 ask for is read-only at its top.
+	older := engine.Docker("run", "--rm", "-v", src+":/x:ro", "busybox", "sh", "-c", "touch /x/a 2>/dev/null && echo top; touch /x/below/a && echo below; rm /x/below/a")
+	older.Env = append(older.Environ(), "DOCKER_API_VERSION=1.43")
+	if out, err := older.CombinedOutput(); err != nil || string(out) != "below\n" {
+		t.Errorf("by API version 1.43: %q, %v", out, err)
+	}
 	for _, args := range [][]string{
 		{"--mount", "type=bind,src=" + src + ",dst=/x,bind-recursive=readonly"},
 		{"--mount", "type=bind,src=" + src + ",dst=/x,bind-propagation=what"},

@@ -115,7 +115,7 @@ func TestNoSettingIsIgnored(t *testing.T) {
 	} {
 		of := reflect.TypeOf(o.options(&mount.Mount{})).Elem()
 		each(of, func(name string, index []int) {
-			m := &mount.Mount{Type: o.of, Target: "/t"}
+			m := &mount.Mount{Type: o.of, Target: "/t", ReadOnly: strings.HasPrefix(name, "ReadOnly")} // they are of such a mount
 			if o.of != "tmpfs" {
 				m.Source = "/s"
 			}

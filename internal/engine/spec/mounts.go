@@ -153,37 +153,25 @@ func parseBind(s string) (Point, error) {
 	if path.IsAbs(p.Source) {
 		p.Type, p.Source = mount.TypeBind, path.Clean(p.Source)
 	}
-	kinds := map[string]bool{}
-	for o := range strings.SplitSeq(p.Mode, ",") {
-		kind := o
-		switch o {
-		case "":
-			continue
-		case "rw":
-		case "ro":
-			p.ReadOnly, kind = true, "rw"
-		case "z", "Z":
-			kind = "z"
-		case "cached", "delegated", "consistent": // of Docker Desktop
-			kind = "cached"
+	err := readModes(p.Mode, func(m string) string {
+		switch m {
 		case "nocopy":
 			p.NoCopy = true
+			return m
 		case "private", "rprivate", "slave", "rslave", "shared", "rshared":
-			p.Propagation, kind = o, "propagation"
+			p.Propagation = m
+			return "propagation"
 		case users.IDMap, users.MatchUser:
-			if p.Type != mount.TypeBind {
-				return p, invalid("invalid mode: %s: of '%s': a bind of a host's path takes idmap or match-user, a volume does not", p.Mode, s)
-			}
-			p.Owners, kind = o, "owners"
-		default:
-			return p, invalid("invalid mode: %s: of '%s': the options are ro, rw, z, Z, nocopy, idmap, match-user and propagation modes", p.Mode, s)
+			p.Owners = m
+			return "owners"
 		}
-		if kinds[kind] {
-			return p, invalid("invalid mode: %s: of '%s': two options contradict or repeat each other", p.Mode, s)
-		}
-		kinds[kind] = true
-	}
+		return commonMode(m, &p.ReadOnly)
+	})
 	switch {
+	case err != nil:
+		return p, invalid("invalid mode: %s: of '%s': %v: the options are ro, rw, z, Z, nocopy, idmap, match-user and propagation modes", p.Mode, s, err)
+	case p.Type != mount.TypeBind && p.Owners != "":
+		return p, invalid("invalid mode: %s: of '%s': a bind of a host's path takes idmap or match-user, a volume does not", p.Mode, s)
 	case p.Type == mount.TypeBind && p.NoCopy:
 		return p, invalid("invalid volume specification: '%s': invalid mount config for type \"bind\": field VolumeOptions must not be specified: nocopy is for volumes", s)
 	case p.Type == mount.TypeVolume && p.Propagation != "":
@@ -241,8 +229,13 @@ func parseMount(m mount.Mount) (Point, error) {
 			default:
 				return p, bad("invalid propagation mode: %s", o.Propagation)
 			}
-			if o.ReadOnlyNonRecursive && o.ReadOnlyForceRecursive {
-				return p, bad("mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive")
+			switch {
+			case !m.ReadOnly && o.ReadOnlyNonRecursive:
+				return p, bad("mount options conflict: !ReadOnly && BindOptions.ReadOnlyNonRecursive")
+			case !m.ReadOnly && o.ReadOnlyForceRecursive:
+				return p, bad("mount options conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive")
+			case o.ReadOnlyNonRecursive && o.ReadOnlyForceRecursive:
+				return p, bad("mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
 			}
 			// Recursive read-only is what there is always: nothing is left to force.
 			p.Propagation, p.Create, p.NonRecursive, p.ReadOnlyTop = string(o.Propagation), o.CreateMountpoint, o.NonRecursive, o.ReadOnlyNonRecursive

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"path"
 	"strings"
 
@@ -41,8 +42,9 @@ type PointImage struct {
 }
 
 // Points reads -v, --mount, --tmpfs and the image's volumes. What --volumes-from
-// brings (from) gives way to them, but for the image's volumes.
-func Points(c *container.Config, h *container.HostConfig, from []Point) ([]Point, error) {
+// brings (from) gives way to them, but for the image's volumes. With readOnlyTop,
+// read-only binds are not read-only for the mounts below.
+func Points(c *container.Config, h *container.HostConfig, from []Point, readOnlyTop bool) ([]Point, error) {
 	var points []Point
 	for _, b := range h.Binds {
 		p, err := parseBind(b)
@@ -73,6 +75,7 @@ func Points(c *container.Config, h *container.HostConfig, from []Point) ([]Point
 			return nil, invalid("Duplicate mount point: %s: give each container path once", p.Target)
 		}
 		seen[p.Target] = true
+		p.ReadOnlyTop = p.ReadOnlyTop || readOnlyTop && p.Type == mount.TypeBind && p.ReadOnly
 		if p.Type != mount.TypeTmpfs {
 			continue
 		}
@@ -115,28 +118,45 @@ func VolumesFrom(s string) (ref string, readOnly bool, err error) {
 	if ref == "" {
 		return "", false, invalid("invalid volumes-from specification: '%s': write CONTAINER, CONTAINER:ro or CONTAINER:rw", s)
 	}
-	kinds := map[string]bool{}
-	for o := range strings.SplitSeq(mode, ",") {
-		kind := o
-		switch o {
-		case "":
-			continue
-		case "rw":
-		case "ro":
-			readOnly, kind = true, "rw"
-		case "z", "Z":
-			kind = "z"
-		case "cached", "delegated", "consistent":
-			kind = "cached"
-		default:
-			kind = ""
-		}
-		if kind == "" || kinds[kind] {
-			return "", false, invalid("invalid mode: %s: of --volumes-from %s: write CONTAINER, CONTAINER:ro or CONTAINER:rw", mode, s)
-		}
-		kinds[kind] = true
+	if err := readModes(mode, func(m string) string { return commonMode(m, &readOnly) }); err != nil {
+		return "", false, invalid("invalid mode: %s: of --volumes-from %s: %v: write CONTAINER, CONTAINER:ro or CONTAINER:rw", mode, s, err)
 	}
 	return ref, readOnly, nil
+}
+
+// readModes reads the options that follow a mount's paths. kind takes one and
+// says what of the mount it is about, which only one option may be; "": it is
+// none of those that there are.
+func readModes(list string, kind func(mode string) string) error {
+	seen := map[string]bool{}
+	for m := range strings.SplitSeq(list, ",") {
+		if m == "" {
+			continue
+		}
+		switch k := kind(m); {
+		case k == "":
+			return fmt.Errorf("%s is not known", m)
+		case seen[k]:
+			return fmt.Errorf("%s contradicts or repeats another option", m)
+		default:
+			seen[k] = true
+		}
+	}
+	return nil
+}
+
+// commonMode is the kind of those that every mount takes.
+func commonMode(m string, readOnly *bool) string {
+	switch m {
+	case "rw", "ro":
+		*readOnly = m == "ro"
+		return "rw"
+	case "z", "Z":
+		return "z"
+	case "cached", "delegated", "consistent": // of Docker Desktop
+		return "cached"
+	}
+	return ""
 }
 
 // Inherit is what one --volumes-from takes over of another container's points:

@@ -23,7 +23,7 @@ func TestPoints(t *testing.T) {
 		},
 		Tmpfs: map[string]string{"/h": "size=1m"},
 	}
-	got, err := Points(&container.Config{Volumes: map[string]struct{}{"/c": {}, "/image/": {}}}, &h, nil)
+	got, err := Points(&container.Config{Volumes: map[string]struct{}{"/c": {}, "/image/": {}}}, &h, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +42,16 @@ func TestPoints(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+	// Before API version 1.44, and not for what another container brings.
+	older, err := Points(&container.Config{}, &h, []Point{{Type: mount.TypeBind, Source: "/o", Target: "/o", ReadOnly: true}}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range older {
+		if want := p.Target == "/b" || p.Target == "/e"; p.ReadOnlyTop != want {
+			t.Errorf("read-only at its top only: %+v", p)
+		}
+	}
 }
 
 func TestBadPoints(t *testing.T) {
@@ -58,8 +68,12 @@ func TestBadPoints(t *testing.T) {
 		{container.HostConfig{Tmpfs: map[string]string{"run": ""}}, "write a leading slash, '/run'"},
 		{container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "rel", Target: "/x"}}}, "invalid mount path: 'rel' mount path must be absolute"},
 		{container.HostConfig{Mounts: []mount.Mount{{Type: "npipe", Target: "/x"}}}, "mount type unknown"},
+		{container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/a", Target: "/x", BindOptions: &mount.BindOptions{ReadOnlyNonRecursive: true}}}}, "conflict: !ReadOnly && BindOptions.ReadOnlyNonRecursive"},
+		{container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/a", Target: "/x", BindOptions: &mount.BindOptions{ReadOnlyForceRecursive: true}}}}, "conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive"},
+		{container.HostConfig{Binds: []string{"/a:/x:ro,rw"}}, "rw contradicts or repeats another option"},
+		{container.HostConfig{Binds: []string{"a:/x:idmap"}}, "a volume does not"},
 	} {
-		_, err := Points(&container.Config{}, &c.h, nil)
+		_, err := Points(&container.Config{}, &c.h, nil, false)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, want %q", err, c.want)
 		}

@@ -58,7 +58,7 @@ func TestBadInput(t *testing.T) {
 	} {
 		err := Check(&container.Config{}, &c.h)
 		if err == nil {
-			_, err = Points(&container.Config{}, &c.h, nil)
+			_, err = Points(&container.Config{}, &c.h, nil, false)
 		}
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, want %q", err, c.want)
