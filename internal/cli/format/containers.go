@@ -94,12 +94,7 @@ func Containers(list []container.Summary, trunc bool, now time.Time) []*Containe
 func (c *Container) MarshalJSON() ([]byte, error) { return Fields(c) }
 
 // ID is the identifier.
-func (c *Container) ID() string {
-	if c.trunc {
-		return ShortID(c.c.ID)
-	}
-	return c.c.ID
-}
+func (c *Container) ID() string { return shownID(c.c.ID, c.trunc) }
 
 // Names are all names, or the first one that is not a link's.
 func (c *Container) Names() string {

@@ -4,8 +4,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/docker/go-units"
 )
 
 // ExecHeaders are the columns of `execs ls`.
@@ -57,23 +55,13 @@ func Execs(list []ExecSummary, trunc bool, now time.Time) []*Exec {
 func (x *Exec) MarshalJSON() ([]byte, error) { return Fields(x) }
 
 // ID is the identifier.
-func (x *Exec) ID() string {
-	if x.trunc {
-		return ShortID(x.e.ID)
-	}
-	return x.e.ID
-}
+func (x *Exec) ID() string { return shownID(x.e.ID, x.trunc) }
 
 // Container is the container's name.
 func (x *Exec) Container() string { return x.e.ContainerName }
 
 // ContainerID is the container's identifier.
-func (x *Exec) ContainerID() string {
-	if x.trunc {
-		return ShortID(x.e.ContainerID)
-	}
-	return x.e.ContainerID
-}
+func (x *Exec) ContainerID() string { return shownID(x.e.ContainerID, x.trunc) }
 
 // Command is the command line, in quotes.
 func (x *Exec) Command() string {
@@ -88,10 +76,10 @@ func (x *Exec) Command() string {
 func (x *Exec) User() string { return x.e.User }
 
 // CreatedAt is when it was made.
-func (x *Exec) CreatedAt() string { return x.e.Created.Local().Format("2006-01-02 15:04:05 -0700 MST") }
+func (x *Exec) CreatedAt() string { return time.Unix(x.e.Created.Unix(), 0).String() }
 
 // RunningFor is how long ago that was.
-func (x *Exec) RunningFor() string { return units.HumanDuration(x.now.Sub(x.e.Created)) + " ago" }
+func (x *Exec) RunningFor() string { return Ago(x.now, x.e.Created.Unix()) }
 
 // Status says whether its first process runs, or how it ended.
 func (x *Exec) Status() string {

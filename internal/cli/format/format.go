@@ -132,3 +132,11 @@ func ShortID(id string) string {
 	}
 	return id
 }
+
+// shownID is an ID as a row has it, shortened or not.
+func shownID(id string, trunc bool) string {
+	if trunc {
+		return ShortID(id)
+	}
+	return id
+}

@@ -127,12 +127,7 @@ func named(i *image.Summary, digestRows, needDigest bool, row func(repo, tag, di
 func (i *Image) MarshalJSON() ([]byte, error) { return Fields(i) }
 
 // ID is the identifier.
-func (i *Image) ID() string {
-	if i.trunc {
-		return ShortID(i.i.ID)
-	}
-	return i.i.ID
-}
+func (i *Image) ID() string { return shownID(i.i.ID, i.trunc) }
 
 // Repository is the name without its tag.
 func (i *Image) Repository() string { return i.repo }
@@ -248,12 +243,7 @@ func Steps(list []image.HistoryResponseItem, trunc, human bool, now time.Time) [
 func (s *Step) MarshalJSON() ([]byte, error) { return Fields(s) }
 
 // ID is the image that the step made, or <missing>.
-func (s *Step) ID() string {
-	if s.trunc {
-		return ShortID(s.h.ID)
-	}
-	return s.h.ID
-}
+func (s *Step) ID() string { return shownID(s.h.ID, s.trunc) }
 
 // CreatedAt is when the step was made.
 func (s *Step) CreatedAt() string { return time.Unix(s.h.Created, 0).Format(time.RFC3339) }

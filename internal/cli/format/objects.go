@@ -48,12 +48,7 @@ func Networks(list []network.Summary, trunc bool) []*Network {
 func (n *Network) MarshalJSON() ([]byte, error) { return Fields(n) }
 
 // ID is the identifier.
-func (n *Network) ID() string {
-	if n.trunc {
-		return ShortID(n.n.ID)
-	}
-	return n.n.ID
-}
+func (n *Network) ID() string { return shownID(n.n.ID, n.trunc) }
 
 // Name is the name.
 func (n *Network) Name() string { return n.n.Name }

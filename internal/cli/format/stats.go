@@ -50,12 +50,7 @@ func (r *StatsRow) Name() string {
 	return noValue
 }
 
-func (r *StatsRow) ID() string {
-	if r.trunc {
-		return ShortID(r.s.ID)
-	}
-	return r.s.ID
-}
+func (r *StatsRow) ID() string { return shownID(r.s.ID, r.trunc) }
 
 // CPUPerc is the use of processors since the sample before; 100 % is one of
 // them. Without a sample before it is not known.
