@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"hezi/internal/engine/health"
+	"hezi/internal/engine/proc"
 )
 
 // prober is what the engine needs to ask a container by its network. probe.Prober has it.
@@ -47,6 +48,7 @@ type checks struct {
 type vital struct {
 	Started time.Time // of the run that it is about
 	Health  *container.Health
+	Action  string `json:",omitempty"` // what is being done about it, since it became unhealthy
 	// Backoff is before the next restart by the action, nanoseconds.
 	Backoff time.Duration
 }
@@ -119,8 +121,12 @@ func (k *checks) resume(c *entry) {
 	c.healing.Lock()
 	k.set(c, v)
 	c.healing.Unlock()
-	if r.State == container.StateRunning {
-		k.schedule.Add(r.ID, k.next(check, v))
+	if r.State != container.StateRunning || proc.Exited(r.PID) {
+		return
+	}
+	k.schedule.Add(r.ID, k.next(check, v))
+	if v.Action != "" { // the end of the hezid before cut it off
+		k.e.work.Go(func() { k.act(c, r, v.Action) })
 	}
 }
 
@@ -226,17 +232,22 @@ func (k *checks) take(ctx context.Context, c *entry, check *health.Check, r *rec
 	if ctx.Err() != nil || before == nil || !before.Started.Equal(r.Started) {
 		return nil, false
 	}
-	v := &vital{Started: before.Started, Health: check.After(before.Health, before.Started, result), Backoff: before.Backoff}
-	if v.Health.Status == container.Healthy {
-		v.Backoff = 0
+	v := &vital{Started: before.Started, Health: check.After(before.Health, before.Started, result), Backoff: before.Backoff, Action: before.Action}
+	now := v.Health.Status
+	changed := now != before.Health.Status
+	switch {
+	case now == container.Healthy:
+		v.Backoff, v.Action = 0, ""
+	case changed && now == container.Unhealthy && check.Action != health.ActNone:
+		v.Action = check.Action
 	}
 	k.set(c, v)
-	if now := v.Health.Status; now != before.Health.Status {
+	if changed {
 		r = c.latest.Load() // of its name now
 		k.e.publish(r, events.ActionHealthStatus+": "+events.Action(now))
-		if now == container.Unhealthy && check.Action != "" && check.Action != health.ActNone {
-			k.e.publish(r, actionHealth, "action", check.Action)
-			k.e.work.Go(func() { k.act(c, r, check.Action) })
+		if now == container.Unhealthy && v.Action != "" {
+			k.e.publish(r, actionHealth, "action", v.Action)
+			k.e.work.Go(func() { k.act(c, r, v.Action) })
 		}
 	}
 	return v, true
@@ -261,21 +272,19 @@ func (k *checks) act(c *entry, r *record, action string) {
 	}
 }
 
-// finish ends the run that r is of; with again it is started once more, after the
-// action's back-off, whatever the restart policy says.
-func (k *checks) finish(c *entry, r *record, again bool) error {
+// finish ends the run that r is of: gently by its own stop signal and time-out.
+func (k *checks) finish(c *entry, r *record, gently bool) error {
 	_, unlock, err := k.e.lockEntry(k.e.ctx, c, r.ID)
 	if err != nil {
 		return nil // removed meanwhile, or the engine ends
 	}
 	now, over := c.latest.Load(), c.over
-	if now.State != container.StateRunning || !now.Started.Equal(r.Started) || now.Stopped || c.removing {
-		unlock()
+	due := now.State == container.StateRunning && now.Started.Equal(r.Started) && !now.Stopped && !c.removing
+	unlock()
+	if !due {
 		return nil
 	}
-	c.heal = again
-	unlock()
-	if !again {
+	if !gently {
 		return k.e.kill(k.e.ctx, now, over)
 	}
 	sig, err := now.stopSignal("")
@@ -283,6 +292,13 @@ func (k *checks) finish(c *entry, r *record, again bool) error {
 		return err
 	}
 	return k.e.end(k.e.ctx, now, sig, now.stopTimeout(nil), over)
+}
+
+// heals says whether the run that ends is started again by the action, after its
+// back-off, whatever the restart policy says.
+func (k *checks) heals(c *entry, r *record) bool {
+	v := c.vital.Load()
+	return v != nil && v.Started.Equal(r.Started) && v.Action == health.ActRestart
 }
 
 // healed is the back-off before the restart of a container that was unhealthy:

@@ -182,7 +182,6 @@ type entry struct {
 	backoff  time.Duration // before the next restart
 	removing bool          // a removal acknowledges the exit to the keeper
 	again    int           // restarts under way: --rm does not remove the container
-	heal     bool          // the run is ended for its health, to be started again
 	short    int           // runs in a row that were short
 }
 

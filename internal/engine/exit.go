@@ -158,12 +158,11 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 
 // restarts says whether the policy starts the container again, and how long to wait.
 func (e *Engine) restarts(c *entry, r *record, exit box.Exit) bool {
-	p, d, heal := r.HostConfig.RestartPolicy, &e.o.Defaults.Restarts, c.heal
-	c.heal = false
+	p, d := r.HostConfig.RestartPolicy, &e.o.Defaults.Restarts
 	if r.Stopped || c.removing || e.ctx.Err() != nil {
 		return false
 	}
-	if heal {
+	if e.checks.heals(c, r) {
 		c.backoff = e.checks.healed(c)
 		return true
 	}

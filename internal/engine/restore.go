@@ -140,8 +140,8 @@ func (e *Engine) restoreEnded(c *entry) error {
 
 // Begin follows the keeper's events and starts what restart policies want started.
 func (e *Engine) Begin() {
+	e.checks.resumeAll() // before an exit, which stores the last health
 	e.work.Go(e.follow)
-	e.checks.resumeAll()
 	for _, r := range e.all() {
 		if r.due() {
 			e.work.Go(func() { e.startAgain(r) })

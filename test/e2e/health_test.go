@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,6 +69,55 @@ func TestHealthSurvives(t *testing.T) {
 	kill(t, keeper)
 	e.Must(t, "exec", "ill", "touch", "/well")
 	await(t, e, is("healthy"), status("ill")...)
+}
+
+// TestHealthActionSurvives: hezid is killed while it stops an unhealthy container:
+// the next one goes on with that, and the container is started again.
+func TestHealthActionSurvives(t *testing.T) {
+	for _, away := range []bool{false, true} { // when the container ends
+		e := harness.Start(t)
+		if err := e.LoadBusybox(); err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		e.Must(t, "run", "-d", "--name", "ill", "-v", dir+":/d", "--stop-timeout", "600", "--health-action", "restart", "--health-cmd", "test ! -e /d/ill", "--health-interval", "100ms", "--health-retries", "1",
+			"busybox", "sh", "-c", "trap 'touch /d/asked' TERM; rm -f /d/ill; while [ ! -e /d/end ]; do sleep 0.1; done; rm /d/end")
+		write := func(name string) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		gone := func(name string, want bool) {
+			t.Helper()
+			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+				if _, err := os.Stat(filepath.Join(dir, name)); (err != nil) == want {
+					return
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("away=%v: %s: gone=%v", away, name, !want)
+				}
+			}
+		}
+		await(t, e, is("healthy"), "inspect", "-f", "{{.State.Health.Status}}", "ill")
+		write("ill")
+		gone("asked", false)
+		e.Kill()
+		if away {
+			write("end")
+			gone("end", true)
+		} else if err := os.Remove(filepath.Join(dir, "asked")); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Up(); err != nil {
+			t.Fatal(err)
+		}
+		if !away {
+			gone("asked", false) // once more
+			write("end")
+		}
+		await(t, e, is("1 running healthy"), "inspect", "-f", "{{.RestartCount}} {{.State.Status}} {{.State.Health.Status}}", "ill")
+	}
 }
 
 // TestManyChecks: all of many containers are checked, and those that wait take
