@@ -289,14 +289,14 @@ func (e *Execs) loadExecs(list []keeper.Status) error {
 	if err := e.index.Load(e.execFolder(), e.o.Log); err != nil {
 		return err
 	}
-	for _, v := range e.index.All() {
+	for _, v := range e.index.Of("") {
 		if _, err := e.entry(v.Container); err != nil { // it ended while its container was removed
 			if err := e.dropExecs(v.Container); err != nil {
 				return err
 			}
 		}
 	}
-	e.meet(e.index.All(), list)
+	e.meet(e.index.Of(""), list)
 	return nil
 }
 

@@ -22,7 +22,7 @@ const lostReason = "the keeper and its holder were killed, and the container end
 // back, unless both were killed: then it is told again what runs, as far as it
 // does, and what nobody knows is ended.
 func (e lost) reconcile() {
-	ran := slices.DeleteFunc(e.index.All(), func(v *execs.Execution) bool { return v.PID == 0 }) // not one that is being started
+	ran := slices.DeleteFunc(e.index.Of(""), func(v *execs.Execution) bool { return v.PID == 0 }) // not one that is being started
 	list, err := e.o.Keeper.List(e.ctx)
 	if err != nil {
 		e.reconcileFailed("ask the keeper what runs", err)

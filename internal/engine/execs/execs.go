@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -80,16 +78,17 @@ func (x *Index) Running(containerID string) []string {
 	return ids
 }
 
-// All are all execs.
-func (x *Index) All() []*Execution {
+// Of are the execs of a container; "" are all.
+func (x *Index) Of(containerID string) []*Execution {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return slices.Collect(maps.Values(x.byID))
-}
-
-// Of are the execs of a container.
-func (x *Index) Of(containerID string) []*Execution {
-	return slices.DeleteFunc(x.All(), func(v *Execution) bool { return v.Container != containerID })
+	var list []*Execution
+	for _, v := range x.byID {
+		if containerID == "" || v.Container == containerID {
+			list = append(list, v)
+		}
+	}
+	return list
 }
 
 // Set shows an exec; it returns one that is too old to keep, or "".
