@@ -130,6 +130,9 @@ func TestExecsOfTheLost(t *testing.T) {
 				t.Errorf("the exec has the process %s: %q, %v", f[1], b, err)
 			}
 			keeper, holder := e.Keeper()
+			if err := syscall.Kill(holder, syscall.SIGSTOP); err != nil { // or it may save them yet
+				t.Fatal(err)
+			}
 			killed(t, keeper, holder)
 			if hezidToo {
 				e.Kill()
