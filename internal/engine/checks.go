@@ -159,6 +159,9 @@ func (k *checks) unpause(c *entry) {
 		return
 	}
 	k.schedule.Add(r.ID, check.Wait(v.Health.Status, time.Since(v.Started)))
+	if v.Action != "" { // it was due while the container was paused
+		k.e.work.Go(func() { k.act(c, r, v.Action) })
+	}
 }
 
 // end stops the checks of a run that is over and gives its last health, which

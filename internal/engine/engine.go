@@ -147,6 +147,7 @@ type record struct {
 	Finished time.Time
 	Restarts int
 	Stopped  bool              // by a user: no restart policy starts it again
+	Stopping *stopping         // while a stop is under way
 	Health   *container.Health // of the last run, at its end; nil without checks
 
 	// vital is the entry's: what is known of the health while it runs.

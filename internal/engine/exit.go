@@ -129,7 +129,7 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 			r.Restarts++
 		}
 		r.Exit, r.OOM, r.Finished, r.Error = code, exit.OOMKilled, exit.At.UTC(), exit.Reason
-		r.PID, r.Cgroups, r.Net = 0, nil, nil
+		r.PID, r.Cgroups, r.Net, r.Stopping = 0, nil, nil, nil
 		if vital != nil {
 			r.Health = vital
 		}

@@ -11,7 +11,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 
+	"hezi/internal/engine/health"
 	"hezi/internal/keeper"
 	"hezi/internal/store"
 )
@@ -95,6 +97,49 @@ func TestPauseWhileKilled(t *testing.T) {
 	}
 	if err := e.thaw(t.Context(), &other); err != nil || c.latest.Load().State != container.StatePaused {
 		t.Errorf("who kills an earlier run thaws a later one: %s %v", c.latest.Load().State, err)
+	}
+}
+
+type told chan events.Message
+
+func (t told) Publish(m events.Message) { t <- m }
+
+// TestActionAfterPause: what is to be done about an unhealthy container that
+// somebody had just paused is done when it goes on.
+func TestActionAfterPause(t *testing.T) {
+	e := kept(t, &record{Name: "web", State: container.StateRunning, PID: os.Getpid(),
+		Config: &container.Config{Healthcheck: &container.HealthConfig{Test: []string{"CMD", "true"}, Interval: time.Hour}}})
+	said := make(told, 100)
+	e.o.Events = said
+	e.checks = newChecks(e)
+	if err := os.MkdirAll(e.checks.folder(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, err := e.entry("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.latest.Load()
+	c.over = make(chan struct{})
+	c.vital.Store(&vital{Started: r.Started, Health: &container.Health{Status: container.Unhealthy}, Action: health.ActKill})
+	if err := e.Pause(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	e.checks.act(c, r, health.ActKill) // nothing yet
+	if err := e.Unpause(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	for late := time.After(20 * time.Second); ; {
+		select {
+		case m := <-said:
+			if m.Action == events.ActionKill {
+				close(c.over)
+				e.work.Wait()
+				return
+			}
+		case <-late:
+			t.Fatal("it is not killed")
+		}
 	}
 }
 

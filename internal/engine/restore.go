@@ -108,6 +108,10 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 	if err == nil && r.State != state {
 		r, err = e.change(c, func(r *record) { r.State = state })
 	}
+	if err == nil && s.Exit == nil && r.Stopping != nil {
+		over := c.over
+		e.work.Go(func() { e.stopOn(r, over) })
+	}
 	if err != nil || r.Net == nil || s.Exit != nil {
 		return err // the keeper tells the exit again
 	}

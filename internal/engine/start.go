@@ -67,7 +67,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 	if err == nil {
 		_, err = e.change(c, func(r *record) {
 			r.State, r.PID, r.Started, r.Cgroups, r.Pipes = container.StateRunning, began.PID, began.StartedAt, began.CgroupPaths, began.Pipes
-			r.Exit, r.Error, r.OOM = 0, "", false
+			r.Exit, r.Error, r.OOM, r.Stopping = 0, "", false, nil
 			if !again {
 				r.Stopped, r.Restarts = false, 0
 			}
@@ -221,7 +221,25 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 			began, err = e.o.Keeper.Start(ctx, req)
 		}
 	}
+	if errdefs.IsUnavailable(err) {
+		return e.begun(ctx, r.ID, err)
+	}
 	return began, err
+}
+
+// begun is a start whose answer was lost with the keeper: what its successor has
+// runs. What it does not have was ended with the one before, and lost is why.
+func (e launcher) begun(ctx context.Context, id string, lost error) (keeper.Started, error) {
+	list, err := e.o.Keeper.List(ctx)
+	if err != nil {
+		return keeper.Started{}, lost
+	}
+	for _, s := range list {
+		if s.ID == id {
+			return keeper.Started{PID: s.PID, StartedAt: s.StartedAt, CgroupPaths: s.CgroupPaths, Pipes: s.Pipes}, nil
+		}
+	}
+	return keeper.Started{}, fmt.Errorf("%w: the container does not run: start it again", lost)
 }
 
 // usable lets a writable layer be mounted again. The kernel marks a layer that

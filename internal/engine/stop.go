@@ -91,17 +91,46 @@ func (e *Engine) Stop(ctx context.Context, ref string, o StopOptions) error {
 		unlock()
 		return errdefs.ErrNotModified.WithMessage("container " + r.ID + " is not running")
 	}
-	r, err = e.change(c, func(r *record) { r.Stopped = true })
+	patience := r.stopTimeout(o.Timeout)
+	r, err = e.change(c, func(r *record) {
+		r.Stopped, r.Stopping = true, &stopping{Signal: sig}
+		if patience >= 0 {
+			r.Stopping.Until = time.Now().Add(patience)
+		}
+	})
 	over := c.over
 	unlock()
 	if err != nil {
 		return err
 	}
-	if err := e.end(ctx, r, sig, r.stopTimeout(o.Timeout), over); err != nil {
+	// A client that goes away leaves a stop that goes on.
+	if err := e.end(context.WithoutCancel(ctx), r, sig, patience, over); err != nil {
 		return err
 	}
 	e.publish(r, events.ActionStop)
 	return nil
+}
+
+// stopping is a stop under way: the next hezid goes on with it.
+type stopping struct {
+	Signal syscall.Signal
+	Until  time.Time // then it is killed; zero: never
+}
+
+// stopOn goes on with a stop that the end of the hezid before cut off. The signal
+// is not sent again: to some programs a second one means something else.
+func (e *Engine) stopOn(r *record, over <-chan struct{}) {
+	patience := time.Duration(-1)
+	if until := r.Stopping.Until; !until.IsZero() {
+		patience = max(0, time.Until(until))
+	}
+	if err := e.outlast(e.ctx, r, r.Stopping.Signal, patience, over, false); err != nil {
+		if e.ctx.Err() == nil {
+			e.o.Log.Error("go on with a stop", "container", r.ID, "error", err)
+		}
+		return
+	}
+	e.publish(r, events.ActionStop)
 }
 
 // cancelled ends a container whose restart is due.
@@ -123,6 +152,12 @@ func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patienc
 		}
 		return err
 	}
+	return e.outlast(ctx, r, sig, patience, over, lost)
+}
+
+// outlast waits for the end after the stop signal, and kills. lost says that the
+// kernel dropped the signal.
+func (e *Engine) outlast(ctx context.Context, r *record, sig syscall.Signal, patience time.Duration, over <-chan struct{}, lost bool) error {
 	var timeout <-chan time.Time
 	if patience >= 0 {
 		t := time.NewTimer(patience)

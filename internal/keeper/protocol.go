@@ -162,6 +162,9 @@ type Status struct {
 	Ports     int       // how many sockets of StartRequest are kept
 	Exit      *box.Exit // set once it has exited and is not yet forgotten
 	Execs     []ExecStatus
+	// As in Started.
+	CgroupPaths map[string]string
+	Pipes       [2]uint64
 }
 
 // ExecStatus is one exec of a container.

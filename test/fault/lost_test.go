@@ -309,7 +309,8 @@ func TestKillAtBadMoments(t *testing.T) {
 		name := "box" + strconv.Itoa(i)
 		r := during(i, "run", "-d", "--name", name, "busybox", "sh", "-c", "while :; do sleep 0.1; : "+mark+name+"; done")
 		if r.Code != 0 {
-			e.Hezi("start", name) // it may run already, or never have been made
+			running(t, mark+name, 0) // a start that failed leaves nothing
+			e.Hezi("start", name)    // it may never have been made
 		}
 		n := 0
 		if s := e.Hezi("inspect", "-f", "{{.State.Running}}", name); strings.TrimSpace(s.Out) == "true" {

@@ -275,8 +275,8 @@ func ended(pidfd *os.File) bool {
 }
 
 // pipesOf are the inodes of the pipes by which a container's output comes.
-func pipesOf(ps *pipes) (ino [2]uint64) {
-	for i, f := range ps.out {
+func pipesOf(out [2]*os.File) (ino [2]uint64) {
+	for i, f := range out {
 		if f == nil {
 			continue
 		}

@@ -398,7 +398,14 @@ func (s *Server) list() []keeper.Status {
 	var l []keeper.Status
 	for _, p := range s.all() {
 		p.mu.Lock()
-		st := keeper.Status{ID: p.rec.ContainerID, PID: p.rec.PID, StartedAt: p.rec.StartedAt, Paused: p.rec.Paused, Ports: len(p.ports), Exit: p.rec.Exit}
+		st := keeper.Status{ID: p.rec.ContainerID, PID: p.rec.PID, StartedAt: p.rec.StartedAt, Paused: p.rec.Paused, Ports: len(p.ports), Exit: p.rec.Exit, CgroupPaths: p.rec.CgroupPaths}
+		var out [2]*os.File
+		for i, o := range p.streams {
+			if o != nil && !o.terminal {
+				out[i] = o.f
+			}
+		}
+		st.Pipes = pipesOf(out)
 		execs := make([]*process, 0, len(p.execs))
 		for _, x := range p.execs {
 			execs = append(execs, x)

@@ -122,7 +122,7 @@ func (s *Server) register(p *process, proc *box.Proc, ps *pipes) (keeper.Started
 		p.closeAll()
 		return keeper.Started{}, err
 	}
-	return keeper.Started{PID: proc.PID, StartedAt: p.rec.StartedAt, CgroupPaths: proc.CgroupPaths, Pipes: pipesOf(ps)}, nil
+	return keeper.Started{PID: proc.PID, StartedAt: p.rec.StartedAt, CgroupPaths: proc.CgroupPaths, Pipes: pipesOf(ps.out)}, nil
 }
 
 // endStarted ends a container that was started and cannot be held.
