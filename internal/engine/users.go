@@ -78,20 +78,17 @@ func (e mapper) joins(r *record) (joined bool, err error) {
 		if err != nil {
 			return true, errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}
-		o := c.latest.Load()
-		of := o.usersOf()
-		if joined && (of != r.UsersOf || o.Users == nil) {
-			return true, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("cannot join namespaces of containers in different user namespaces: %s is not in that of %s: add --userns=host", ref, r.UsersOf))
+		o, of := c.latest.Load(), "" // the host's
+		if o.Users != nil {
+			of = o.usersOf()
+		}
+		if joined && of != r.UsersOf {
+			return true, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("cannot join namespaces of containers in different user namespaces: %s is not in that of the others: add --userns=host", ref))
 		}
 		joined = true
-		if o.Users != nil {
-			r.Users, r.UsersOf, h.UsernsMode = o.Users, of, o.HostConfig.UsernsMode
-		} else {
-			r.UsersOf = of // to compare with
+		if r.UsersOf = of; of != "" {
+			r.Users, h.UsernsMode = o.Users, o.HostConfig.UsernsMode
 		}
-	}
-	if r.Users == nil {
-		r.UsersOf = ""
 	}
 	return joined, nil
 }
