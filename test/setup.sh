@@ -16,6 +16,7 @@ if [ "${1-}" != gcc ]; then
 	need nft nftables
 	need ip iproute2
 	need runc runc
+	need crun crun
 	need docker docker.io
 	need curl curl
 	need tini-static tini

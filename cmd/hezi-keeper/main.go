@@ -7,12 +7,14 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 
 	"hezi/internal/box"
 	"hezi/internal/keeper/server"
 	"hezi/internal/oci"
+	"hezi/internal/runtimes"
 	"hezi/internal/version"
 )
 
@@ -25,11 +27,16 @@ func main() {
 		os.Exit(oci.Run(version.Version, os.Args[1:]))
 	case len(os.Args) > 1 && os.Args[1] == "oci":
 		os.Exit(oci.Run(version.Version, os.Args[2:]))
+	case len(os.Args) > 1 && os.Args[1] == runtimes.Courier:
+		os.Exit(runtimes.RunCourier(os.Args[2:]))
 	}
 	c := server.Command{
 		Version: version.Version,
 		NewRuntime: func(identity string) (server.Runtime, error) {
 			return box.NewRuntime(box.Options{Identity: identity, Pool: pool})
+		},
+		NewOthers: func(execRoot, identity string, r server.Runtime, log *slog.Logger) (server.Others, error) {
+			return runtimes.New(execRoot, identity, r.(*box.Runtime), log) // as it was just made
 		},
 		OpenCgroup: server.OpenCgroupDirs,
 	}

@@ -4,8 +4,8 @@
  * hezi-tiny: the first process of a container started with --init.
  *
  * Called as  execveat(fd, "", {"hezi-init", PATH, ARGV0, ARGS...}, env):
- * PATH is the program's path, found by the caller (no search in $PATH here),
- * ARGV0 is what the program gets as argv[0], ARGS are the rest of its argv.
+ * PATH is the program's path, found by the caller; without a slash it is
+ * searched in $PATH here, for other OCI runtimes, which cannot. ARGV0 is what the program gets as argv[0], ARGS are the rest of its argv.
  *
  * It starts the program in a process group of its own, in the terminal's
  * foreground when standard input is a terminal, forwards every signal that
@@ -24,7 +24,7 @@ enum { CALL(ioctl, 16, 29), CALL(kill, 62, 129), CALL(setpgid, 109, 154), CALL(g
 
 enum { SIGILL = 4, SIGTRAP = 5, SIGABRT = 6, SIGBUS = 7, SIGFPE = 8, SIGSEGV = 11,
 	SIGTTIN = 21, SIGTTOU = 22, SIGSYS = 31,
-	SIG_SETMASK = 2, WNOHANG = 1, ENOENT = 2, EINTR = 4, ENOTDIR = 20, TIOCSPGRP = 0x5410, PR_SET_CHILD_SUBREAPER = 36 };
+	SIG_SETMASK = 2, WNOHANG = 1, ENOENT = 2, EINTR = 4, EACCES = 13, ENOTDIR = 20, TIOCSPGRP = 0x5410, PR_SET_CHILD_SUBREAPER = 36 };
 
 #define BIT(n) (1UL << ((n) - 1))
 
@@ -38,6 +38,60 @@ static void say(const char *s)
 	call(NR_write, 2, (long)s, n, 0, 0);
 }
 
+static const char *variable(const char *name, char **env)
+{
+	for (; *env; env++) {
+		long n = 0;
+		while (name[n] && (*env)[n] == name[n])
+			n++;
+		if (!name[n])
+			return *env + n;
+	}
+	return "";
+}
+
+/* search executes name from the directories of PATH, as execvp(3) does. */
+static long search(const char *name, char **argv, char **env)
+{
+	static char path[4096];
+	const char *dir = variable("PATH=", env);
+	long worst = -ENOENT;
+
+	for (;;) {
+		unsigned long n = 0, i = 0;
+		while (dir[n] && dir[n] != ':')
+			n++;
+		for (; i < n && i < sizeof path - 1; i++)
+			((volatile char *)path)[i] = dir[i];
+		if (!n)
+			((volatile char *)path)[i++] = '.';
+		if (i < sizeof path - 1)
+			((volatile char *)path)[i++] = '/';
+		const char *c = name;
+		while (*c && i < sizeof path - 1)
+			((volatile char *)path)[i++] = *c++;
+		if (!*c) {
+			((volatile char *)path)[i] = 0;
+			long r = call(NR_execve, (long)path, (long)argv, (long)env, 0, 0);
+			if (r == -EACCES)
+				worst = r;
+			else if (r != -ENOENT && r != -ENOTDIR)
+				return r;
+		}
+		if (!dir[n])
+			return worst;
+		dir += n + 1;
+	}
+}
+
+static int plain(const char *s)
+{
+	for (; *s; s++)
+		if (*s == '/')
+			return 0;
+	return 1;
+}
+
 static void program(char **argv, char **env, u64 *mask)
 {
 	int pid = call(NR_getpid, 0, 0, 0, 0, 0);
@@ -46,7 +100,7 @@ static void program(char **argv, char **env, u64 *mask)
 	call(NR_setpgid, 0, 0, 0, 0, 0);
 	call(NR_ioctl, 0, TIOCSPGRP, (long)&pid, 0, 0); /* fails harmlessly without a terminal */
 	call(NR_sigprocmask, SIG_SETMASK, (long)mask, 0, 8, 0);
-	long r = call(NR_execve, (long)argv[1], (long)&argv[2], (long)env, 0, 0);
+	long r = plain(argv[1]) ? search(argv[1], &argv[2], env) : call(NR_execve, (long)argv[1], (long)&argv[2], (long)env, 0, 0);
 	say("hezi-init: cannot execute ");
 	say(argv[1]);
 	say(r == -ENOENT ? ": no such file, or its interpreter is missing\n" : ": not an executable that this machine can run, or no permission\n");

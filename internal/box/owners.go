@@ -70,16 +70,25 @@ func mapped(dir string, userns int) (int, error) {
 // users: the mount is made by a thread that is the box's root for files, with all
 // capabilities kept.
 func mountMapped(o *Overlay, users *Users, userns int, how func(*Overlay, int) (int, error)) (int, error) {
-	uid, gid, _ := users.Root()
 	return elsewhere(func() (int, error) {
-		const keep = 1 << 2 // SECBIT_NO_SETUID_FIXUP (capabilities(7))
-		for _, c := range [][3]uintptr{{unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, keep}, {unix.SYS_SETFSGID, uintptr(gid), 0}, {unix.SYS_SETFSUID, uintptr(uid), 0}} {
-			if _, _, errno := unix.RawSyscall(c[0], c[1], c[2], 0); errno != 0 { // of this thread alone, which ends here
-				return -1, stepError(StepRoot, "overlay", errno, "cannot become the container's root to mount its file system")
-			}
+		if err := users.ownFiles(); err != nil {
+			return -1, stepError(StepRoot, "overlay", err, "cannot become the container's root to mount its file system")
 		}
 		return how(o, userns)
 	})
+}
+
+// ownFiles has the calling thread, which must be one to throw away, make files as
+// the box's root, with the capabilities that it has.
+func (u *Users) ownFiles() error {
+	const keep = 1 << 2 // SECBIT_NO_SETUID_FIXUP (capabilities(7))
+	uid, gid, _ := u.Root()
+	for _, c := range [][3]uintptr{{unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, keep}, {unix.SYS_SETFSGID, uintptr(gid), 0}, {unix.SYS_SETFSUID, uintptr(uid), 0}} {
+		if _, _, errno := unix.RawSyscall(c[0], c[1], c[2], 0); errno != 0 {
+			return errno
+		}
+	}
+	return nil
 }
 
 // anyMapped mounts by descriptors where the kernel takes them (Linux 6.15), else by paths.

@@ -84,5 +84,20 @@ var capabilities = map[string]uint{
 	"CAP_BPF": unix.CAP_BPF, "CAP_CHECKPOINT_RESTORE": unix.CAP_CHECKPOINT_RESTORE,
 }
 
+// HeldCapabilities leaves out those that this process does not have itself: an
+// engine that runs with fewer cannot give all of them.
+func HeldCapabilities(names []string) []string {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return names // whoever sets them says so
+	}
+	has := uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
+		bit, known := capabilities[n]
+		return known && has&(1<<bit) == 0
+	})
+}
+
 // CapabilityNames are the capabilities that are known, sorted.
 func CapabilityNames() []string { return slices.Sorted(maps.Keys(capabilities)) }

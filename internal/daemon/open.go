@@ -23,6 +23,7 @@ import (
 	"hezi/internal/disk"
 	"hezi/internal/engine"
 	"hezi/internal/engine/cdi"
+	"hezi/internal/engine/oci"
 	"hezi/internal/engine/users"
 	"hezi/internal/events"
 	"hezi/internal/image"
@@ -103,8 +104,17 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		return nil, held.err
 	}
 	devices := cdi.New(c.CDIDirs())
+	others, err := oci.New(c.Runtimes, c.DefaultRuntime)
+	if err != nil {
+		return nil, err
+	}
+	r.onReload = append(r.onReload, func(c *config.Config) {
+		if err := others.Set(c.Runtimes, c.DefaultRuntime); err != nil { // the configuration was checked
+			d.log.Error("the runtimes stay as they were", "error", err)
+		}
+	})
 	boxes, err := d.openEngine(ctx, c, id, engine.Options{
-		CDI:   devices,
+		CDI: devices, Runtimes: others,
 		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log,
 	})
 	if err != nil {
@@ -132,7 +142,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onReload = append(r.onReload, func(c *config.Config) { room.budget.SetLimits(c.DiskBudget) })
 	grown.Store(room.budget)
 	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, Networks: nets}
-	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings, devices: devices}
+	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings, devices: devices, runtimes: others}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"hezi/internal/api"
 	"hezi/internal/daemon/config"
 	"hezi/internal/engine/cdi"
+	"hezi/internal/engine/oci"
 	"hezi/internal/keeper"
 )
 
@@ -26,6 +27,7 @@ type systemRoom struct {
 	events     eventSource
 	warnings   func() []string // of the network
 	devices    *cdi.Registry
+	runtimes   *oci.Registry
 }
 
 var _ api.System = (*systemRoom)(nil)

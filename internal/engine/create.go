@@ -178,7 +178,7 @@ func (e *Engine) complete(h *container.HostConfig, hostCgroups bool) {
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	if h.Runtime == "" {
-		h.Runtime = "hezi"
+		h.Runtime = e.o.Runtimes.Default()
 	}
 }
 
@@ -196,6 +196,9 @@ func (e *records) checkHost(h *container.HostConfig) error {
 		gateway = e.o.Networks.Gateway()
 	}
 	if err := e.o.Walls.Check(h); err != nil {
+		return err
+	}
+	if _, err := e.o.Runtimes.Find(h.Runtime); err != nil {
 		return err
 	}
 	if _, err := hostfiles.Hosts(netip.Addr{}, "", "", nil, h.ExtraHosts, gateway); err != nil {

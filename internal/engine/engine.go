@@ -22,6 +22,7 @@ import (
 	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/execs"
 	"hezi/internal/engine/names"
+	"hezi/internal/engine/oci"
 	"hezi/internal/engine/proc"
 	"hezi/internal/engine/spec"
 	"hezi/internal/engine/users"
@@ -97,6 +98,7 @@ type Options struct {
 	Log                *slog.Logger
 	Walls              walls.Walls
 	CDI                *cdi.Registry
+	Runtimes           *oci.Registry // nil: only the engine's own
 	Defaults           Defaults
 	// Users gives containers ids on the host; nil: /etc/subuid says which.
 	Users *users.Pool

@@ -16,10 +16,12 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hezi/internal/box"
+	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/spec"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
+	"hezi/internal/runtimes"
 	"hezi/internal/snapshot"
 )
 
@@ -210,7 +212,11 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		return none, err
 	}
 	c.latest.Store(&intent)
-	req := keeper.StartRequest{Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce}
+	launch, err := e.other(r, &s, security, devices)
+	if err != nil {
+		return none, err
+	}
+	req := keeper.StartRequest{Launch: launch, Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce}
 	if sandbox != nil {
 		req.Ports = sandbox.Sockets[:min(len(sandbox.Sockets), keeper.MaxPorts)]
 	}
@@ -240,6 +246,24 @@ func (e launcher) begun(ctx context.Context, id string, lost error) (keeper.Star
 		}
 	}
 	return keeper.Started{}, fmt.Errorf("%w: the container does not run: start it again", lost)
+}
+
+// other is what another runtime than the engine's own is told; nil: the
+// container is started by that.
+func (e launcher) other(r *record, s *box.Spec, security *spec.Security, devices *cdi.Edits) (*runtimes.Launch, error) {
+	run, err := e.o.Runtimes.Find(r.HostConfig.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	if run == nil {
+		return nil, devices.Unhooked()
+	}
+	filter, err := e.o.Walls.Filter(r.HostConfig, security, s.Process.Capabilities.Bounding)
+	if err != nil {
+		return nil, err
+	}
+	s.Process.Seccomp, s.Process.SeccompFlags = nil, 0 // it compiles its own
+	return &runtimes.Launch{Runtime: *run, Seccomp: filter, Annotations: r.HostConfig.Annotations, Hooks: devices.Hooks}, nil
 }
 
 // usable lets a writable layer be mounted again. The kernel marks a layer that

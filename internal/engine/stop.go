@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/signal"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/box"
 	"hezi/internal/engine/proc"
 )
 
@@ -145,7 +146,7 @@ func (e *Engine) cancelled(c *entry) error {
 
 // end sends the stop signal, waits, kills, and returns when the exit is stored.
 func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patience time.Duration, over <-chan struct{}) error {
-	lost := proc.Undeliverable(r.PID, sig) // the kernel drops it
+	lost := e.undeliverable(r, sig)
 	if err := e.send(ctx, r, sig); err != nil {
 		if errdefs.IsFailedPrecondition(err) { // it has just ended
 			return e.awaitEnd(ctx, over)
@@ -177,7 +178,7 @@ func (e *Engine) outlast(ctx context.Context, r *record, sig syscall.Signal, pat
 		case <-deaf.C:
 			// A first process gets no signal that it does not handle: two reads say so, and
 			// only of a program that had the time to install its handlers.
-			switch hears := !proc.Undeliverable(r.PID, sig); {
+			switch hears := !e.undeliverable(r, sig); {
 			case hears:
 				if lost { // it has its handler now, and never got the signal
 					lost = false
@@ -204,6 +205,16 @@ func (e *Engine) outlast(ctx context.Context, r *record, sig syscall.Signal, pat
 		}
 	}
 	return e.kill(ctx, r, over, why...)
+}
+
+// undeliverable says whether the kernel drops the signal. The process may be a
+// machine that hands it on to the program in it, of which nothing is known.
+func (e *records) undeliverable(r *record, sig syscall.Signal) bool {
+	if !proc.Undeliverable(r.PID, sig) {
+		return false
+	}
+	run, err := e.o.Runtimes.Find(r.HostConfig.Runtime)
+	return err == nil && run == nil || box.RootedIn(r.PID, e.o.Layers.Get(r.ID).Upper)
 }
 
 // kill ends the container for good, and says why when it does not go. pairs are

@@ -178,7 +178,11 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 // Start starts a container. A failed step is a *box.Error.
 func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 	var s Started
-	err := c.call(ctx, OpStart, r, &s, r.Ports...)
+	op := OpStart
+	if r.Launch != nil {
+		op = OpLaunch
+	}
+	err := c.call(ctx, op, r, &s, r.Ports...)
 	return s, err
 }
 

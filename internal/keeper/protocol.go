@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"hezi/internal/box"
+	"hezi/internal/runtimes"
 )
 
 // ProtocolVersion is raised when a message changes so that an older keeper
@@ -31,6 +32,8 @@ type StartRequest struct {
 	// Ports are bound sockets, at most MaxPorts, of which copies are kept until the
 	// container ends: its ports stay taken whatever becomes of the engine.
 	Ports []int `json:"-"`
+	// Launch has another OCI runtime start it; nil: this keeper does itself.
+	Launch *runtimes.Launch `json:",omitempty"`
 }
 
 // MaxPorts leaves room for a process's other descriptors on one message.

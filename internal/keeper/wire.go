@@ -16,6 +16,7 @@ type Op string
 const (
 	OpInfo       Op = "info"
 	OpStart      Op = "start"
+	OpLaunch     Op = "launch" // start by another runtime, of which older keepers know nothing
 	OpExec       Op = "exec"
 	OpAttach     Op = "attach"
 	OpLogs       Op = "logs"

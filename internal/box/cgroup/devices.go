@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultRules are Docker 29's: every node may be made (without that, images
+// DefaultRules are Docker 29's: every node may be made (without that, images
 // with device nodes could not be unpacked inside), few may be opened.
-func defaultRules() []DeviceRule {
+func DefaultRules() []DeviceRule {
 	return []DeviceRule{
 		{"c", -1, -1, "m"}, {"b", -1, -1, "m"},
 		{"c", 1, 3, "rwm"},    // null
@@ -76,11 +76,11 @@ func (r DeviceRule) String() string {
 // defaultDevices makes the default rules hold for a sub-parent.
 func (d *Driver) defaultDevices(sub string) error {
 	if d.Version == 2 {
-		return attachDevices(filepath.Join(d.hierarchies[0].dir, sub), defaultRules())
+		return attachDevices(filepath.Join(d.hierarchies[0].dir, sub), DefaultRules())
 	}
 	for _, h := range d.hierarchies {
 		if h.has("devices") {
-			return allowV1(filepath.Join(h.dir, sub), defaultRules())
+			return allowV1(filepath.Join(h.dir, sub), DefaultRules())
 		}
 	}
 	return errors.New("this host has no devices cgroup controller, so a container could open every device of the host: mount it by `mount -t cgroup -o devices devices /sys/fs/cgroup/devices`")

@@ -82,7 +82,7 @@ func TestDeviceRulesReplaced(t *testing.T) {
 		if len(old) != 1 || !strings.HasPrefix(old[0], "hezi_") {
 			t.Fatalf("programs %q", old)
 		}
-		if err := attachDevices(dir, defaultRules()); err != nil {
+		if err := attachDevices(dir, DefaultRules()); err != nil {
 			t.Fatal(err)
 		}
 		if now := count(); len(now) != 1 || slices.Equal(old, now) {

@@ -74,15 +74,9 @@ func (d *Driver) Create(ctx context.Context, parent, leaf string, r Resources, d
 // (--cgroup-parent), as PARENT/LEAF, or at the root for "/": the device rules
 // are all the leaf's own.
 func (d *Driver) CreateIn(ctx context.Context, parent, leaf string, r Resources, dev Devices) (*Group, error) {
-	p := ""
-	if parent != "/" {
-		var err error
-		if p, err = cleanParent(parent); err != nil {
-			return nil, err
-		}
-	}
-	if ours := d.Parent(); strings.HasPrefix("/"+p+"/", ours+"/") {
-		return nil, fmt.Errorf("the cgroup parent %s is in the engine's own cgroup %s: name another", parent, ours)
+	p, err := d.strange(parent)
+	if err != nil {
+		return nil, err
 	}
 	rules, all, err := expand(dev)
 	if err != nil {
@@ -90,9 +84,65 @@ func (d *Driver) CreateIn(ctx context.Context, parent, leaf string, r Resources,
 	}
 	var own []DeviceRule
 	if !all {
-		own = append(defaultRules(), rules...)
+		own = append(DefaultRules(), rules...)
 	}
 	return d.create(ctx, p, leaf, r, own, false)
+}
+
+// strange is a parent that is not the engine's; "" for the root.
+func (d *Driver) strange(parent string) (string, error) {
+	if parent == "/" {
+		return "", nil
+	}
+	p, err := cleanParent(parent)
+	if ours := d.Parent(); err == nil && strings.HasPrefix("/"+p+"/", ours+"/") {
+		err = fmt.Errorf("the cgroup parent %s is in the engine's own cgroup %s: name another", parent, ours)
+	}
+	return p, err
+}
+
+// Place prepares a parent for leaves that another program makes and limits, as
+// Create and CreateIn (foreign) do for theirs, and gives its path below the root of
+// each hierarchy. No device rules hold there but those of the leaves.
+func (d *Driver) Place(parent string, foreign bool) (string, error) {
+	var p string
+	var err error
+	if foreign {
+		p, err = d.strange(parent)
+	} else if p, err = cleanParent(parent); err == nil {
+		p += "/" + subDevices
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := d.prepare(p, !foreign); err != nil {
+		return "", err
+	}
+	for _, h := range d.hierarchies {
+		if exists(filepath.Join(h.dir, p), "cgroup.procs") {
+			continue
+		}
+		d.forget(p) // someone removed it meanwhile
+		if err := d.prepare(p, !foreign); err != nil {
+			return "", err
+		}
+	}
+	return "/" + p, nil
+}
+
+// Paths are the directories of a leaf that exists, as Group.Paths has them.
+func (d *Driver) Paths(parent, leaf string) map[string]string {
+	paths := map[string]string{}
+	for _, h := range d.hierarchies {
+		dir := filepath.Join(h.dir, parent, leaf)
+		if !exists(dir, "cgroup.procs") {
+			continue
+		}
+		for _, k := range h.keys {
+			paths[k] = dir
+		}
+	}
+	return paths
 }
 
 // create: engines says that the parent is the engine's own.
@@ -141,7 +191,7 @@ func (d *Driver) place(parent string, dev Devices) (sub string, own []DeviceRule
 	case len(rules) == 0:
 		return p + "/" + subDefault, nil, nil
 	}
-	return p + "/" + subDevices, append(defaultRules(), rules...), nil
+	return p + "/" + subDevices, append(DefaultRules(), rules...), nil
 }
 
 // prepare makes a parent ready, once. own: it is the engine's.

@@ -7,10 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyUp fills the empty volume (a detached mount) with what the image has at
-// target. All goes by descriptors and names without links, so nothing that
-// another container does to the volume meanwhile leads outside of it.
-func (s *session) copyUp(target, volume int) error {
+// CopyUp fills the empty volume with what the image has at target. All goes by
+// descriptors and names without links, so nothing that another container does to
+// the volume meanwhile leads outside of it. The calling thread's working directory
+// must be its own: it is changed and put back.
+func CopyUp(target, volume int) error {
 	from, err := openIn(target, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
@@ -218,8 +219,8 @@ func (c *copier) named(from, to int, name string, st *unix.Stat_t) error {
 	return unix.UtimesNanoAt(to, name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// inDir stands in for the missing lgetxattrat(2) family: init has one thread
-// that does anything, so its working directory is free to use.
+// inDir stands in for the missing lgetxattrat(2) family: the working directory is
+// free to use.
 func inDir(fd int, f func() (int, error)) (int, error) {
 	if err := unix.Fchdir(fd); err != nil {
 		return 0, err

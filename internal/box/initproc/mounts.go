@@ -161,7 +161,7 @@ func (s *session) mountOne(m *plan.Mount) error {
 		return err
 	}
 	if m.CopyUp {
-		if err := s.copyUp(target, fd); err != nil {
+		if err := CopyUp(target, fd); err != nil {
 			return fail(stepMount, m.Target, err, "cannot copy what the image has at "+strconv.Quote(m.Target)+" into the new volume")
 		}
 	}

@@ -12,6 +12,16 @@ import (
 
 const maxDatabase = 16 << 20 // bytes of a passwd or group file that are read
 
+// Identify is who a program runs as by the databases in the calling thread's
+// root: a user's number and main group, all groups, and the home directory.
+func Identify(p *plan.Process) (uid, gid int, groups []uint32, home string, err error) {
+	who, err := identify(p)
+	if err != nil {
+		return 0, 0, nil, "", err
+	}
+	return who.uid, who.gid, who.groups, who.home, nil
+}
+
 // identity is who the program runs as.
 type identity struct {
 	uid, gid int

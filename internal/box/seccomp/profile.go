@@ -147,6 +147,19 @@ func Load(name string) (*Profile, error) {
 	return p, nil
 }
 
+// OCI is the profile as other OCI runtimes take it, narrowed to a container's
+// capabilities and this machine. A nil profile is nil: unconfined.
+func (p *Profile) OCI(caps []string) (*specs.LinuxSeccomp, error) {
+	if p == nil {
+		return nil, nil
+	}
+	text, err := json.Marshal(p.moby)
+	if err != nil {
+		return nil, err
+	}
+	return moby.LoadProfile(string(text), &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: caps}}})
+}
+
 // rule is one entry of a profile that applies here.
 type rule struct {
 	names  []string

@@ -18,9 +18,11 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/system"
 	"github.com/spf13/pflag"
 
 	"hezi/internal/disk"
+	"hezi/internal/engine/oci"
 	"hezi/internal/image/registry"
 )
 
@@ -56,6 +58,9 @@ type Config struct {
 	DNSOpts   []string
 
 	CDISpecDirs []string // nil: the usual ones
+
+	Runtimes       map[string]system.Runtime // beside the engine's own
+	DefaultRuntime string                    // "": the engine's own
 
 	Init            bool
 	NoNewPrivileges bool
@@ -249,6 +254,9 @@ func (c *Config) check() error {
 		return fmt.Errorf("data-root and exec-root are both %s: the exec root must be a folder of its own, best on a tmpfs", c.DataRoot)
 	}
 	if _, err := c.Level(); err != nil {
+		return err
+	}
+	if _, err := oci.New(c.Runtimes, c.DefaultRuntime); err != nil {
 		return err
 	}
 	if c.RestartLast < c.RestartFirst {

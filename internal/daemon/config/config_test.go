@@ -102,7 +102,9 @@ func TestHosts(t *testing.T) {
 func TestBadFlags(t *testing.T) {
 	none := file(t, "{}")
 	for _, tc := range []struct{ args, says string }{
-		{"--add-runtime=x", "unknown flag: --add-runtime"},
+		{"--add-runtime=x", "NAME=PATH is needed"},
+		{"--add-runtime=hezi=/x", "runtime name 'hezi' is reserved"},
+		{"--default-runtime=kata", "specified default runtime 'kata' does not exist"},
 		{"--userns=private", "invalid userns mode"},
 		{"--userns-auto-range=0:1", "write START:SIZE"},
 		{"--default-ipc-mode=host", "private or shareable is needed"},

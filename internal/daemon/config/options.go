@@ -61,6 +61,8 @@ func (c *Config) options() []option {
 		{key: "no-new-privileges", usage: "set no-new-privileges in every container that does not say otherwise", value: &boolean{&c.NoNewPrivileges}},
 		{key: "seccomp-profile", usage: "seccomp profile of containers: a file, or unconfined (default: built in)", value: &text{&c.SeccompProfile}},
 		{key: "cdi-spec-dirs", flag: "cdi-spec-dir", usage: "folder of CDI specifications of devices (default /etc/cdi and /var/run/cdi)", value: &list{&c.CDISpecDirs}},
+		{key: "runtimes", flag: "add-runtime", usage: "NAME=PATH of another OCI runtime", value: &declared{&c.Runtimes}, reload: true},
+		{key: "default-runtime", usage: "OCI runtime of containers that do not say it (default hezi: the engine's own)", value: &text{&c.DefaultRuntime}, reload: true},
 		{key: "default-shm-size", usage: "size of /dev/shm", value: &size{&c.DefaultShmSize}, reload: true},
 		{key: "default-ipc-mode", usage: "ipc namespace of containers that do not say it: private or shareable", value: &text{&c.IPCMode}},
 		{key: "userns-remap", usage: "map containers' users to the subordinate ids of user[:group], uid[:gid] or default (dockremap)", value: &text{&c.UsernsRemap}},
@@ -96,7 +98,7 @@ var unsupported = map[string]string{
 	"cri-containerd": restricted, "default-address-pools": "use bip for the default bridge's network",
 	"default-cgroupns-mode": "containers have a cgroup namespace of their own", "default-gateway": restricted, "default-gateway-v6": restricted,
 	"default-init": "use init", "default-network-opts": restricted,
-	"default-runtime": "Hezi starts containers itself", "default-stop-timeout": "use --stop-timeout of run", "default-ulimits": restricted,
+	"default-stop-timeout": "use --stop-timeout of run", "default-ulimits": restricted,
 	"exec-opts": "Hezi makes its cgroups itself", "experimental": "there are no experimental features to switch",
 	"features": "there are no features to switch", "firewall-backend": "Hezi uses nftables always", "fixed-cidr-v6": restricted,
 	"host-gateway-ip": "host-gateway is the bridge's address", "host-gateway-ips": "host-gateway is the bridge's address",
@@ -105,7 +107,7 @@ var unsupported = map[string]string{
 	"metrics-addr": restricted, "min-api-version": "Hezi serves API 1.24 and newer always",
 	"network-control-plane-mtu": "there is no swarm", "network-diagnostic-port": "there is no swarm", "node-generic-resources": "there is no swarm",
 	"nri-opts": restricted, "raw-logs": "hezid's log has no colours", "resolv-conf": "use dns, dns-search and dns-opts", "rootless": restricted,
-	"runtimes": "Hezi starts containers itself", "selinux-enabled": restricted, "storage-opts": restricted,
+	"selinux-enabled": restricted, "storage-opts": restricted,
 	"swarm-default-advertise-addr": "there is no swarm", "swarm-raft-election-tick": "there is no swarm", "swarm-raft-heartbeat-tick": "there is no swarm",
 	"userland-proxy": "Hezi needs no proxy processes for published ports", "userland-proxy-path": "Hezi needs no proxy processes for published ports",
 }
@@ -116,8 +118,8 @@ var already = map[string][]string{
 	"userland-proxy": {"false"}, "iptables": {"true"}, "icc": {"true"}, "ipv6": {"false"}, "ip6tables": {"false"},
 	"experimental": {"false"}, "selinux-enabled": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
 	"allow-direct-routing": {"false"}, "default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
-	"default-runtime": {`"hezi"`, `"runc"`}, "exec-opts": {"[]", `["native.cgroupdriver=cgroupfs"]`}, "features": {"{}", `{"containerd-snapshotter":true}`},
-	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "bridge": {`""`}, "runtimes": {"{}"}, "default-ulimits": {"{}"},
+	"exec-opts": {"[]", `["native.cgroupdriver=cgroupfs"]`}, "features": {"{}", `{"containerd-snapshotter":true}`},
+	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "bridge": {`""`}, "default-ulimits": {"{}"},
 	"default-address-pools": {"[]"},
 }
 
@@ -149,7 +151,7 @@ func unsupportedFlags(fs *pflag.FlagSet) {
 		name := key
 		switch key { // keys in the plural whose flags are in the singular
 		case "authorization-plugins", "default-address-pools", "default-network-opts", "default-ulimits",
-			"exec-opts", "host-gateway-ips", "node-generic-resources", "runtimes", "storage-opts":
+			"exec-opts", "host-gateway-ips", "node-generic-resources", "storage-opts":
 			name = key[:len(key)-1]
 		case "features":
 			name = "feature"

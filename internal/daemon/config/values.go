@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/system"
 )
 
 // value is an option's place in Config: set by a flag's text or by JSON.
@@ -163,6 +165,44 @@ func (v *table) Set(s string) error {
 func (v *table) setJSON(b json.RawMessage) error {
 	if json.Unmarshal(b, v.p) != nil {
 		return fmt.Errorf("an object of strings is needed, as in {\"max-size\": \"10m\"}")
+	}
+	return nil
+}
+
+// declared are OCI runtimes, an object of objects; as a flag NAME=PATH is one.
+type declared struct{ p *map[string]system.Runtime }
+
+func (v *declared) Type() string     { return "runtime" }
+func (v *declared) copyFrom(o value) { *v.p = maps.Clone(*o.(*declared).p) }
+func (v *declared) String() string {
+	if len(*v.p) == 0 {
+		return ""
+	}
+	text, err := json.Marshal(*v.p) // its keys are sorted
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+func (v *declared) Set(s string) error {
+	name, path, ok := strings.Cut(s, "=")
+	if !ok || name == "" || path == "" {
+		return fmt.Errorf("NAME=PATH is needed")
+	}
+	if _, twice := (*v.p)[name]; twice {
+		return fmt.Errorf("runtime %s is given twice", name)
+	}
+	if *v.p == nil {
+		*v.p = map[string]system.Runtime{}
+	}
+	(*v.p)[name] = system.Runtime{Path: path}
+	return nil
+}
+func (v *declared) setJSON(b json.RawMessage) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v.p); err != nil {
+		return fmt.Errorf("an object of runtimes is needed, as in {\"crun\": {\"path\": \"/usr/bin/crun\", \"runtimeArgs\": []}} (%w)", err)
 	}
 	return nil
 }

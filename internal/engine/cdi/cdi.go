@@ -76,6 +76,9 @@ type Edits struct {
 	Env    []string
 	Groups []string
 	Mounts []box.Mount
+	// Hooks are programs of the host that run beside the container's start. Only
+	// other OCI runtimes run them.
+	Hooks *specs.Hooks
 
 	devices []box.Device
 	rules   []box.DeviceRule
@@ -171,18 +174,13 @@ func asksGPU(sets [][]string) bool {
 // take reads what was injected. What this engine cannot give is an error, not
 // left out: the device would not work.
 func (e *Edits) take(s *specs.Spec) error {
-	refused := func(what string) error {
-		return errdefs.ErrInvalidArgument.WithMessage("CDI device injection failed: the specification of the device asks for " + what)
-	}
 	switch {
-	case s.Hooks != nil:
-		return refused("hooks, programs of the host that run beside the container's start; Hezi runs none: write the specification without them, and do what they do (links, ldconfig) in the image")
 	case s.Linux.IntelRdt != nil:
 		return refused("a class of Intel RDT, which Hezi does not set")
 	case len(s.Linux.NetDevices) > 0:
 		return refused("a network device, which Hezi does not move")
 	}
-	e.Env = s.Process.Env
+	e.Env, e.Hooks = s.Process.Env, s.Hooks
 	for _, g := range s.Process.User.AdditionalGids {
 		e.Groups = append(e.Groups, strconv.FormatUint(uint64(g), 10))
 	}
@@ -219,6 +217,18 @@ func (e *Edits) take(s *specs.Spec) error {
 		e.Mounts = append(e.Mounts, b)
 	}
 	return nil
+}
+
+func refused(what string) error {
+	return errdefs.ErrInvalidArgument.WithMessage("CDI device injection failed: the specification of the device asks for " + what)
+}
+
+// Unhooked refuses devices whose hooks nobody would run: they would not work.
+func (e *Edits) Unhooked() error {
+	if e.Hooks == nil {
+		return nil
+	}
+	return refused("hooks, programs of the host that run beside the container's start; Hezi's own runtime runs none: start the container by another one (--runtime runc), or write the specification without them, and do what they do (links, ldconfig) in the image")
 }
 
 // bind is a mount of a specification.

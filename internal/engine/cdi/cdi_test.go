@@ -123,7 +123,11 @@ func TestRefused(t *testing.T) {
 		"very many":      {gpu, container.DeviceRequest{Driver: "nvidia", Count: 1 << 30}, "at most 1024"},
 	} {
 		r := registry(t, map[string]string{"bad.json": c.file})
-		if _, err := r.Edits([]container.DeviceRequest{c.q}); err == nil || !strings.Contains(err.Error(), c.want) {
+		e, err := r.Edits([]container.DeviceRequest{c.q})
+		if err == nil {
+			err = e.Unhooked()
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}

@@ -34,7 +34,6 @@ func TestBadInput(t *testing.T) {
 		{container.HostConfig{Binds: []string{"/a:usr/share"}}, "mount path must be absolute: write a leading slash, '/usr/share'"},
 		{container.HostConfig{Binds: []string{"/a:/x", "/b:/x"}}, "Duplicate mount point: /x"},
 		{container.HostConfig{Resources: container.Resources{Memory: 1}}, "Minimum memory limit allowed is 6MB"},
-		{container.HostConfig{Runtime: "kata"}, "--runtime is not there yet"},
 		{container.HostConfig{Sysctls: map[string]string{"kernel.core_pattern": "|/x"}}, "not in a separate kernel namespace"},
 		{container.HostConfig{Sysctls: map[string]string{"kernel.hostname": "x"}}, "conflicts with the OCI"},
 		{container.HostConfig{Sysctls: map[string]string{"kernel.domainname": "x"}, UTSMode: "host"}, "not in a separate kernel namespace"},

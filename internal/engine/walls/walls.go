@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hezi/internal/box"
 	"hezi/internal/box/apparmor"
@@ -126,6 +127,15 @@ func (w *Walls) Confine(p *box.Process, h *container.HostConfig, s *spec.Securit
 	}
 	p.Seccomp, p.SeccompFlags, err = seccomp.Compile(profile, caps, runtime.GOARCH)
 	return err
+}
+
+// Filter is a container's seccomp profile as other OCI runtimes take it.
+func (w *Walls) Filter(h *container.HostConfig, s *spec.Security, caps []string) (*specs.LinuxSeccomp, error) {
+	profile, err := w.seccompProfile(h, s)
+	if err != nil {
+		return nil, err
+	}
+	return profile.OCI(caps)
 }
 
 // AppArmorOf is a container's profile as inspect has it: "" where the kernel

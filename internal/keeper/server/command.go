@@ -18,6 +18,8 @@ import (
 type Command struct {
 	Version    string
 	NewRuntime func(identity string) (Runtime, error)
+	// NewOthers, where it is not nil, is for containers of other OCI runtimes.
+	NewOthers  func(execRoot, identity string, r Runtime, log *slog.Logger) (Others, error)
 	OpenCgroup OpenCgroup
 }
 
@@ -131,7 +133,13 @@ func (c Command) serve(f flags, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	s := New(Options{Runtime: rt, OpenCgroup: c.OpenCgroup, Logger: logger, Version: c.Version,
+	var others Others
+	if c.NewOthers != nil {
+		if others, err = c.NewOthers(f.root, f.identity, rt, logger); err != nil {
+			return err
+		}
+	}
+	s := New(Options{Runtime: rt, Others: others, OpenCgroup: c.OpenCgroup, Logger: logger, Version: c.Version,
 		Root: f.root, Identity: f.identity, Binary: f.binary}, ul, link)
 	if st != nil {
 		err = s.handover.resume(st)

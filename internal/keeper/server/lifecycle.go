@@ -385,7 +385,7 @@ func (s *Server) drop(p *process) {
 	if !mine {
 		return
 	}
-	s.rt.Leave(p.rec.CgroupPaths)
+	leave(s, p.snapshot())
 	if g, err := s.openCgroup(p.rec.CgroupPaths); err == nil {
 		if err := g.Remove(); err != nil {
 			s.logger.Warn("remove a container's cgroup", "container", id, "error", err)
@@ -429,6 +429,8 @@ func (s *Server) forget(ctx context.Context, t *keeper.Target) error {
 			}
 		}
 		s.drop(p)
+	} else if removed {
+		dropOther(s, id)
 	}
 	if removed {
 		s.mu.Lock()

@@ -66,11 +66,7 @@ func updateLimits(s *Server, r *keeper.UpdateRequest) error {
 	if p.exit() != nil {
 		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("container %s is not running", r.ContainerID))
 	}
-	g, err := cgroup.Open(p.rec.CgroupPaths)
-	if err != nil {
-		return err
-	}
-	if err := g.Update(r.Resources); err != nil {
+	if err := limit(s, p.snapshot(), r.Resources); err != nil {
 		return err
 	}
 	if r.Resources.Memory <= 0 {

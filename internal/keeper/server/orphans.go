@@ -23,18 +23,21 @@ import (
 // child now; one of a container in the host's pid namespace may be the
 // container's own, and stays, as do those of the containers that are spared.
 func endOrphans(s *Server, ps []*process, spared map[string]bool) {
-	held := map[string]bool{}
+	held, others := map[string]bool{}, map[string]bool{}
 	known := map[int]bool{os.Getpid(): true}
 	for _, p := range ps {
 		known[p.rec.PID] = true
 		held[p.rec.ContainerID] = true
+		others[p.rec.ContainerID] = others[p.rec.ContainerID] || p.rec.Runtime != ""
 	}
 	for _, pid := range childrenOf(s.link.pid()) {
 		if known[pid] {
 			continue
 		}
 		id := containerOf(pid)
-		if id == "" || spared[id] || held[id] && !nested(pid) {
+		// Another runtime may have processes of its own there, and its courier ends
+		// what it cannot hand over.
+		if id == "" || spared[id] || others[id] || held[id] && !nested(pid) {
 			continue
 		}
 		s.logger.Warn("a process whose start was cut off is ended", "container", id, "pid", pid)
@@ -162,6 +165,12 @@ func sweep(s *Server, req *keeper.SweepRequest) ([]string, error) {
 		}
 		errs = append(errs, dirs.Remove())
 	}
+	for _, id := range allOthers(s) {
+		if slices.Contains(req.Keep, id) || s.holds(id) {
+			continue
+		}
+		errs = append(errs, s.o.Others.Delete(id))
+	}
 	return swept, errors.Join(errs...)
 }
 
@@ -189,7 +198,7 @@ func find(s *Server, req *keeper.AdoptRequest) error {
 	if err != nil {
 		return gone
 	}
-	p := newProcess(s, record{ContainerID: id, PID: req.PID, StartedAt: req.StartedAt, CgroupPaths: req.CgroupPaths, HostPID: req.HostPID, Paused: req.Paused, Limited: true, Log: req.Log})
+	p := newProcess(s, record{ContainerID: id, PID: req.PID, StartedAt: req.StartedAt, CgroupPaths: req.CgroupPaths, HostPID: req.HostPID, Paused: req.Paused, Limited: true, Log: req.Log, Runtime: otherOf(s, id)})
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
 		return err

@@ -30,6 +30,7 @@ type record struct {
 	StdinOnce           bool
 	KillOnDisconnect    bool
 	Paused              bool
+	Runtime             string `json:",omitempty"` // another than ours
 	Limited             bool   // its memory is: kills for lack of it are told as they come
 	OOMs                uint64 // such kills that were told
 	Log                 keeper.LogConfig

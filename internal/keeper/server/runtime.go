@@ -4,7 +4,10 @@ import (
 	"context"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"hezi/internal/box"
+	"hezi/internal/runtimes"
 )
 
 // Runtime starts processes; *box.Runtime is one.
@@ -18,6 +21,24 @@ type Runtime interface {
 }
 
 var _ Runtime = (*box.Runtime)(nil)
+
+// Others runs containers by other OCI runtimes; *runtimes.Client is one.
+type Others interface {
+	Start(ctx context.Context, spec *box.Spec, l *runtimes.Launch, stdio box.Stdio) (*box.Proc, error)
+	Exec(ctx context.Context, id string, p *box.Process, stdio box.Stdio) (*box.Proc, error)
+	Kill(id string, sig unix.Signal) error
+	Pause(id string) error
+	Resume(id string) error
+	Update(id string, r *box.Resources) error
+	// Delete takes away what one has on the host and at its runtime.
+	Delete(id string) error
+	// All are those that have something there.
+	All() []string
+	// Name is a container's runtime, "" without another one.
+	Name(id string) string
+}
+
+var _ Others = (*runtimes.Client)(nil)
 
 // Cgroup is one container's cgroup.
 type Cgroup interface {

@@ -22,6 +22,7 @@ import (
 // Options of a Server.
 type Options struct {
 	Runtime    Runtime
+	Others     Others // nil: there are none
 	OpenCgroup OpenCgroup
 	Logger     *slog.Logger
 	Version    string
@@ -136,9 +137,9 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	switch req.Op {
-	case keeper.OpStart, keeper.OpExec, keeper.OpPrepare:
+	case keeper.OpStart, keeper.OpLaunch, keeper.OpExec, keeper.OpPrepare:
 		s.beginning.Add(1)
-		err := begin(s)
+		err := admit(s)
 		if err != nil {
 			respond(c, nil, err)
 		}
@@ -169,7 +170,7 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	case keeper.OpUpgrade:
 		s.handover.upgrade(req.Body, c)
 		return
-	case keeper.OpStart:
+	case keeper.OpStart, keeper.OpLaunch:
 		var r *keeper.StartRequest
 		if r, err = decode[keeper.StartRequest](req.Body); err == nil {
 			r.Ports, fds = fds, nil
@@ -186,8 +187,8 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 
 var errReplaced = keeper.Classed(errdefs.ErrAborted, "the keeper is being replaced: ask again")
 
-// begin lets a start begin once no upgrade is tried, and hold off upgrades.
-func begin(s *Server) error {
+// admit lets a start begin once no upgrade is tried, and hold off upgrades.
+func admit(s *Server) error {
 	for !s.starts.TryRLock() {
 		select {
 		case <-s.leaving:
@@ -310,7 +311,7 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 func (s *Server) act(p *process, op keeper.Op, t *keeper.Target) error {
 	switch op {
 	case keeper.OpSignal:
-		return p.signal(unix.Signal(t.Signal))
+		return sendSignal(p, unix.Signal(t.Signal))
 	case keeper.OpKillAll:
 		g, err := s.openCgroup(p.rec.CgroupPaths)
 		if err != nil {
@@ -340,16 +341,7 @@ func (s *Server) pause(p *process, freeze bool) error {
 	if p.exit() != nil {
 		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("container %s is not running", p.rec.ContainerID))
 	}
-	g, err := s.openCgroup(p.rec.CgroupPaths)
-	if err != nil {
-		return err
-	}
-	if freeze {
-		err = g.Freeze()
-	} else {
-		err = g.Thaw()
-	}
-	if err != nil {
+	if err := standStill(s, p.snapshot(), freeze); err != nil {
 		return err
 	}
 	p.mu.Lock()

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -100,12 +99,12 @@ func (s *Server) launch(p *process, req *keeper.StartRequest) (out keeper.Starte
 		}
 		undo = append(undo, func() { p.log.Close() })
 	}
-	proc, err := s.rt.Start(context.Background(), &req.Spec, ps.theirs)
+	proc, err := begin(s, p, req, ps.theirs)
 	if err != nil {
 		return out, err
 	}
 	ps.closeTheirs()
-	undo = append(undo, func() { endStarted(s, proc) })
+	undo = append(undo, func() { endStarted(s, p.rec, proc) })
 	return s.register(p, proc, ps)
 }
 
@@ -126,9 +125,9 @@ func (s *Server) register(p *process, proc *box.Proc, ps *pipes) (keeper.Started
 }
 
 // endStarted ends a container that was started and cannot be held.
-func endStarted(s *Server, proc *box.Proc) {
+func endStarted(s *Server, r record, proc *box.Proc) {
 	killAndReap(proc.PID)
-	s.rt.Leave(proc.CgroupPaths)
+	leave(s, r)
 	if g, err := s.openCgroup(proc.CgroupPaths); err == nil {
 		if err := g.Remove(); err != nil {
 			s.logger.Warn("remove the cgroup of a container that was not started", "error", err)
@@ -168,9 +167,11 @@ func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	if err != nil {
 		return keeper.Started{}, err
 	}
-	pr.Group = cgroup.ExecName(req.ExecID)
+	if c.rec.Runtime == "" { // others take none
+		pr.Group = cgroup.ExecName(req.ExecID)
+	}
 	p := newProcess(s, record{ContainerID: req.ContainerID, ExecID: req.ExecID, StdinOnce: req.StdinOnce, Terminal: pr.Terminal, KillOnDisconnect: req.KillOnDisconnect})
-	proc, err := s.rt.Exec(context.Background(), c.rec.PID, c.pidfd, c.rec.CgroupPaths, pr, ps.theirs)
+	proc, err := beside(s, c, pr, ps.theirs)
 	ps.closeTheirs()
 	if err != nil {
 		ps.closeOurs()
