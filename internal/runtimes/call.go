@@ -26,6 +26,7 @@ type call struct {
 	dir     string // the container's folder
 	verb    string
 	args    []string // the verb's options
+	program string   // of the process that is made
 }
 
 // argv is the command line; what follows it stands after the options.
@@ -150,6 +151,9 @@ func (q *call) failure(text string, err error) error {
 	case has(unix.ENOENT):
 		e.ExitCode, clue = 127, unix.ENOENT.Error()
 	}
+	if clue != "" && strings.Contains(text, "executable") && !strings.Contains(text, "exec: \"") { // crun's words are its own
+		clue = fmt.Sprintf("exec: %q: %s", q.program, clue)
+	}
 	if !strings.Contains(e.Message, clue) {
 		e.Message += ": " + clue
 	}
@@ -181,7 +185,7 @@ type making struct {
 
 // run has a courier call the runtime, and gives the process.
 func (m *making) run(ctx context.Context) (*box.Proc, error) {
-	q := &call{runtime: m.runtime, dir: m.dir, verb: m.verb, args: m.args}
+	q := &call{runtime: m.runtime, dir: m.dir, verb: m.verb, args: m.args, program: m.process.Args[0]}
 	// Looked up here, so that the courier's failures are the runtime's own.
 	if _, err := exec.LookPath(m.runtime.Path); err != nil {
 		return nil, q.failure("", err)

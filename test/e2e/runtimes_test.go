@@ -37,7 +37,7 @@ func TestRuntimes(t *testing.T) {
 		t.Run(fmt.Sprintf("%d %s", i, filepath.Base(name)), func(t *testing.T) {
 			life := [][]step{oneShot(name), long(name)}
 			if name == "own-oci" || filepath.IsAbs(name) { // of which the parts are tested elsewhere
-				life[0] = life[0][:4]
+				life = [][]step{life[0][:4]}
 			}
 			for _, steps := range life {
 				for _, s := range steps {
@@ -48,12 +48,9 @@ func TestRuntimes(t *testing.T) {
 				}
 			}
 			t.Run("terminal", func(t *testing.T) { terminalOf(t, e, name) })
-			if filepath.IsAbs(name) {
-				return
-			}
-			t.Run("restart", func(t *testing.T) { restartOf(t, e, name) })
-			t.Run("memory", func(t *testing.T) { memoryOf(t, e, name) })
-			if name != "own-oci" { // it takes no user namespaces
+			if len(life) > 1 {
+				t.Run("restart", func(t *testing.T) { restartOf(t, e, name) })
+				t.Run("memory", func(t *testing.T) { memoryOf(t, e, name) })
 				t.Run("users", func(t *testing.T) { usersOf(t, e, name) })
 			}
 			if left, err := filepath.Glob(filepath.Join(e.Dir, "run/runtimes/[0-9a-f]*")); len(left) > 0 || err != nil {
@@ -246,7 +243,7 @@ echo '{"level":"warning","msg":"nothing"}
 		t.Fatal(err)
 	}
 	until(t, func() bool { return e.Must(t, "info", "-f", "{{.DefaultRuntime}}") == "later" })
-	if out := e.Must(t, "info", "-f", "{{range $n, $r := .Runtimes}}{{$n}} {{end}}"); out != "gone hezi later logs passing silent sulky" {
+	if out := e.Must(t, "info", "-f", "{{range $n, $r := .Runtimes}}{{$n}} {{end}}"); out != "gone hezi later logs passing silent sulky " {
 		t.Errorf("info: %q", out)
 	}
 	e.Must(t, "run", "-d", "--name", "box", "busybox", "sleep", "1000")
