@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"time"
@@ -39,6 +40,11 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 	if err := b.joinUsers(pid, box); err != nil {
 		return nil, err
 	}
+	if p.OwnRoot {
+		if err := b.joinRoot(pid, box); err != nil {
+			return nil, err
+		}
+	}
 	if len(cgroupPaths) == 1 && cgroupPaths[""] != "" {
 		return r.execBorn(ctx, b, cgroupPaths, p.Group)
 	}
@@ -64,6 +70,18 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		return addToPaths(own, c.pid)
 	})
 	return proc, leaveGroup(cgroupPaths, p.Group, err)
+}
+
+// joinRoot has a join enter the root of the box's first process.
+func (b *bundle) joinRoot(pid, pidfd int) error {
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		b.plan.Root = b.give(fd)
+		if !ended(pidfd, 0) { // else the number can be another's
+			return nil
+		}
+	}
+	return stepError(StepNamespace, "mnt", err, "cannot enter the container's root file system (is it still running?)")
 }
 
 // execBorn is Exec on cgroup v2, where the process is born in its group.

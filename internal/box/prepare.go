@@ -99,7 +99,7 @@ func stepError(step, subject string, err error, message string) *Error {
 func (b *bundle) fill(spec *Spec) error {
 	p := &b.plan
 	p.ID, p.Hostname, p.Domainname = spec.ID, spec.Hostname, spec.Domainname
-	p.ReadonlyRoot = spec.Root.ReadOnly
+	p.ReadonlyRoot, p.Ordered = spec.Root.ReadOnly, spec.Root.AsIs
 	p.Masked, p.Readonly = spec.MaskedPaths, spec.ReadonlyPaths
 	for _, key := range sortedKeys(spec.Sysctl) {
 		p.Sysctl = append(p.Sysctl, plan.Pair{Key: key, Value: spec.Sysctl[key]})
@@ -109,6 +109,11 @@ func (b *bundle) fill(spec *Spec) error {
 	}
 	if err := b.root(&spec.Root, spec.Users); err != nil {
 		return err
+	}
+	if spec.Namespaces.Mount.Mode != NamespaceNew {
+		if p.RootAt = spec.Root.Path; p.RootAt == "" {
+			return stepError(StepRoot, "overlay", nil, "a box without a mount namespace of its own needs a directory as its root file system")
+		}
 	}
 	if err := b.mounts(spec); err != nil {
 		return err
@@ -156,12 +161,33 @@ func (b *bundle) root(r *Root, users *Users) error {
 		return stepError(StepRoot, r.Path, err, "cannot open the root file system "+r.Path)
 	}
 	b.plan.Root = b.give(fd)
-	if users != nil {
+	if users != nil && !r.AsIs {
 		if err := mapOwners(fd, b.userns, r.Path, true); err != nil {
 			return err
 		}
 	}
-	return b.private(fd, r.Path)
+	return b.rootPropagation(fd, r)
+}
+
+// rootPropagation keeps what is mounted on the root from the host. A slave of the
+// host's is one from here on, with all below it: as peers of the host's, those
+// would hand the box's mounts to it. The others are set when all is mounted.
+func (b *bundle) rootPropagation(fd int, r *Root) error {
+	how, ok := propagations[r.Propagation]
+	if !ok {
+		return stepError(StepRoot, r.Path, nil, "the root file system asks for the propagation "+strconv.Quote(r.Propagation)+", which is unknown")
+	}
+	if how.flag != unix.MS_SLAVE {
+		if how.flag != unix.MS_PRIVATE {
+			b.plan.RootHow = how.flag
+		}
+		return b.private(fd, r.Path)
+	}
+	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_SLAVE})
+	if err != nil {
+		return stepError(StepRoot, r.Path, err, "cannot set the propagation of the root file system")
+	}
+	return nil
 }
 
 // overlay mounts layers, with mapped owners for a box with users of its own.
@@ -187,6 +213,7 @@ var propagations = map[string]struct {
 	"": {unix.MS_PRIVATE, true}, "private": {unix.MS_PRIVATE, false}, "rprivate": {unix.MS_PRIVATE, true},
 	"slave": {unix.MS_SLAVE, false}, "rslave": {unix.MS_SLAVE, true},
 	"shared": {unix.MS_SHARED, false}, "rshared": {unix.MS_SHARED, true},
+	"unbindable": {unix.MS_UNBINDABLE, false}, "runbindable": {unix.MS_UNBINDABLE, true},
 }
 
 func (b *bundle) mounts(spec *Spec) error {
@@ -203,10 +230,15 @@ func (b *bundle) mounts(spec *Spec) error {
 		}
 		how, ok := propagations[m.Propagation]
 		if !ok {
-			return stepError(StepMount, m.Target, nil, "the mount at "+m.Target+" asks for the propagation "+strconv.Quote(m.Propagation)+", which is none of private, rprivate, slave, rslave, shared, rshared")
+			return stepError(StepMount, m.Target, nil, "the mount at "+m.Target+" asks for the propagation "+strconv.Quote(m.Propagation)+", which is none of private, slave, shared and unbindable, nor one of them with an r before it")
 		}
 		if m.Propagation != "" {
-			out.Propagation = how.flag
+			out.Propagation, out.Below = how.flag, how.recursive
+		}
+		if a := m.Attr; m.Type == MountBind || m.Type == MountImage {
+			out.Attr = plan.Attributes(a)
+		} else {
+			out.Set = out.Set&^(a.Clear|a.ClearAll) | a.Set | a.SetAll
 		}
 		if m.Type == MountImage {
 			fd, err := b.overlay(m.Layers, spec.Users)
@@ -222,12 +254,17 @@ func (b *bundle) mounts(spec *Spec) error {
 			}
 		}
 		if m.Type == MountBind {
-			fd, file, err := openBind(m, how.flag, how.recursive)
+			propagation := how.flag
+			if propagation == unix.MS_UNBINDABLE { // it has to be cloned once more, maybe
+				propagation = unix.MS_PRIVATE
+			} else {
+				out.Propagation = 0
+			}
+			fd, file, err := openBind(m, propagation, how.recursive)
 			if err != nil {
 				return err
 			}
 			out.FD, out.File, out.CopyUp = b.give(fd), file, out.CopyUp && !file
-			out.Propagation = 0
 			if userns, ok := b.owners[m]; ok {
 				if err := mapOwners(fd, userns, m.Source, m.Recursive); err != nil {
 					return err
@@ -350,13 +387,14 @@ func (b *bundle) null() error {
 }
 
 // namespaces opens those that are joined, but for the pid namespace, which
-// only a child can be born into.
+// only a child can be born into. The mount namespace is entered last: the others
+// are those of a /proc in this one.
 func (b *bundle) namespaces(n *Namespaces) error {
 	for _, ns := range []struct {
 		name string
 		flag int
 		Namespace
-	}{{"ipc", unix.CLONE_NEWIPC, n.IPC}, {"uts", unix.CLONE_NEWUTS, n.UTS}, {"net", unix.CLONE_NEWNET, n.Net}, {"cgroup", unix.CLONE_NEWCGROUP, n.Cgroup}} {
+	}{{"ipc", unix.CLONE_NEWIPC, n.IPC}, {"uts", unix.CLONE_NEWUTS, n.UTS}, {"net", unix.CLONE_NEWNET, n.Net}, {"cgroup", unix.CLONE_NEWCGROUP, n.Cgroup}, {"mnt", unix.CLONE_NEWNS, n.Mount}} {
 		if ns.Mode != NamespaceJoin {
 			continue
 		}
@@ -398,6 +436,9 @@ func (b *bundle) hierarchies(paths map[string]string) error {
 		m := &b.plan.Mounts[i]
 		if m.Type != MountCgroup {
 			continue
+		}
+		if m.Data != "" {
+			return stepError(StepCgroup, m.Target, nil, "the mount of cgroups at "+m.Target+" has the option "+strconv.Quote(m.Data)+", which is for cgroup v2: on this host the container's cgroups are v1, and are shown as they are mounted here")
 		}
 		for name, dir := range hierarchyDirs(paths) {
 			fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)

@@ -40,6 +40,14 @@ type Root struct {
 	Overlay  *Overlay
 	Path     string // host path of a ready directory tree
 	ReadOnly bool
+	// AsIs, of a Path, takes a bundle as the OCI runtime specification does: the owners
+	// of files are the ids on disk, also for a box with users of its own, and
+	// mountinfo lists the mounts in their order.
+	AsIs bool `json:",omitempty"`
+	// Propagation of a Path, as a Mount has it, and "unbindable". What the box
+	// mounts on a shared root reaches the namespaces that are made inside, never
+	// the host's.
+	Propagation string `json:",omitempty"`
 }
 
 // Overlay is an overlay mount made without ever being attached on the host.
@@ -75,8 +83,10 @@ type Mount struct {
 	NoDev       bool
 	NoExec      bool
 	Recursive   bool   // bind: with submounts (rbind)
-	Propagation string // "", private, rprivate, slave, rslave, shared, rshared
-	Data        string // file system options: "size=64m,mode=1777"
+	Propagation string // "", private, rprivate, slave, rslave, shared, rshared, unbindable, runbindable
+	// Attr is set and cleared beside the flags above.
+	Attr Attributes `json:",omitzero"`
+	Data string     // file system options: "size=64m,mode=1777"
 	// CopyUp fills an empty named volume (bind) with what the image has at Target.
 	CopyUp bool
 	// Owners maps the owners of a bind's files: ids on disk are Container, those
@@ -84,6 +94,12 @@ type Mount struct {
 	Owners *Users `json:",omitempty"`
 	// Of says whose file system Source is in; nil: the host's.
 	Of *Owner `json:",omitempty"`
+}
+
+// Attributes are MOUNT_ATTR_* (mount_setattr(2)) of a mount, and of it and all below it.
+type Attributes struct {
+	Set, Clear       uint64
+	SetAll, ClearAll uint64
 }
 
 // Owner is a running container that something is taken from.
@@ -111,9 +127,13 @@ type Namespace struct {
 	Of   *Owner `json:",omitempty"`
 }
 
-// Namespaces of a box. The mount namespace is always new.
+// Namespaces of a box.
 type Namespaces struct {
 	PID, IPC, UTS, Net, Cgroup Namespace
+	// Mount is new for all but the boxes of an OCI bundle that asks for another. In
+	// another's, the root file system is mounted on Root.Path, where it stays, and is
+	// the box's by chroot(2): what has CAP_SYS_CHROOT inside can leave it.
+	Mount Namespace `json:",omitzero"`
 	// User is joined or, with Spec.Users, new: those are its ids either way.
 	User Namespace
 }
@@ -173,6 +193,10 @@ type Process struct {
 	AppArmorProfile string
 	SELinuxLabel    string
 	Umask           *uint32
+
+	// OwnRoot, of an exec, enters the root of the box's first process: the box has
+	// no mount namespace of its own.
+	OwnRoot bool `json:",omitempty"`
 
 	// Group, of an exec, names a cgroup that is made for it alone inside the
 	// container's (cgroup.ExecName); "": it is in the container's. Whoever asked

@@ -140,6 +140,12 @@ func birthOf(n *Namespaces, users *Users) (birth, error) {
 	if users != nil {
 		b.mode, b.flags = initproc.ModeUser, b.flags|unix.CLONE_NEWUSER
 	}
+	if n.Mount.Mode != NamespaceNew {
+		if users != nil {
+			return b, stepError(StepNamespace, "mnt", nil, "a box in a user namespace needs a mount namespace of its own: it may mount nothing in another's")
+		}
+		b.mode, b.flags = initproc.ModeBeside, 0
+	}
 	for _, ns := range []struct {
 		flag uintptr
 		Namespace

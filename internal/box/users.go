@@ -225,24 +225,33 @@ func (b *bundle) joinUsers(pid, pidfd int) error {
 	if its.Ino == ours.Ino {
 		return nil
 	}
-	if b.plan.UIDs, err = readMaps(fmt.Sprintf("/proc/%d/uid_map", pid)); err == nil {
-		b.plan.GIDs, err = readMaps(fmt.Sprintf("/proc/%d/gid_map", pid))
-	}
+	users, err := UsersOf(fmt.Sprintf("/proc/%d", pid))
 	if err != nil || ended(pidfd, 0) {
 		return stepError(StepNamespace, "user", err, "cannot read the ids of the container's user namespace (is it still running?)")
 	}
+	b.plan.UIDs, b.plan.GIDs = planMaps(users.UIDs), planMaps(users.GIDs)
 	b.plan.UserFD = b.lend(pidfd)
 	return nil
 }
 
-func readMaps(file string) ([]plan.IDMap, error) {
+// UsersOf are the ids of the user namespace that a process is in, by its directory in /proc.
+func UsersOf(dir string) (*Users, error) {
+	u := &Users{}
+	var err error
+	if u.UIDs, err = readMaps(dir + "/uid_map"); err == nil {
+		u.GIDs, err = readMaps(dir + "/gid_map")
+	}
+	return u, err
+}
+
+func readMaps(file string) ([]IDMap, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	var out []plan.IDMap
+	var out []IDMap
 	for line := range strings.Lines(string(text)) {
-		var m plan.IDMap
+		var m IDMap
 		if _, err := fmt.Sscan(line, &m.Container, &m.Host, &m.Size); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const usage = `usage: hezi-keeper oci [--root DIR] [--log FILE] [--log-format text|json] COMMAND
+const usage = `usage: hezi-keeper oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
 
 create  [--bundle DIR] [--console-socket SOCKET] [--pid-file FILE] ID   make a container that waits for start
 start   ID                                                              let its program run
@@ -43,13 +43,11 @@ func (t *texts) Set(v string) error { *t = append(*t, v); return nil }
 // Run runs the command line and returns the exit code.
 func Run(version string, args []string) int {
 	r := &call{root: "/run/hezi-oci", version: version}
-	var log, format string
 	fs := newFlags("oci")
 	fs.StringVar(&r.root, "root", r.root, "folder of the state")
-	fs.StringVar(&log, "log", "", "file that errors are written to")
-	fs.StringVar(&format, "log-format", "text", "text or json")
-	var ignored bool
-	fs.BoolVar(&ignored, "debug", false, "there is nothing more to say")
+	fs.StringVar(&r.log.file, "log", "", "file that errors are written to")
+	fs.StringVar(&r.log.format, "log-format", "text", "text or json")
+	fs.BoolVar(&r.log.verbose, "debug", false, "write down what is done, too")
 	systemd := fs.Bool("systemd-cgroup", false, "not supported")
 	rootless := fs.String("rootless", "auto", "not supported")
 	show := fs.Bool("version", false, "print the version")
@@ -61,6 +59,8 @@ func Run(version string, args []string) int {
 		fmt.Print(usage)
 		return 0
 	case err != nil:
+	case r.log.format != "text" && r.log.format != "json":
+		err = fmt.Errorf("unknown log-format %q: write text or json", r.log.format)
 	case *show:
 		fmt.Printf("hezi-keeper oci version %s\nspec: %s\n", version, specs.Version)
 		return 0
@@ -72,6 +72,7 @@ func Run(version string, args []string) int {
 		fmt.Fprint(os.Stderr, usage)
 		return 1
 	default:
+		r.debug("called with %q", args)
 		code, err = r.command(fs.Arg(0), fs.Args()[1:])
 	}
 	if errors.Is(err, flag.ErrHelp) {
@@ -81,7 +82,7 @@ func Run(version string, args []string) int {
 	if err != nil {
 		report := "hezi-keeper oci: " + err.Error()
 		fmt.Fprintln(os.Stderr, report)
-		if lerr := logError(log, format, err); lerr != nil {
+		if lerr := r.log.write("error", err.Error()); lerr != nil {
 			fmt.Fprintln(os.Stderr, "hezi-keeper oci: "+lerr.Error())
 		}
 	}
@@ -93,24 +94,6 @@ func newFlags(name string) *flag.FlagSet {
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
 	return fs
-}
-
-// logError adds a line that callers read (conmon, containerd), as logrus has it.
-func logError(name, format string, err error) error {
-	if name == "" {
-		return nil
-	}
-	f, oerr := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_CLOEXEC, 0o644)
-	if oerr != nil {
-		return oerr
-	}
-	defer f.Close()
-	now := time.Now().Format(time.RFC3339)
-	if format == "json" {
-		return json.NewEncoder(f).Encode(map[string]string{"level": "error", "msg": err.Error(), "time": now})
-	}
-	_, oerr = fmt.Fprintf(f, "time=%q level=error msg=%q\n", now, err.Error())
-	return oerr
 }
 
 // verb is a command: its flags are defined before they are parsed, then it runs.

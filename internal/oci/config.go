@@ -51,14 +51,14 @@ func decode(r io.Reader, v any) error {
 	return json.Unmarshal(text, v)
 }
 
-// boxSpec is the box that a bundle describes.
-func boxSpec(id, bundle string, c *specs.Spec) (*box.Spec, error) {
+// boxSpec is the box that a bundle describes; warn is told what has no effect.
+func boxSpec(id, bundle string, c *specs.Spec, warn func(string)) (*box.Spec, error) {
 	if err := checkSpec(c); err != nil {
 		return nil, err
 	}
 	s := &box.Spec{
 		ID: id, Hostname: c.Hostname, Domainname: c.Domainname, Sysctl: c.Linux.Sysctl,
-		Root:        box.Root{Path: c.Root.Path, ReadOnly: c.Root.Readonly},
+		Root:        box.Root{Path: c.Root.Path, ReadOnly: c.Root.Readonly, AsIs: true, Propagation: c.Linux.RootfsPropagation},
 		MaskedPaths: c.Linux.MaskedPaths, ReadonlyPaths: c.Linux.ReadonlyPaths,
 	}
 	if !filepath.IsAbs(s.Root.Path) {
@@ -68,11 +68,14 @@ func boxSpec(id, bundle string, c *specs.Spec) (*box.Spec, error) {
 	if s.Namespaces, err = namespaces(c.Linux.Namespaces); err != nil {
 		return nil, err
 	}
+	if s.Users, err = users(c.Linux, &s.Namespaces); err != nil {
+		return nil, err
+	}
 	if c.Hostname != "" && s.Namespaces.UTS.Mode == box.NamespaceHost {
 		return nil, errors.New("unable to set hostname without a private UTS namespace")
 	}
 	for i := range c.Mounts {
-		m, err := mount(bundle, &c.Mounts[i])
+		m, err := mount(bundle, &c.Mounts[i], warn)
 		if err != nil {
 			return nil, err
 		}
@@ -113,11 +116,10 @@ func checkSpec(c *specs.Spec) error {
 		name string
 		set  bool
 	}{
-		{"linux.uidMappings", len(l.UIDMappings) > 0}, {"linux.gidMappings", len(l.GIDMappings) > 0},
 		{"linux.netDevices", len(l.NetDevices) > 0}, {"linux.mountLabel", l.MountLabel != ""}, {"linux.intelRdt", l.IntelRdt != nil},
 		{"linux.memoryPolicy", l.MemoryPolicy != nil}, {"linux.timeOffsets", len(l.TimeOffsets) > 0},
 		{"linux.personality", l.Personality != nil && (l.Personality.Domain != specs.PerLinux || len(l.Personality.Flags) > 0)},
-		{"linux.rootfsPropagation " + l.RootfsPropagation, !slices.Contains([]string{"", "private", "rprivate", "slave", "rslave"}, l.RootfsPropagation)},
+		{"linux.rootfsPropagation " + l.RootfsPropagation, l.RootfsPropagation != "" && !slices.Contains(propagations, l.RootfsPropagation)},
 		{"hooks.createContainer", c.Hooks != nil && len(c.Hooks.CreateContainer) > 0},
 		{"hooks.startContainer", c.Hooks != nil && len(c.Hooks.StartContainer) > 0},
 		{"vm", c.VM != nil}, {"windows", c.Windows != nil},
@@ -127,108 +129,6 @@ func checkSpec(c *specs.Spec) error {
 		}
 	}
 	return nil
-}
-
-func namespaces(list []specs.LinuxNamespace) (box.Namespaces, error) {
-	host := box.Namespace{Mode: box.NamespaceHost}
-	n := box.Namespaces{PID: host, IPC: host, UTS: host, Net: host, Cgroup: host}
-	seen := map[specs.LinuxNamespaceType]bool{}
-	for _, e := range list {
-		if seen[e.Type] {
-			return n, fmt.Errorf("malformed spec file: duplicated ns %q", e.Type)
-		}
-		seen[e.Type] = true
-		one := box.Namespace{Path: e.Path}
-		if e.Path != "" {
-			one.Mode = box.NamespaceJoin
-		}
-		to := map[specs.LinuxNamespaceType]*box.Namespace{specs.PIDNamespace: &n.PID, specs.IPCNamespace: &n.IPC,
-			specs.UTSNamespace: &n.UTS, specs.NetworkNamespace: &n.Net, specs.CgroupNamespace: &n.Cgroup}[e.Type]
-		switch {
-		case e.Type == specs.MountNamespace && e.Path == "":
-		case to != nil:
-			*to = one
-		default:
-			return n, fmt.Errorf("a namespace of type %q (path %q) is not supported by this runtime", e.Type, e.Path)
-		}
-	}
-	if !seen[specs.MountNamespace] {
-		return n, errors.New("the bundle has no mount namespace: this runtime makes one for every container")
-	}
-	return n, nil
-}
-
-var propagations = []string{"private", "rprivate", "slave", "rslave", "shared", "rshared"}
-
-// mount is an entry of mounts; its options are those of mount(8), with runc's.
-func mount(bundle string, m *specs.Mount) (box.Mount, error) {
-	out := box.Mount{Type: m.Type, Source: m.Source, Target: m.Destination}
-	refuse := func(what string) (box.Mount, error) {
-		return out, fmt.Errorf("the mount at %s: %s is not supported by this runtime", m.Destination, what)
-	}
-	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		return refuse("an idmapped mount")
-	}
-	var data []string
-	for _, o := range m.Options {
-		switch o {
-		case "bind":
-			out.Type = box.MountBind
-		case "rbind":
-			out.Type, out.Recursive = box.MountBind, true
-		case "ro":
-			out.ReadOnly = true
-		case "rw":
-			out.ReadOnly = false
-		case "rro":
-			out.ReadOnly, out.Recursive = true, true
-		case "nosuid":
-			out.NoSuid = true
-		case "suid":
-			out.NoSuid = false
-		case "nodev":
-			out.NoDev = true
-		case "dev":
-			out.NoDev = false
-		case "noexec":
-			out.NoExec = true
-		case "exec":
-			out.NoExec = false
-		case "tmpcopyup":
-			out.CopyUp = true
-		case "notmpcopyup", "relatime", "defaults", "async", "loud", "norelatime", "atime", "diratime":
-		default:
-			if slices.Contains(propagations, o) {
-				out.Propagation = o
-				continue
-			}
-			data = append(data, o)
-		}
-	}
-	switch out.Type {
-	case box.MountBind:
-		if len(data) > 0 {
-			return refuse(fmt.Sprintf("the option %q of a bind", data[0]))
-		}
-		if !filepath.IsAbs(out.Source) {
-			out.Source = filepath.Join(bundle, out.Source)
-		}
-	case "cgroup2":
-		out.Type, data = box.MountCgroup, nil
-	case box.MountCgroup:
-		data = nil
-	case box.MountTmpfs, box.MountProc, box.MountSysfs, box.MountDevpts, box.MountMqueue:
-	default:
-		return refuse(fmt.Sprintf("a file system of type %q", m.Type))
-	}
-	if out.CopyUp && out.Type != box.MountTmpfs {
-		return refuse("tmpcopyup of what is no tmpfs")
-	}
-	if out.Type == box.MountTmpfs && m.Source != "" && !strings.Contains(m.Source, ",") {
-		data = append([]string{"source=" + m.Source}, data...)
-	}
-	out.Data = strings.Join(data, ",")
-	return out, nil
 }
 
 func device(d *specs.LinuxDevice) (box.Device, error) {

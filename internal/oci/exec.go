@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,7 @@ func (r *call) join(c *container, o *execOptions, args []string) (*box.Proc, err
 	if err != nil {
 		return nil, err
 	}
+	p.OwnRoot = c.Beside != nil
 	if err := checkConsole(p.Terminal, o.console, o.detach); err != nil {
 		return nil, err
 	}
@@ -90,6 +92,9 @@ func (r *call) join(c *container, o *execOptions, args []string) (*box.Proc, err
 // spec is the process of a file, or the container's own with the flags' changes.
 func (o *execOptions) spec(own *specs.Process, args []string) (*specs.Process, error) {
 	if o.process != "" {
+		if other := o.others(); other != "" || len(args) > 0 {
+			return nil, fmt.Errorf("exec: --process %s says all of the process: leave out %s", o.process, cmp.Or(other, "the command"))
+		}
 		f, err := os.Open(o.process)
 		if err != nil {
 			return nil, err
@@ -98,6 +103,9 @@ func (o *execOptions) spec(own *specs.Process, args []string) (*specs.Process, e
 		p := &specs.Process{}
 		if err := decode(f, p); err != nil {
 			return nil, fmt.Errorf("%s: %w", o.process, err)
+		}
+		if o.terminal && !p.Terminal {
+			return nil, fmt.Errorf("exec: --tty, but the process of %s has no terminal", o.process)
 		}
 		return p, nil
 	}
@@ -131,6 +139,20 @@ func (o *execOptions) spec(own *specs.Process, args []string) (*specs.Process, e
 		p.Capabilities = &have
 	}
 	return &p, nil
+}
+
+// others is a flag that says something of the process, or "".
+func (o *execOptions) others() string {
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"--cwd", o.cwd != ""}, {"--user", o.user != ""}, {"--process-label", o.label != ""}, {"--apparmor", o.apparmor != ""}, {"--env", len(o.env) > 0},
+		{"--cap", len(o.caps) > 0}, {"--additional-gids", len(o.groups) > 0}, {"--no-new-privs", o.noNewPrivileges}} {
+		if f.set {
+			return f.name
+		}
+	}
+	return ""
 }
 
 func (o *execOptions) identity(p *specs.Process) error {

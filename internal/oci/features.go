@@ -47,11 +47,10 @@ func supported() *features.Features {
 	yes, no := new(true), new(false)
 	return &features.Features{
 		OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
-		Hooks: []string{"prestart", "createRuntime", "poststart", "poststop"},
-		MountOptions: []string{"bind", "rbind", "ro", "rw", "rro", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "nodiratime",
-			"relatime", "strictatime", "private", "rprivate", "slave", "rslave", "shared", "rshared", "tmpcopyup"},
+		Hooks:        []string{"prestart", "createRuntime", "poststart", "poststop"},
+		MountOptions: mountOptions(),
 		Linux: &features.Linux{
-			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "uts"},
+			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
 			Capabilities: box.CapabilityNames(),
 			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no, Rdma: no},
 			Seccomp:      &features.Seccomp{Enabled: yes},

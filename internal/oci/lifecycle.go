@@ -19,7 +19,18 @@ import (
 type call struct {
 	root    string // of the state
 	version string
+	log     logger
 }
+
+// warn says what is no error to whoever reads errors.
+func (r *call) warn(message string) {
+	fmt.Fprintln(os.Stderr, "hezi-keeper oci: warning: "+message)
+	if err := r.log.write("warning", message); err != nil {
+		fmt.Fprintln(os.Stderr, "hezi-keeper oci: "+err.Error())
+	}
+}
+
+func (r *call) debug(format string, args ...any) { r.log.debug(fmt.Sprintf(format, args...)) }
 
 func newBox() (*box.Runtime, error) { return box.NewRuntime(box.Options{}) }
 
@@ -35,13 +46,14 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 	if err != nil {
 		return nil, nil, err
 	}
-	spec, err := boxSpec(id, bundle, config)
+	spec, err := boxSpec(id, bundle, config, r.warn)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := checkConsole(spec.Process.Terminal, console, detached); err != nil {
 		return nil, nil, err
 	}
+	r.debug("create %s: bundle %s, root file system %s, cgroup %s/%s", id, bundle, spec.Root.Path, spec.Cgroup.Parent, spec.ID)
 	c := &container{dir: filepath.Join(r.root, id), record: record{Created: time.Now().UTC(), Rootfs: spec.Root.Path,
 		State: specs.State{Version: specs.Version, ID: id, Bundle: bundle, Annotations: config.Annotations, Status: specs.StateCreating}}}
 	hooks := config.Hooks
@@ -58,11 +70,14 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 			err = errors.Join(err, os.RemoveAll(c.dir))
 		}
 	}()
-	gate, err := os.OpenFile(filepath.Join(c.dir, gateFile), unix.O_PATH, 0)
+	gate, err := c.openGate(spec.Users)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer gate.Close()
+	if c.Beside, err = besideOf(&spec.Namespaces.Mount, spec.Root.Path); err != nil {
+		return nil, nil, err
+	}
 	rt, err := newBox()
 	if err != nil {
 		return nil, nil, err
@@ -75,10 +90,11 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 		if err := runHooks(hooks.Prestart, now, "prestart"); err != nil {
 			return err
 		}
+		r.debug("create %s: init is process %d", id, pid)
 		return runHooks(hooks.CreateRuntime, now, "createRuntime")
 	}})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, c.Beside.clear(spec.Root.Path))
 	}
 	defer func() {
 		if err != nil {
@@ -118,6 +134,18 @@ func (c *container) make(root string) (err error) {
 	return err
 }
 
+// openGate opens the FIFO for init, which writes to it as root of its own namespace.
+func (c *container) openGate(users *box.Users) (*os.File, error) {
+	name := filepath.Join(c.dir, gateFile)
+	if users != nil {
+		uid, gid, _ := users.Root()
+		if err := os.Lchown(name, int(uid), int(gid)); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(name, unix.O_PATH, 0)
+}
+
 // end undoes a process that was made.
 func (c *container) end(proc *box.Proc) {
 	_ = proc.Kill() // it may have ended
@@ -125,6 +153,7 @@ func (c *container) end(proc *box.Proc) {
 	if g, err := c.group(); err == nil {
 		_ = g.Remove() // what is left there is in the error that came before
 	}
+	_ = c.Beside.clear(c.Rootfs) // as is this
 }
 
 // handOver gives the terminal and the pid to whoever called.
@@ -278,6 +307,10 @@ func (r *call) remove(id string, force bool) error {
 	if err := g.Remove(); err != nil {
 		return fmt.Errorf("remove the container's cgroup: %w", err)
 	}
+	if err := c.Beside.clear(c.Rootfs); err != nil {
+		return err
+	}
+	r.debug("delete %s: its processes, cgroup and mounts are gone", id)
 	if err := os.RemoveAll(c.dir); err != nil {
 		return err
 	}

@@ -229,15 +229,27 @@ func TestHooks(t *testing.T) {
 // What a bundle asks for and the box does not have is refused by its name.
 func TestRefuses(t *testing.T) {
 	for want, change := range map[string]func(*specs.Spec){
-		"linux.uidMappings":              func(c *specs.Spec) { c.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
-		`a file system of type "ext4"`:   func(c *specs.Spec) { c.Mounts = append(c.Mounts, specs.Mount{Destination: "/x", Type: "ext4"}) },
-		`the option "noatime" of a bind`: func(c *specs.Spec) { c.Mounts[0].Options = []string{"bind", "noatime"} },
-		"is for systemd":                 func(c *specs.Spec) { c.Linux.CgroupsPath = "a.slice:b:c" },
-		"duplicated ns":                  func(c *specs.Spec) { c.Linux.Namespaces = append(c.Linux.Namespaces, c.Linux.Namespaces[0]) },
-		"has no mount namespace":         func(c *specs.Spec) { c.Linux.Namespaces = nil },
-		"hooks.createContainer":          func(c *specs.Spec) { c.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/x"}}} },
-		`of version "2.0.0"`:             func(c *specs.Spec) { c.Version = "2.0.0" },
-		"cwd must be an absolute path":   func(c *specs.Spec) { c.Process.Cwd = "x" },
+		"no user namespace that they are": func(c *specs.Spec) { c.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"no uid or gid mappings found": func(c *specs.Spec) {
+			c.Linux.Namespaces = append(c.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		},
+		"the ids of the user namespace /run/x are not known": func(c *specs.Spec) {
+			c.Linux.Namespaces = append(c.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/run/x"})
+		},
+		"needs a mount namespace of its own": func(c *specs.Spec) {
+			c.Hostname, c.Linux.Namespaces = "", []specs.LinuxNamespace{{Type: specs.UserNamespace}}
+			c.Linux.UIDMappings = []specs.LinuxIDMapping{{HostID: 7, Size: 1}}
+			c.Linux.GIDMappings = c.Linux.UIDMappings
+		},
+		`"private" and "rslave" together`: func(c *specs.Spec) { c.Mounts[1].Options = []string{"private", "rslave"} },
+		"linux.rootfsPropagation odd":     func(c *specs.Spec) { c.Linux.RootfsPropagation = "odd" },
+		`a file system of type "ext4"`:    func(c *specs.Spec) { c.Mounts = append(c.Mounts, specs.Mount{Destination: "/x", Type: "ext4"}) },
+		`the option "sync" of a bind`:     func(c *specs.Spec) { c.Mounts[0].Options = []string{"bind", "sync"} },
+		"is for systemd":                  func(c *specs.Spec) { c.Linux.CgroupsPath = "a.slice:b:c" },
+		"duplicated ns":                   func(c *specs.Spec) { c.Linux.Namespaces = append(c.Linux.Namespaces, c.Linux.Namespaces[0]) },
+		"hooks.createContainer":           func(c *specs.Spec) { c.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/x"}}} },
+		`of version "2.0.0"`:              func(c *specs.Spec) { c.Version = "2.0.0" },
+		"cwd must be an absolute path":    func(c *specs.Spec) { c.Process.Cwd = "x" },
 		"denies the device c 1:3 alone": func(c *specs.Spec) {
 			c.Linux.Resources.Devices = append(c.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Type: "c", Major: new(int64(1)), Minor: new(int64(3))})
 		},

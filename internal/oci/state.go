@@ -25,6 +25,7 @@ type record struct {
 	Created     time.Time         `json:"created"`
 	CgroupPaths map[string]string `json:"cgroupPaths"`
 	Rootfs      string            `json:"rootfs"`
+	Beside      *beside           `json:"beside,omitempty"`
 	Poststart   []specs.Hook      `json:"poststart,omitempty"`
 	Poststop    []specs.Hook      `json:"poststop,omitempty"`
 }

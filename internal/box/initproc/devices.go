@@ -45,7 +45,11 @@ func (s *session) makeDevices() error {
 		if covered(&s.plan, d.Path) || dev == nil && strings.HasPrefix(path.Clean(d.Path), "/dev/") {
 			continue // a /dev of the user's has its own, and is the host's to change
 		}
-		parent, err := ensure(s.root, path.Dir(d.Path), false)
+		root, dir := s.root, path.Dir(path.Clean(d.Path))
+		if rest, ok := strings.CutPrefix(dir+"/", "/dev/"); ok {
+			root, dir = s.dev, "/"+rest
+		}
+		parent, err := ensure(root, dir, false)
 		if err == nil {
 			err = placeNode(parent, d)
 			unix.Close(parent)
@@ -55,12 +59,7 @@ func (s *session) makeDevices() error {
 		}
 	}
 	if dev != nil && dev.Set&unix.MOUNT_ATTR_RDONLY != 0 {
-		fd, err := openIn(s.root, "dev", unix.O_PATH, 0)
-		if err == nil {
-			err = setAttr(fd, unix.MOUNT_ATTR_RDONLY, 0, false)
-			unix.Close(fd)
-		}
-		if err != nil {
+		if err := setAttr(s.dev, unix.MOUNT_ATTR_RDONLY, 0, false); err != nil {
 			return fail("device", "/dev", err, "cannot make /dev read-only")
 		}
 	}
@@ -86,11 +85,7 @@ func placeNode(parent int, d *plan.Device) error {
 }
 
 func (s *session) defaultDevices() error {
-	dir, err := openIn(s.root, "dev", unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return fail("device", "/dev", err, "cannot open /dev in the container")
-	}
-	defer unix.Close(dir)
+	dir := s.dev
 	for i := range defaultDevices {
 		if s.plan.Stocked {
 			break
@@ -107,7 +102,7 @@ func (s *session) defaultDevices() error {
 		if s.plan.Stocked {
 			break
 		}
-		if link[1] == "core" && unix.Faccessat(s.proc, "kcore", unix.F_OK, 0) != nil {
+		if link[1] == "core" && !there(s.root, "proc/kcore") {
 			continue
 		}
 		if err := unix.Symlinkat(link[0], dir, link[1]); err != nil && err != unix.EEXIST {
@@ -124,6 +119,14 @@ func (s *session) defaultDevices() error {
 		return fail("terminal", "/dev/console", err, "cannot make /dev/console in the container")
 	}
 	return nil
+}
+
+func there(root int, name string) bool {
+	fd, err := openIn(root, name, unix.O_PATH, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err == nil
 }
 
 // covered says whether a mount of the user stands for the device at a path, as with

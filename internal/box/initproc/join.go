@@ -27,6 +27,11 @@ func (s *session) join() error {
 	if err := s.enter(); err != nil {
 		return err
 	}
+	if s.root = s.fd(s.plan.Root); s.root >= 0 {
+		if err := s.enterRoot(); err != nil {
+			return err
+		}
+	}
 	if err := s.prepareProgram(); err != nil {
 		return err
 	}

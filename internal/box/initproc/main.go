@@ -19,6 +19,8 @@ const (
 	ModeStart = "start" // in new namespaces: leave the host's mounts at once
 	ModeUser  = "user"  // the same with a user namespace: the host's mounts are needed for new ones of proc and sysfs
 	ModeJoin  = "join"
+	// ModeBeside is a start in a mount namespace that others are in.
+	ModeBeside = "beside"
 )
 
 // Main runs init and never returns.

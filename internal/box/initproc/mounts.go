@@ -141,11 +141,18 @@ func (s *session) mountOne(m *plan.Mount) error {
 	if err != nil {
 		return err
 	}
-	defer func() { unix.Close(fd) }()
+	defer func() {
+		if fd != s.dev {
+			unix.Close(fd)
+		}
+	}()
 	if m.Subpath != "" {
 		if fd, err = part(m, s.root, fd); err != nil {
 			return err
 		}
+	}
+	if isDev(m) {
+		s.dev = fd
 	}
 	if ordinary(m) {
 		if err := s.refuseLink(m.Target); err != nil {
@@ -157,7 +164,7 @@ func (s *session) mountOne(m *plan.Mount) error {
 		return err
 	}
 	defer unix.Close(target)
-	if err := s.checkKind(m, target); err != nil {
+	if err := checkKind(m, target); err != nil {
 		return err
 	}
 	if m.CopyUp {
@@ -165,9 +172,14 @@ func (s *session) mountOne(m *plan.Mount) error {
 			return fail(stepMount, m.Target, err, "cannot copy what the image has at "+strconv.Quote(m.Target)+" into the new volume")
 		}
 	}
+	if s.plan.Ordered && made(s, m) {
+		if fd, err = renew(s, m, fd, target); err != nil {
+			return err
+		}
+	}
 	if m.Type == "bind" {
 		if m.Propagation != 0 {
-			if err := setPropagation(fd, m.Propagation, m.Recursive); err != nil {
+			if err := setPropagation(fd, m.Propagation, m.Below); err != nil {
 				return err
 			}
 		}
@@ -176,8 +188,61 @@ func (s *session) mountOne(m *plan.Mount) error {
 				return err
 			}
 		}
+		if err := more(fd, &m.Attr); err != nil {
+			return err
+		}
 	}
 	return attach(fd, target)
+}
+
+// more sets what a bind asks for beside the usual.
+func more(fd int, a *plan.Attributes) error {
+	if a.Set|a.Clear != 0 {
+		if err := setAttr(fd, a.Set, a.Clear, false); err != nil {
+			return err
+		}
+	}
+	if a.SetAll|a.ClearAll != 0 {
+		return setAttr(fd, a.SetAll, a.ClearAll, true)
+	}
+	return nil
+}
+
+// made says whether the tree of m was made before the mounts that precede it.
+func made(s *session, m *plan.Mount) bool {
+	_, early := s.early[m]
+	return m.FD >= 0 || early
+}
+
+// renew gives a clone of a detached tree, which it closes: mountinfo lists mounts
+// in the order in which they were made. It is cloned while it is attached, for a moment.
+func renew(s *session, m *plan.Mount, tree, target int) (int, error) {
+	defer unix.Close(tree)
+	if err := attach(tree, target); err != nil {
+		return -1, err
+	}
+	how := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+	if m.Recursive {
+		how |= unix.AT_RECURSIVE
+	}
+	clone, err := unix.OpenTree(tree, "", how)
+	if err != nil {
+		return -1, err
+	}
+	if err = unix.Fchdir(s.proc); err == nil { // what is mounted may be a file
+		err = unix.Unmount("self/fd/"+strconv.Itoa(tree), unix.MNT_DETACH)
+	}
+	if err == nil {
+		err = unix.Fchdir(s.root)
+	}
+	if err != nil {
+		unix.Close(clone)
+		return -1, err
+	}
+	if isDev(m) {
+		s.dev = clone
+	}
+	return clone, nil
 }
 
 // part is what a mount asks for of a detached tree, which it closes. A tree can
@@ -271,7 +336,7 @@ func (s *session) refuseLink(target string) error {
 	return nil
 }
 
-func (s *session) checkKind(m *plan.Mount, target int) error {
+func checkKind(m *plan.Mount, target int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(target, &st); err != nil {
 		return err
@@ -302,6 +367,11 @@ func (s *session) mountCgroup(m *plan.Mount) error {
 			return err
 		}
 		defer unix.Close(fd)
+		if m.Propagation != 0 {
+			if err := setPropagation(fd, m.Propagation, false); err != nil {
+				return err
+			}
+		}
 		return attach(fd, target)
 	}
 	dir, err := NewMount("tmpfs", "mode=755", m.Set&^unix.MOUNT_ATTR_RDONLY)
@@ -325,6 +395,11 @@ func (s *session) mountCgroup(m *plan.Mount) error {
 		err = attach(s.fd(h.FD), at)
 		unix.Close(at)
 		if err != nil {
+			return err
+		}
+	}
+	if m.Propagation != 0 {
+		if err := setPropagation(dir, m.Propagation, true); err != nil {
 			return err
 		}
 	}

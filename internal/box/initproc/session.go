@@ -21,7 +21,10 @@ type session struct {
 	nullUsed bool // the host's /dev/null has been attached
 
 	root int // the new root, O_PATH
-	proc int // a procfs that is attached nowhere
+	dev  int // the file system at /dev, if it is a new one: a path could lead elsewhere
+	proc int // a procfs that is attached nowhere, of processes only
+
+	settings int // another, with the kernel's settings, if the plan has some
 
 	stock *stock // of a spare
 
@@ -32,7 +35,7 @@ type session struct {
 
 // await receives plans until one is no stock to build.
 func (s *session) await() error {
-	s.proc, s.root = -1, -1
+	s.proc, s.root, s.dev = -1, -1, -1
 	for {
 		if err := s.receive(); err != nil || !s.plan.Stock {
 			return err

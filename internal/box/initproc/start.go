@@ -143,6 +143,11 @@ func gate(s *session) error {
 
 func (s *session) enter() error {
 	for _, e := range s.plan.Enter {
+		if e.Flags == unix.CLONE_NEWNS { // for whoever shares no root with others (setns(2))
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fail("namespaces", e.Name, err, "cannot leave the root that init's threads share")
+			}
+		}
 		if err := unix.Setns(s.fd(e.FD), e.Flags); err != nil {
 			return fail("namespaces", e.Name, err, "cannot join the "+e.Name+" namespace")
 		}
@@ -151,20 +156,30 @@ func (s *session) enter() error {
 }
 
 // openProc makes the procfs that is attached nowhere: no mount inside can
-// stand in for it (CVE-2025-52881).
+// stand in for it (CVE-2025-52881). It has processes only; one that has the
+// kernel's settings, too, is made where the plan has some, and is closed after them.
 func (s *session) openProc() error {
-	if s.proc >= 0 {
-		return nil // with the stock
-	}
-	fd, err := NewMount("proc", "", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		if err == unix.EPERM && s.plan.User {
-			return fail(stepMount, "/proc", err, noNew("/proc"))
+	var err error
+	if s.proc < 0 { // else with the stock
+		if s.proc, err = newProc("subset=pid", s.plan.User); err != nil {
+			return err
 		}
-		return fail(stepMount, "/proc", err, "cannot make a private procfs")
 	}
-	s.proc = fd
-	return nil
+	if len(s.plan.Sysctl) > 0 {
+		s.settings, err = newProc("", s.plan.User)
+	}
+	return err
+}
+
+func newProc(data string, user bool) (int, error) {
+	fd, err := NewMount("proc", data, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err == unix.EPERM && user {
+		return -1, fail(stepMount, "/proc", err, noNew("/proc"))
+	}
+	if err != nil {
+		return -1, fail(stepMount, "/proc", err, "cannot make a private procfs")
+	}
+	return fd, nil
 }
 
 // mountEarly makes the mounts that a user namespace may make only while the
@@ -189,14 +204,18 @@ func mountEarly(s *session) error {
 }
 
 func noNew(target string) string {
-	return "the kernel allows no new " + target + " in a user namespace while the host's own is covered in part (does the engine run in a container?)"
+	return "the kernel allows no new " + target + " in a user namespace while the host's own is covered in part (does the engine run in a container?), nor a new /sys whose network namespace is not its own"
 }
 
 func (s *session) buildRoot() error {
 	s.root = s.fd(s.plan.Root)
-	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	at := "/"
+	if s.plan.RootAt != "" {
+		at = s.plan.RootAt
+	}
+	old, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fail(stepRoot, "/", err, "cannot open the old root")
+		return fail(stepRoot, at, err, "cannot open "+at+", where the root file system is to be")
 	}
 	err = attach(s.root, old)
 	unix.Close(old)
@@ -218,6 +237,11 @@ func (s *session) buildRoot() error {
 	if s.plan.ReadonlyRoot {
 		if err := setAttr(s.root, unix.MOUNT_ATTR_RDONLY, 0, false); err != nil {
 			return fail(stepRoot, "/", err, "cannot make the root file system read-only")
+		}
+	}
+	if s.plan.RootHow != 0 {
+		if err := setPropagation(s.root, s.plan.RootHow, false); err != nil {
+			return fail(stepRoot, "/", err, "cannot set the propagation of the root file system")
 		}
 	}
 	return nil
@@ -269,17 +293,22 @@ func (s *session) names() error {
 		if !strings.Contains(name, "/") {
 			name = strings.ReplaceAll(name, ".", "/")
 		}
-		if err := s.writeProc("sys/"+name, kv.Value); err != nil {
+		if err := writeBelow(s.settings, "sys/"+name, kv.Value); err != nil {
 			return fail("sysctl", kv.Key, err, "cannot set the sysctl "+kv.Key+" to "+strconv.Quote(kv.Value)+" (write "+strconv.Quote(kv.Key+"="+kv.Value)+" to /proc/sys)")
 		}
+	}
+	if len(p.Sysctl) > 0 {
+		unix.Close(s.settings)
 	}
 	return nil
 }
 
 // writeProc writes a file of the private procfs; its "self" is this process.
-func (s *session) writeProc(name, value string) error {
+func (s *session) writeProc(name, value string) error { return writeBelow(s.proc, name, value) }
+
+func writeBelow(proc int, name, value string) error {
 	how := unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV}
-	fd, err := unix.Openat2(s.proc, name, &how)
+	fd, err := unix.Openat2(proc, name, &how)
 	if err != nil {
 		return err
 	}

@@ -39,10 +39,10 @@ func (s *session) build() error {
 			return fail(stepMount, p.path, err, "cannot find the spare's own mount")
 		}
 	}
-	for _, fd := range append(s.fds[1:], s.root) {
+	for _, fd := range append(s.fds[1:], s.root, s.dev) {
 		unix.Close(fd)
 	}
-	s.fds, s.plan, s.root, s.nullUsed, s.stock = nil, plan.Plan{}, -1, false, made
+	s.fds, s.plan, s.root, s.dev, s.nullUsed, s.stock = nil, plan.Plan{}, -1, made.dev, false, made
 	return s.send([]byte{plan.Built})
 }
 
@@ -80,7 +80,7 @@ func place(s *session, m *plan.Mount, from int) error {
 		return err
 	}
 	defer unix.Close(target)
-	if err := s.checkKind(m, target); err != nil {
+	if err := checkKind(m, target); err != nil {
 		return err
 	}
 	return attach(from, target)

@@ -49,9 +49,12 @@ type Plan struct {
 	Hostname   string
 	Domainname string
 
-	Root         int // detached mount
+	Root         int    // detached mount; of a join: a directory to make the root, or NoFD
+	RootAt       string // where it is mounted, in a mount namespace that is not the box's own
+	RootHow      uint64 // MS_*: its propagation once all is mounted, or 0
 	ReadonlyRoot bool
 	Mounts       []Mount
+	Ordered      bool // mountinfo lists the mounts in this order
 	Devices      []Device
 	Sysctl       []Pair
 	Masked       []string
@@ -96,16 +99,21 @@ type Mount struct {
 	Type        string
 	Target      string
 	FD          int
-	File        bool   // a bind of something that is not a directory
-	Subpath     string // what of the tree is mounted: it cannot be cloned before it is attached
-	Set         uint64 // MOUNT_ATTR_*
-	Top         bool   // Set is not for the mounts below
+	File        bool       // a bind of something that is not a directory
+	Subpath     string     // what of the tree is mounted: it cannot be cloned before it is attached
+	Set         uint64     // MOUNT_ATTR_*
+	Top         bool       // Set is not for the mounts below
+	Attr        Attributes // bind: beside Set
 	Recursive   bool
 	Propagation uint64 // MS_*, or 0
+	Below       bool   // Propagation is for the mounts below, too
 	Data        string
 	CopyUp      bool
 	Hierarchies []Hierarchy // cgroup on v1
 }
+
+// Attributes has the fields of box.Attributes.
+type Attributes struct{ Set, Clear, SetAll, ClearAll uint64 }
 
 // InDev says whether m is one of the file systems that sit in /dev.
 func InDev(m *Mount) bool {
