@@ -83,35 +83,28 @@ func TestUserNamespace(t *testing.T) {
 // TestMountNamespaces: a container in a mount namespace that is not its own has its
 // root file system there, exec enters it, and delete takes it away.
 func TestMountNamespaces(t *testing.T) {
-	other := exec.Command("unshare", "--mount", "--propagation", "private", "sleep", "1000")
-	other.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := other.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = other.Process.Kill()
-		_ = other.Wait() // killed
-	})
-	theirs := fmt.Sprintf("/proc/%d/ns/mnt", other.Process.Pid)
-	host := link(t, "/proc/self/ns/mnt")
-	eventually(t, func() bool { return link(t, theirs) != host })
-	for _, c := range []struct{ name, path, namespace, mounts string }{
-		{"missing", "", host, "/proc/self/mountinfo"},
-		{"joined", theirs, link(t, theirs), fmt.Sprintf("/proc/%d/mountinfo", other.Process.Pid)},
+	for _, c := range []struct {
+		name           string
+		caller, joined string
+	}{
+		{name: "missing", caller: aloof(t)},
+		{name: "joined", joined: aloof(t)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			theirs := c.caller + c.joined
 			b := bundleOf(t, "sleep 1000", func(s *specs.Spec) {
 				for i := range s.Linux.Namespaces {
 					if n := &s.Linux.Namespaces[i]; n.Type == specs.MountNamespace {
-						if n.Path = c.path; c.path == "" {
+						if n.Path = c.joined; c.joined == "" {
 							s.Linux.Namespaces = append(s.Linux.Namespaces[:i:i], s.Linux.Namespaces[i+1:]...)
 						}
 						break
 					}
 				}
 			})
+			b.mounts = c.caller
 			there := func() int {
-				text, err := os.ReadFile(c.mounts)
+				text, err := os.ReadFile(strings.Replace(theirs, "ns/mnt", "mountinfo", 1))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -119,8 +112,8 @@ func TestMountNamespaces(t *testing.T) {
 			}
 			b.must("create", "--bundle", b.bundle, "m")
 			b.must("start", "m")
-			if got := link(t, fmt.Sprintf("/proc/%d/ns/mnt", b.pid("m"))); got != c.namespace || there() == 0 {
-				t.Errorf("its namespace is %s, not %s, with %d mounts", got, c.namespace, there())
+			if got := link(t, fmt.Sprintf("/proc/%d/ns/mnt", b.pid("m"))); got != link(t, theirs) || there() == 0 {
+				t.Errorf("its namespace is %s, not %s, with %d mounts", got, link(t, theirs), there())
 			}
 			if out := b.must("exec", "m", "sh", "-c", "test -e /etc/passwd || echo inside; hostname"); out != "inside\nhezi\n" {
 				t.Errorf("exec: %q", out)
@@ -135,6 +128,24 @@ func TestMountNamespaces(t *testing.T) {
 			}
 		})
 	}
+}
+
+// aloof gives a mount namespace like ours that nobody cares for: what goes wrong in
+// it does not reach this machine's own mounts.
+func aloof(t *testing.T) string {
+	t.Helper()
+	p := exec.Command("unshare", "--mount", "--propagation", "private", "sleep", "1000")
+	p.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.Process.Kill()
+		_ = p.Wait() // killed
+	})
+	theirs := fmt.Sprintf("/proc/%d/ns/mnt", p.Process.Pid)
+	eventually(t, func() bool { return link(t, theirs) != link(t, "/proc/self/ns/mnt") })
+	return theirs
 }
 
 // TestMountOptions: what a bundle asks of a mount is what the kernel has.
@@ -306,5 +317,68 @@ func (b bench) change(change func(*specs.Spec)) {
 	}
 	if err != nil {
 		b.t.Fatal(err)
+	}
+}
+
+// TestRacingTarget: in a mount namespace where the host's files are in sight, a
+// directory of a volume is swapped for a link to them while mounts are made below
+// it (CVE-2021-30465, CVE-2024-45310): nothing is made or mounted there.
+func TestRacingTarget(t *testing.T) {
+	volume, outside, source := t.TempDir(), t.TempDir(), t.TempDir()
+	if err := os.Mkdir(volume+"/a", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(outside+"/there", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{outside, strings.Repeat("../", 20) + outside[1:], "/proc/self/root" + outside} {
+		if err := os.Symlink(to, volume+"/b"); err != nil {
+			t.Fatal(err)
+		}
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = unix.Renameat2(unix.AT_FDCWD, volume+"/a", unix.AT_FDCWD, volume+"/b", unix.RENAME_EXCHANGE)
+				}
+			}
+		}()
+		b := bundleOf(t, "exit 0", func(c *specs.Spec) {
+			c.Hostname, c.Linux.Namespaces, c.Root.Readonly = "", nil, false
+			bind := []string{"bind", "ro"}
+			c.Mounts = append(c.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: volume, Options: []string{"bind"}},
+				specs.Mount{Destination: "/vol/a/there", Type: "bind", Source: source, Options: bind},
+				specs.Mount{Destination: "/vol/a/new/deep", Type: "bind", Source: source, Options: bind},
+				specs.Mount{Destination: "/vol/a/tmp", Type: "tmpfs", Source: "tmpfs"})
+		})
+		b.mounts = aloof(t)
+		for range 12 {
+			_, code := b.call("create", "--bundle", b.bundle, "r")
+			mounts, err := os.ReadFile(strings.Replace(b.mounts, "ns/mnt", "mountinfo", 1))
+			if err != nil || strings.Contains(string(mounts), " "+outside) {
+				t.Fatalf("%s: mounted outside of the root (%v)", to, err)
+			}
+			if code == 0 {
+				b.must("delete", "--force", "r")
+			}
+		}
+		close(stop)
+		<-stopped
+		if list, err := os.ReadDir(outside); err != nil || len(list) != 1 {
+			t.Fatalf("%s: made outside of the root: %v (%v)", to, list, err)
+		}
+		for _, name := range []string{"a", "b"} { // whichever is the link
+			if st, err := os.Lstat(volume + "/" + name); err == nil && st.Mode()&os.ModeSymlink != 0 {
+				if err := os.Remove(volume + "/" + name); err == nil && name == "a" {
+					if err := os.Rename(volume+"/b", volume+"/a"); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
 	}
 }

@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 type bench struct {
 	t            *testing.T
 	root, bundle string
+	mounts       string // the mount namespace that the command is called in; "": the test's own
 }
 
 // bundleOf is a bundle of busybox whose program is a shell's script.
@@ -36,7 +37,7 @@ func bundleOf(t *testing.T, script string, change func(*specs.Spec)) bench {
 		t.Fatal("boxes are made as root: run the tests as root")
 	}
 	dir := t.TempDir()
-	b := bench{t, filepath.Join(dir, "state"), dir}
+	b := bench{t: t, root: filepath.Join(dir, "state"), bundle: dir}
 	bin := filepath.Join(dir, "rootfs", "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		t.Fatal(err)
@@ -86,7 +87,15 @@ func (b bench) call(args ...string) (out string, code int) {
 		b.t.Fatal(err)
 	}
 	defer f.Close()
-	cmd := exec.Command("/proc/self/exe", append([]string{"--root", b.root}, args...)...)
+	self, err := os.Executable()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	line := append([]string{self, "--root", b.root}, args...)
+	if b.mounts != "" {
+		line = append([]string{"nsenter", "--mount=" + b.mounts, "--"}, line...)
+	}
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), helper+"=1"), f, f
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		b.t.Fatal(err)
