@@ -21,6 +21,14 @@ cat /proc/$$/uid_map /proc/$$/gid_map /proc/$$/setgroups
 cat /proc/$$/limits /proc/$$/oom_score_adj /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us
 mknod /tmp/sda b 8 0; cat /tmp/sda; rm -f /tmp/sda
 for f in /sys/class/net/lo/ifalias /proc/sys/net/ipv4/ip_forward /etc/new; do (echo 1 > $f) 2>/dev/null && echo "wrote $f"; done
+for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/kcore /proc/keys /sys/kernel/uevent_helper /proc/1/oom_score_adj; do (: < $f) 2>/dev/null && echo "reads $f"; [ -w $f ] && echo "may write $f"; done
+for a in current exec fscreate keycreate sockcreate; do echo "$a: $(cat /proc/$$/attr/$a 2>&1)"; done
+for f in personality coredump_filter loginuid timerslack_ns; do echo "$f: $(cat /proc/$$/$f 2>&1)"; done
+for d in /sys/fs/cgroup/devices/devices.list /sys/fs/cgroup/freezer/freezer.state; do sort $d; done
+[ $(cut -d' ' -f6 /proc/$$/stat) = $$ ] && echo 'leads a session'
+for n in 1 2; do echo $n: $(stat -L -c '%F %t:%T' /proc/$$/fd/$n); done
+cat /proc/1/environ | tr '\0' '\n' | grep -v -e ^HOME= -e ^PATH= -e ^TERM=
+ls -ld / /proc /sys /dev /dev/pts /dev/shm /tmp | sed -e 's/^\([^ ]*\) *[0-9]* *\([^ ]*\) *\([^ ]*\) .* /\1 \2 \3 /'
 pwd; hostname; tty; env | sort`
 
 // explained are the differences from runc, each with its reason.
@@ -32,6 +40,8 @@ var explained = []string{
 	"/ /sys ro",                   // runc makes the superblock read-only too; it may be shared, so only the mount is here
 	"/proc/sysrq-trigger",         // absent on kernels without it
 	"SigIgn:",                     // runc hands on what its parent ignores, a box has the defaults
+	"c 10:200 rwm",                // /dev/net/tun, which newer versions of runc do not allow either
+	"c 5:1 rwm",                   // /dev/console, which Docker's rules allow
 	":cpu,cpuacct:", "0::", "::/", // the hybrid hierarchy, which is not ours
 }
 
@@ -56,7 +66,7 @@ func TestPosture(t *testing.T) {
 		t.Fatal("install runc: it is the reference of this test")
 	}
 	root := image(t)
-	for _, name := range []string{"sed", "sort", "rm"} {
+	for _, name := range []string{"sed", "sort", "rm", "tr", "cut"} {
 		if err := os.Symlink("busybox", root+"/bin/"+name); err != nil {
 			t.Fatal(err)
 		}
@@ -130,6 +140,13 @@ func postures() []posture {
 		{name: "exec in a user namespace", change: mapped, exec: func(*Process) {}},
 		{name: "exec in a user namespace as a user", change: mapped, exec: func(p *Process) { p.User, p.Cwd = "ann", "/tmp" }},
 		{name: "exec in a user's box", change: user, exec: func(*Process) {}},
+		{name: "exec in a read-only box", change: func(s *Spec) { s.Root.ReadOnly = true }, exec: func(*Process) {}},
+		{name: "exec in a privileged box", change: privileged, exec: all},
+		{name: "privileged with a terminal", change: func(s *Spec) { privileged(s); s.Process.Terminal = true }, terminal: true},
+		{name: "read-only in a user namespace", change: func(s *Spec) { mapped(s); s.Root.ReadOnly = true }},
+		{name: "privileged exec in a user namespace", change: mapped, exec: all},
+		{name: "exec with a terminal in a user namespace", change: mapped, exec: func(p *Process) { p.Terminal = true }, terminal: true},
+		{name: "exec with no new privileges", change: func(s *Spec) { s.Process.NoNewPrivileges = true }, exec: func(*Process) {}},
 	}
 }
 
