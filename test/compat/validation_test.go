@@ -114,7 +114,7 @@ func buildValidation(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	build := []string{"build", "-o", "bin/"}
+	build := []string{"build", "-trimpath", "-ldflags=-s -w", "-o", "bin/"}
 	for _, file := range list {
 		if name := filepath.Base(filepath.Dir(file)); name != "util" && !slices.Contains(build, "./validation/"+name) {
 			build = append(build, "./validation/"+name)
@@ -123,7 +123,7 @@ func buildValidation(t *testing.T) string {
 	if _, err := goTool(build...); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := goTool("build", "-o", "runtimetest", "./cmd/runtimetest"); err != nil {
+	if _, err := goTool("build", "-trimpath", "-ldflags=-s -w", "-o", "runtimetest", "./cmd/runtimetest"); err != nil {
 		t.Fatal(err)
 	}
 	return dir
