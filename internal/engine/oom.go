@@ -34,7 +34,7 @@ func (e *records) noteOOM(ev keeper.Event) error {
 
 // missedOOM says whether the kernel killed a process of a container that runs on
 // while no hezid was there to be told.
-func (e *records) missedOOM(r *record) bool {
+func missedOOM(e *records, r *record) bool {
 	if r.OOM || len(r.Cgroups) == 0 {
 		return false
 	}

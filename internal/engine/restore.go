@@ -87,7 +87,7 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 		return e.restoreEnded(c)
 	}
 	c.over = make(chan struct{})
-	missed := s.Exit == nil && e.missedOOM(r)
+	missed := s.Exit == nil && missedOOM(e.records, r)
 	state := container.StateRunning
 	if s.Paused && s.Exit == nil {
 		state = container.StatePaused
@@ -110,7 +110,7 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 	}
 	if err == nil && s.Exit == nil && r.Stopping != nil {
 		over := c.over
-		e.work.Go(func() { e.stopOn(r, over) })
+		e.work.Go(func() { stopOn(e, r, over) })
 	}
 	if err != nil || r.Net == nil || s.Exit != nil {
 		return err // the keeper tells the exit again

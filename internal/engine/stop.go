@@ -120,12 +120,12 @@ type stopping struct {
 
 // stopOn goes on with a stop that the end of the hezid before cut off. The signal
 // is not sent again: to some programs a second one means something else.
-func (e *Engine) stopOn(r *record, over <-chan struct{}) {
+func stopOn(e *Engine, r *record, over <-chan struct{}) {
 	patience := time.Duration(-1)
 	if until := r.Stopping.Until; !until.IsZero() {
 		patience = max(0, time.Until(until))
 	}
-	if err := e.outlast(e.ctx, r, r.Stopping.Signal, patience, over, false); err != nil {
+	if err := outlast(e.ctx, e, r, r.Stopping.Signal, patience, over, false); err != nil {
 		if e.ctx.Err() == nil {
 			e.o.Log.Error("go on with a stop", "container", r.ID, "error", err)
 		}
@@ -153,12 +153,12 @@ func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patienc
 		}
 		return err
 	}
-	return e.outlast(ctx, r, sig, patience, over, lost)
+	return outlast(ctx, e, r, sig, patience, over, lost)
 }
 
 // outlast waits for the end after the stop signal, and kills. lost says that the
 // kernel dropped the signal.
-func (e *Engine) outlast(ctx context.Context, r *record, sig syscall.Signal, patience time.Duration, over <-chan struct{}, lost bool) error {
+func outlast(ctx context.Context, e *Engine, r *record, sig syscall.Signal, patience time.Duration, over <-chan struct{}, lost bool) error {
 	var timeout <-chan time.Time
 	if patience >= 0 {
 		t := time.NewTimer(patience)
