@@ -46,6 +46,9 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		}
 	}
 	if len(cgroupPaths) == 1 && cgroupPaths[""] != "" {
+		// systemd mounts cgroup v2 with nsdelegate: from within the container's cgroup
+		// namespace nobody outside can be put into its group (cgroups(7)).
+		b.plan.Enter[0].Flags &^= unix.CLONE_NEWCGROUP
 		return r.execBorn(ctx, b, cgroupPaths, p.Group)
 	}
 	if key := keyOf(cgroupPaths); key != "" {

@@ -32,12 +32,13 @@ func (s *session) join() error {
 			return err
 		}
 	}
+	flags := uint64(unix.CLONE_PARENT)
+	if s.fd(s.plan.CgroupDir) >= 0 { // the child joins the cgroup namespace when it is in the group
+		flags |= unix.CLONE_INTO_CGROUP
+		s.tape.add("namespaces", "cgroup", "cannot join the container's cgroup namespace", unix.SYS_SETNS, uintptr(s.fd(s.plan.Enter[0].FD)), unix.CLONE_NEWCGROUP)
+	}
 	if err := s.prepareProgram(); err != nil {
 		return err
-	}
-	flags := uint64(unix.CLONE_PARENT)
-	if dir := s.fd(s.plan.CgroupDir); dir >= 0 {
-		flags |= unix.CLONE_INTO_CGROUP
 	}
 	pid, errno := s.tape.fork(flags, s.fd(s.plan.CgroupDir))
 	if errno != 0 {
