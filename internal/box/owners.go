@@ -94,7 +94,7 @@ func (u *Users) ownFiles() error {
 // anyMapped mounts by descriptors where the kernel takes them (Linux 6.15), else by paths.
 func anyMapped(o *Overlay, userns int) (int, error) {
 	fd, err := mappedByDescriptor(o, userns)
-	if e, ok := err.(*Error); ok && e.Step == StepRoot && (e.Errno == int(unix.EINVAL) || e.Errno == int(unix.EBADF)) {
+	if e, ok := err.(*Error); ok && e.Step == StepRoot && (e.Errno == int(unix.EINVAL) || e.Errno == int(unix.EBADF) || e.Errno == int(unix.EOPNOTSUPP)) { // the last before Linux 6.5
 		return mappedByPath(o, userns)
 	}
 	return fd, err
