@@ -133,12 +133,14 @@ func (p *process) awaitCaughtUp(clients []*attached) {
 
 // exitNow learns the exit and answers everyone who waits here.
 func (p *process) exitNow() record {
+	kills := uint64(0)
+	if p.rec.ExecID == "" { // first of all: systemd removes a scope that is empty
+		kills = p.oomKills()
+	}
 	e := p.learnExit()
 	p.releasePorts()
-	if p.rec.ExecID == "" {
-		e.OOMKilled = p.oomKills() > 0
-	}
 	p.mu.Lock()
+	e.OOMKilled = kills > 0 || p.rec.OOMs > 0
 	p.rec.Exit = &e
 	r := p.rec
 	p.mu.Unlock()
@@ -152,7 +154,7 @@ func (p *process) exitNow() record {
 // tellExit tells the engine and the holder, and ends the zombie.
 func (p *process) tellExit(r record) {
 	defer close(p.told)
-	if r.Exit.OOMKilled && p.newKills(p.oomKills()) {
+	if r.Exit.OOMKilled && p.newKills(max(r.OOMs, p.oomKills(), 1)) {
 		p.srv.publish(keeper.Event{Type: keeper.EventOOM, ContainerID: r.ContainerID, PID: r.PID, Killed: true})
 	}
 	p.srv.publish(exitEvent(r))
