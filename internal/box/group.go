@@ -38,7 +38,10 @@ func newCgroups(identity string) (cgroups, error) {
 
 func (d driver) create(ctx context.Context, c *Cgroup, leaf string) (group, error) {
 	create := d.Create
-	if c.Foreign {
+	switch {
+	case c.Scope != "":
+		create, leaf = d.Enter, c.Scope
+	case c.Foreign:
 		create = d.CreateIn
 	}
 	g, err := create(ctx, c.Parent, leaf, c.Resources, cgroup.Devices{All: c.AllDevices, Rules: c.DeviceRules})

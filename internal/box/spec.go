@@ -147,6 +147,9 @@ type Cgroup struct {
 	// Foreign: Parent is one that the user named (--cgroup-parent). The leaf is
 	// directly below it, and nothing else of the engine's is.
 	Foreign bool
+	// Scope, with Foreign, names the leaf in the place of Spec.ID: a scope of
+	// systemd's that is there, with the prepared init of the box in it.
+	Scope string `json:",omitempty"`
 	// AllDevices allows every device (--privileged); otherwise the default
 	// rules and DeviceRules apply.
 	AllDevices  bool

@@ -44,7 +44,7 @@ func (r *Runtime) start(ctx context.Context, spec *Spec, stdio Stdio, gate Gate)
 	}
 	defer b.close()
 	var born *child
-	if spec.Users != nil {
+	if spec.Users != nil || spec.Cgroup.Scope != "" {
 		if born, err = r.birthplace(spec); err != nil {
 			return nil, err
 		}

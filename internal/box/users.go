@@ -81,11 +81,12 @@ type waiting struct {
 // preparedTime is for whoever fills the network namespace of a prepared box.
 const preparedTime = time.Minute
 
-// Prepare makes the init and the namespaces of a box with users of its own, for
-// its network namespace to be filled from outside before Start: it cannot be
-// one that was made before, which would belong to the host's users. It is ended
-// when no Start of the same id comes within a minute, and with the keeper: Start
-// then fails with StepPrepared, and all is to be done again. The answer is init's pid.
+// Prepare makes the init and the namespaces of a box before its Start: for the
+// network namespace of one with users of its own to be filled from outside (it
+// cannot be one that was made before, which would belong to the host's users),
+// and for systemd to make the scope that init is in. It is ended when no Start of
+// the same id comes within a minute, and with the keeper: Start then fails with
+// StepPrepared, and all is to be done again. The answer is init's pid.
 func (r *Runtime) Prepare(id string, users *Users, n *Namespaces) (int, error) {
 	b, err := birthOf(n, users)
 	if err != nil {

@@ -54,6 +54,9 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 		FirewallBackend:  &system.FirewallInfo{Driver: "nftables"},
 		ContainerdCommit: system.Commit{ID: "none"}, RuncCommit: system.Commit{ID: "none"}, InitCommit: system.Commit{ID: "none"},
 	}
+	if info.CgroupDriver = "cgroupfs"; c.SystemdCgroups() {
+		info.CgroupDriver = "systemd"
+	}
 	limits(&info)
 	s.discover(&info)
 	if _, why := apparmor.Supported(); why != "" {
@@ -85,7 +88,7 @@ func limits(info *system.Info) {
 		info.Warnings = append(info.Warnings, "WARNING: "+err.Error())
 		return
 	}
-	info.CgroupDriver, info.CgroupVersion = "cgroupfs", strconv.Itoa(g.Version)
+	info.CgroupVersion = strconv.Itoa(g.Version)
 	info.MemoryLimit, info.SwapLimit, info.OomKillDisable = g.Memory, g.Swap, g.OOMKillDisable
 	info.CPUCfsPeriod, info.CPUCfsQuota, info.CPUShares = g.CPUQuota, g.CPUQuota, g.CPUShares
 	info.CPUSet, info.PidsLimit = g.Cpuset, g.Pids

@@ -24,6 +24,7 @@ import (
 	"hezi/internal/engine"
 	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/oci"
+	"hezi/internal/engine/scope"
 	"hezi/internal/engine/users"
 	"hezi/internal/events"
 	"hezi/internal/image"
@@ -116,7 +117,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	boxes, err := d.openEngine(ctx, c, id, engine.Options{
 		CDI: devices, Runtimes: others,
 		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log,
-	})
+	}, r.onClose)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 }
 
 // openEngine opens the engine and takes back what ran on.
-func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o engine.Options) (*engine.Engine, error) {
+func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o engine.Options, onClose func(func() error)) (*engine.Engine, error) {
 	profile, err := seccomp.Load(c.SeccompProfile)
 	if err != nil {
 		return nil, err
@@ -187,10 +188,18 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 		}
 		o.Defaults.DNS = append(o.Defaults.DNS, a)
 	}
+	systemd := scope.New(c.DataRoot)
+	o.Scopes, o.Systemd = systemd, c.SystemdCgroups()
+	if o.Systemd {
+		if err := systemd.Check(ctx); err != nil {
+			return nil, errors.Join(err, systemd.Close())
+		}
+	}
 	e, err := engine.New(o)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, systemd.Close())
 	}
+	onClose(systemd.Close) // after the engine
 	if err := e.Restore(ctx); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}

@@ -207,6 +207,9 @@ func (e *records) checkHost(h *container.HostConfig) error {
 	if p := "/" + strings.Trim(h.CgroupParent, "/") + "/"; h.CgroupParent != "" && e.o.CgroupParent != "" && strings.HasPrefix(p, e.o.CgroupParent+"/") {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the cgroup parent %s is in the engine's own cgroup %s: name another", h.CgroupParent, e.o.CgroupParent))
 	}
+	if err := (scoping{e}).check(h); err != nil {
+		return err
+	}
 	return spec.CheckSets(&h.Resources)
 }
 

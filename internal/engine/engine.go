@@ -87,19 +87,23 @@ type publisher interface{ Publish(events.Message) }
 type Options struct {
 	DataRoot, ExecRoot string
 	CgroupParent       string // of containers, below the root of each hierarchy
-	Store              database
-	Images             images
-	Layers             layers
-	Volumes            volumes
-	Networks           networks
-	Keeper             *keeper.Client
-	Prober             prober
-	Events             publisher
-	Log                *slog.Logger
-	Walls              walls.Walls
-	CDI                *cdi.Registry
-	Runtimes           *oci.Registry // nil: only the engine's own
-	Defaults           Defaults
+	// Systemd has containers start in scopes of systemd's, which Scopes makes. Those
+	// that run in one have it changed and ended whatever Systemd is.
+	Systemd  bool
+	Scopes   scopes
+	Store    database
+	Images   images
+	Layers   layers
+	Volumes  volumes
+	Networks networks
+	Keeper   *keeper.Client
+	Prober   prober
+	Events   publisher
+	Log      *slog.Logger
+	Walls    walls.Walls
+	CDI      *cdi.Registry
+	Runtimes *oci.Registry // nil: only the engine's own
+	Defaults Defaults
 	// Users gives containers ids on the host; nil: /etc/subuid says which.
 	Users *users.Pool
 }

@@ -120,6 +120,9 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 		return c, r.State == container.StateRestarting, nil // known already
 	}
 	again = e.restarts(c, r, exit)
+	if r.scoped() {
+		scoping{e.records}.leave(id)
+	}
 	vital := e.checks.end(c)
 	code := exit.Code
 	r, err = e.change(c, func(r *record) {

@@ -54,6 +54,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 		e.work.Go(func() { e.endStranger(id) })
 	}
 	lost{e}.sweepProcesses(ctx)
+	scoping{e.records}.restore(ctx)
 	if err := e.loadExecs(list); err != nil {
 		return err
 	}

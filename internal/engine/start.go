@@ -168,7 +168,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
-	ns, sandbox, err := e.join(ctx, r, box.Namespaces{PID: joinOf(pid), IPC: joinOf(ipc), User: joinOf(of)})
+	ns, sandbox, init, err := e.join(ctx, r, box.Namespaces{PID: joinOf(pid), IPC: joinOf(ipc), User: joinOf(of)})
 	if err != nil {
 		return none, err
 	}
@@ -204,6 +204,9 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err := e.o.Walls.Confine(&s.Process, r.HostConfig, security, s.Process.Capabilities.Bounding); err != nil {
 		return none, err
 	}
+	if err := e.place(ctx, r, &s, init); err != nil {
+		return none, err
+	}
 	// What the container has is stored before it runs: an engine that dies in
 	// between finds the process at the keeper and its network here.
 	intent := *r
@@ -228,7 +231,10 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		}
 	}
 	if errdefs.IsUnavailable(err) {
-		return e.begun(ctx, r.ID, err)
+		began, err = e.begun(ctx, r.ID, err)
+	}
+	if err == nil {
+		e.settleLimits(ctx, &s)
 	}
 	return began, err
 }
@@ -284,36 +290,38 @@ func (r *record) image() *image.Image {
 	return &image.Image{ID: digest.Digest(r.ImageID), Manifest: r.Manifest, Layers: r.Layers}
 }
 
-// join makes the container's place in its network.
-func (e launcher) join(ctx context.Context, r *record, others box.Namespaces) (box.Namespace, *network.Sandbox, error) {
+// join makes the container's place in its network. init is the process that was
+// prepared to be there; 0: none.
+func (e launcher) join(ctx context.Context, r *record, others box.Namespaces) (_ box.Namespace, _ *network.Sandbox, init int, _ error) {
 	mode := r.HostConfig.NetworkMode
 	switch {
 	case mode.IsHost():
-		return box.Namespace{Mode: box.NamespaceHost}, nil, nil
+		return box.Namespace{Mode: box.NamespaceHost}, nil, 0, nil
 	case mode.IsContainer():
 		o, err := e.joined(r)
 		if err != nil {
-			return box.Namespace{}, nil, err
+			return box.Namespace{}, nil, 0, err
 		}
 		if o.HostConfig.NetworkMode.IsHost() {
-			return box.Namespace{Mode: box.NamespaceHost}, nil, nil
+			return box.Namespace{Mode: box.NamespaceHost}, nil, 0, nil
 		}
-		return box.Namespace{Mode: box.NamespaceJoin, Of: &box.Owner{ID: o.ID}}, nil, nil
+		return box.Namespace{Mode: box.NamespaceJoin, Of: &box.Owner{ID: o.ID}}, nil, 0, nil
 	}
 	place := endpoint(r)
 	if r.Users != nil {
 		others.IPC.Mode, others.UTS.Mode = modeOf(r.HostConfig.IpcMode.IsHost(), others.IPC.Mode), modeOf(r.HostConfig.UTSMode.IsHost(), "")
 		made, err := e.o.Keeper.Prepare(ctx, keeper.PrepareRequest{ContainerID: r.ID, Users: r.Users, Namespaces: others})
 		if err != nil {
-			return box.Namespace{}, nil, err
+			return box.Namespace{}, nil, 0, err
 		}
-		place.Namespace = fmt.Sprintf("/proc/%d/ns/net", made.PID)
+		init = made.PID
+		place.Namespace = fmt.Sprintf("/proc/%d/ns/net", init)
 	}
 	box1, err := e.o.Networks.Join(ctx, place)
 	if err != nil {
-		return box.Namespace{}, nil, err
+		return box.Namespace{}, nil, 0, err
 	}
-	return box.Namespace{Mode: box.NamespaceJoin, Path: box1.Path}, box1, nil
+	return box.Namespace{Mode: box.NamespaceJoin, Path: box1.Path}, box1, init, nil
 }
 
 // joined is the container whose network a container uses.

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"hezi/internal/box"
+	"hezi/internal/engine/scope"
 	"hezi/internal/engine/spec"
 	"hezi/internal/engine/usage"
 	"hezi/internal/keeper"
@@ -49,16 +50,38 @@ func (e *Limits) Update(ctx context.Context, ref string, q container.UpdateConfi
 		return none, cannotUpdate(old, err)
 	}
 	if r.running() {
-		if err := e.o.Keeper.Update(ctx, keeper.UpdateRequest{ContainerID: r.ID, Resources: change}); err != nil && !errdefs.IsFailedPrecondition(err) {
+		if err := e.apply(ctx, old, host, change); err != nil {
 			_, back := e.change(c, func(r *record) { r.HostConfig = old.HostConfig })
 			if back != nil {
 				err = fmt.Errorf("%w; and what was there before could not be stored again: %w", err, back)
 			}
 			return none, cannotUpdate(old, err)
-		} // a container that has just ended has them at its next start
+		}
 	}
 	e.publish(r, events.ActionUpdate)
 	return container.UpdateResponse{Warnings: append([]string{}, warnings...)}, nil
+}
+
+// apply has the kernel, and systemd where it made the container's cgroup, hold to
+// an update: to all of it, or to what was before. A container that has just
+// ended has it at its next start.
+func (e *Limits) apply(ctx context.Context, old *record, host *container.HostConfig, change box.Resources) error {
+	if old.scoped() {
+		change = scope.Rounded(change)
+	}
+	err := scoping{e.records}.limit(ctx, old, host)
+	if err == nil {
+		err = e.o.Keeper.Update(ctx, keeper.UpdateRequest{ContainerID: old.ID, Resources: change})
+	}
+	if errdefs.IsFailedPrecondition(err) {
+		return nil
+	}
+	if err != nil {
+		if back := (scoping{e.records}).limit(ctx, old, old.HostConfig); back != nil {
+			err = fmt.Errorf("%w; and the limits before could not be set again: %w", err, back)
+		}
+	}
+	return err
 }
 
 func checkUpdate(q *container.UpdateConfig) error {

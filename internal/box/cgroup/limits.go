@@ -17,12 +17,7 @@ const smallMemory = 32 << 20
 
 // begin writes what init can live with, and keeps the rest for ApplyLate.
 func (g *Group) begin(r Resources) error {
-	now, late := r, Resources{PidsLimit: r.PidsLimit, CPUQuota: r.CPUQuota, CPUPeriod: r.CPUPeriod, OOMKillDisable: r.OOMKillDisable, IO: r.IO}
-	now.PidsLimit, now.CPUQuota, now.CPUPeriod, now.OOMKillDisable, now.IO = 0, 0, 0, false, nil
-	if r.Memory > 0 && r.Memory < smallMemory {
-		late.Memory, late.MemorySwap = r.Memory, r.MemorySwap
-		now.Memory, now.MemorySwap = 0, 0
-	}
+	now, late := r.Split()
 	g.late = late
 	return g.Limit(now)
 }
@@ -37,7 +32,7 @@ func (g *Group) ApplyLate() error {
 // Limit writes the limits that are set in r and leaves the others as they
 // are. PidsLimit -1, MemorySwap -1 and CPUQuota -1 lift a limit.
 func (g *Group) Limit(r Resources) error {
-	if r.empty() {
+	if r.Empty() {
 		return nil
 	}
 	if r.Memory > 0 && r.MemorySwap > 0 && r.MemorySwap < r.Memory {

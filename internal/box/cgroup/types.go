@@ -19,8 +19,8 @@ type Resources struct {
 	IO             *IO    // nil: no limit of its own
 }
 
-// empty says that nothing is limited.
-func (r Resources) empty() bool { return r == (Resources{}) }
+// Empty says that nothing is limited.
+func (r Resources) Empty() bool { return r == (Resources{}) }
 
 // IO limits block devices. A zero weight and an absent list mean no limit.
 type IO struct {

@@ -73,6 +73,7 @@ type Config struct {
 	LogDriver       string
 	LogOpts         map[string]string
 	StorageDriver   string
+	ExecOpts        []string // native.cgroupdriver=cgroupfs or systemd
 	DiskBudget      disk.Limits
 	DiskReserve     int64
 	LiveRestore     bool
@@ -291,7 +292,31 @@ func (c *Config) check() error {
 	if err := c.checkUsers(); err != nil {
 		return err
 	}
-	return errors.Join(c.DiskBudget.Check(), c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), c.Registries().Validate())
+	return errors.Join(c.checkExecOpts(), c.DiskBudget.Check(), c.checkNetwork(), c.checkTLS(), c.checkNumbers(), c.checkLabels(), c.checkLogOpts(), c.Registries().Validate())
+}
+
+// SystemdCgroups says whether systemd makes the cgroups of containers.
+func (c *Config) SystemdCgroups() bool {
+	return slices.Contains(c.ExecOpts, cgroupDriver+"=systemd")
+}
+
+const cgroupDriver = "native.cgroupdriver"
+
+func (c *Config) checkExecOpts() error {
+	seen := ""
+	for _, o := range c.ExecOpts {
+		key, value, _ := strings.Cut(o, "=")
+		switch {
+		case key != cgroupDriver:
+			return fmt.Errorf("exec-opts %q: the only one is %s", o, cgroupDriver)
+		case value != "systemd" && value != "cgroupfs":
+			return fmt.Errorf("%s option %s not supported: write cgroupfs or systemd", cgroupDriver, value)
+		case seen != "" && seen != value:
+			return fmt.Errorf("exec-opts: %s is both %s and %s", cgroupDriver, seen, value)
+		}
+		seen = value
+	}
+	return nil
 }
 
 // CDIDirs are the folders of CDI specifications; none where CDI is off.

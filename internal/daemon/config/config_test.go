@@ -139,6 +139,8 @@ func TestBadFlags(t *testing.T) {
 		{"--seccomp-profile=/nonexistent", "no such file"},
 		{"--userland-proxy", "needs no proxy processes"},
 		{"--userland-proxy=true", "needs no proxy processes"},
+		{"--exec-opt=native.cgroupdriver=none", "native.cgroupdriver option none not supported"},
+		{"--exec-opt=isolation=process", "the only one is native.cgroupdriver"},
 		{"--config-file=/nonexistent/daemon.json", "cannot be read"},
 	} {
 		if _, err := Load([]string{"--config-file", none, tc.args}); err == nil || !strings.Contains(err.Error(), tc.says) {
@@ -152,6 +154,9 @@ func TestBadFlags(t *testing.T) {
 	}
 	if _, err := Load([]string{"--config-file", none, "--bip=10.0.0.1/24", "--fixed-cidr=10.0.1.0/25"}); err == nil || !strings.Contains(err.Error(), "not a part of") {
 		t.Errorf("fixed-cidr outside of bip: %v", err)
+	}
+	if c, err := Load([]string{"--config-file", none, "--exec-opt", "native.cgroupdriver=systemd"}); err != nil || !c.SystemdCgroups() {
+		t.Errorf("the systemd driver: %v", err)
 	}
 	_, err := Load([]string{"--help"})
 	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userland-proxy") {

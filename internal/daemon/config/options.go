@@ -70,6 +70,7 @@ func (c *Config) options() []option {
 		{key: "userns-auto-range", usage: "START:SIZE of the host's ids that auto gives away (default: those of hezi in /etc/subuid and /etc/subgid)", value: &text{&c.UsernsRange}},
 		{key: "log-driver", usage: "containers' log driver: json-file, local or none", value: &text{&c.LogDriver}},
 		{key: "log-opts", flag: "log-opt", usage: "KEY=VALUE option of the log driver (default max-size=20m, max-file=5)", value: &table{&c.LogOpts}},
+		{key: "exec-opts", flag: "exec-opt", usage: "native.cgroupdriver=cgroupfs (the default) or native.cgroupdriver=systemd: who makes the cgroups of containers", value: &list{&c.ExecOpts}},
 		{key: "storage-driver", short: "s", usage: "overlay2", value: &text{&c.StorageDriver}},
 		{key: "disk-budget", usage: "what the data root may take without volumes, as in 50GB or 20% (of the disk): beyond it unused images are removed, those unused for longest first", value: &text{&c.DiskBudget.High}, reload: true},
 		{key: "disk-budget-low", usage: "where that removal stops: a size, or a share of the budget (default 90%)", value: &text{&c.DiskBudget.Low}, reload: true},
@@ -99,8 +100,8 @@ var unsupported = map[string]string{
 	"default-cgroupns-mode": "containers have a cgroup namespace of their own", "default-gateway": restricted, "default-gateway-v6": restricted,
 	"default-init": "use init", "default-network-opts": restricted,
 	"default-stop-timeout": "use --stop-timeout of run", "default-ulimits": restricted,
-	"exec-opts": "Hezi makes its cgroups itself", "experimental": "there are no experimental features to switch",
-	"features": "there are no features to switch", "firewall-backend": "Hezi uses nftables always", "fixed-cidr-v6": restricted,
+	"experimental": "there are no experimental features to switch",
+	"features":     "there are no features to switch", "firewall-backend": "Hezi uses nftables always", "fixed-cidr-v6": restricted,
 	"host-gateway-ip": "host-gateway is the bridge's address", "host-gateway-ips": "host-gateway is the bridge's address",
 	"icc": restricted, "init-path": "Hezi has an init of its own", "ip-forward-no-drop": "Hezi does not change the policy of FORWARD",
 	"ip6tables": "Hezi uses nftables always", "iptables": "Hezi uses nftables always", "ipv6": restricted,
@@ -118,7 +119,7 @@ var already = map[string][]string{
 	"userland-proxy": {"false"}, "iptables": {"true"}, "icc": {"true"}, "ipv6": {"false"}, "ip6tables": {"false"},
 	"experimental": {"false"}, "selinux-enabled": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
 	"allow-direct-routing": {"false"}, "default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
-	"exec-opts": {"[]", `["native.cgroupdriver=cgroupfs"]`}, "features": {"{}", `{"containerd-snapshotter":true}`},
+	"features":              {"{}", `{"containerd-snapshotter":true}`},
 	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "bridge": {`""`}, "default-ulimits": {"{}"},
 	"default-address-pools": {"[]"},
 }
@@ -151,7 +152,7 @@ func unsupportedFlags(fs *pflag.FlagSet) {
 		name := key
 		switch key { // keys in the plural whose flags are in the singular
 		case "authorization-plugins", "default-address-pools", "default-network-opts", "default-ulimits",
-			"exec-opts", "host-gateway-ips", "node-generic-resources", "storage-opts":
+			"host-gateway-ips", "node-generic-resources", "storage-opts":
 			name = key[:len(key)-1]
 		case "features":
 			name = "feature"

@@ -173,9 +173,9 @@ func enforceIO(r *container.Resources, host cgroup.Support) (warnings []string) 
 	return warnings
 }
 
-// resources are the limits of a container's box. Block devices are looked up
+// Resources are the limits of a container's box. Block devices are looked up
 // by their paths on the host.
-func resources(r *container.Resources) (box.Resources, error) {
+func Resources(r *container.Resources) (box.Resources, error) {
 	out := box.Resources{Memory: r.Memory, MemorySwap: r.MemorySwap, MemoryReservation: r.MemoryReservation, CPUQuota: r.CPUQuota,
 		CPUPeriod: uint64(r.CPUPeriod), CPUShares: uint64(r.CPUShares), CpusetCpus: r.CpusetCpus, CpusetMems: r.CpusetMems,
 		RTPeriod: uint64(r.CPURealtimePeriod), RTRuntime: r.CPURealtimeRuntime, OOMKillDisable: r.OomKillDisable != nil && *r.OomKillDisable}

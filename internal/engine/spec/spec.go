@@ -164,7 +164,7 @@ func Build(in Input) (box.Spec, error) {
 	if h.UTSMode.IsHost() {
 		s.Hostname, s.Domainname = "", ""
 	}
-	if s.Cgroup.Resources, err = resources(&h.Resources); err != nil {
+	if s.Cgroup.Resources, err = Resources(&h.Resources); err != nil {
 		return s, err
 	}
 	if h.CgroupParent != "" {

@@ -116,7 +116,7 @@ func Change(old, q, all container.Resources) (box.Resources, error) {
 		*l.old = lifted(*before[i].old, *l.new,
 			func(d *blkiodev.ThrottleDevice) string { return d.Path }, func(path string) *blkiodev.ThrottleDevice { return &blkiodev.ThrottleDevice{Path: path} })
 	}
-	out, err := resources(&r)
+	out, err := Resources(&r)
 	if q.PidsLimit != nil {
 		if out.PidsLimit = *q.PidsLimit; out.PidsLimit <= 0 {
 			out.PidsLimit = -1

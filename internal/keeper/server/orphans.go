@@ -46,7 +46,9 @@ func endOrphans(s *Server, ps []*process, spared map[string]bool) {
 			if err := errors.Join(dirs.Kill(), dirs.Remove()); err != nil {
 				s.logger.Error("end what a start that was cut off has left", "container", id, "error", err)
 			}
-			continue
+			if containerOf(pid) != id {
+				continue
+			} // it is in a scope, or below a parent that the user named
 		}
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
 			s.logger.Error("end an exec whose start was cut off", "container", id, "error", err)
@@ -108,17 +110,12 @@ func containerOf(pid int) string {
 	}
 	for line := range strings.Lines(string(b)) {
 		for _, name := range strings.Split(strings.TrimSpace(line), "/") {
-			if isID(name) {
-				return name
+			if id := cgroup.IDOf(name); id != "" {
+				return id
 			}
 		}
 	}
 	return ""
-}
-
-// isID says whether a cgroup's name is a container's id.
-func isID(name string) bool {
-	return len(name) == 64 && strings.Trim(name, "0123456789abcdef") == ""
 }
 
 // nested says whether a process is in a pid namespace below ours.
@@ -143,7 +140,7 @@ func sweep(s *Server, req *keeper.SweepRequest) ([]string, error) {
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case err != nil || !d.IsDir(): // one that has just gone needs no sweep
-			case isID(d.Name()):
+			case cgroup.IDOf(d.Name()) == d.Name():
 				if found[d.Name()] == nil {
 					found[d.Name()] = cgroup.Dirs{}
 				}
