@@ -58,8 +58,12 @@ test: setup build race lint ## every test, against the real engine, as root
 bench: build ## compare with docker, podman, crun and runc, as far as they are installed
 	$(GO) run ./test/bench
 
+.PHONY: test-vm
+test-vm: build ## cgroup v2, systemd, AppArmor, a reboot and an older kernel, in virtual machines; sets itself up, as root
+	test/vm/all.sh
+
 .PHONY: vm
-vm: build ## the engine on cgroup v2 and an older kernel, in a small virtual machine (test/vm/engine.sh setup)
+vm: build ## the one of these that needs no Debian in it (test/vm/engine.sh setup)
 	test/vm/engine.sh
 
 .PHONY: vm-powercut

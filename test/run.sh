@@ -38,6 +38,7 @@ step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=5
 step "end to end" go test -count=1 -timeout 25m ./test/e2e ./test/compat ./test/fault
 step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 30m ./test/e2e
 step "the demo" test/demo.sh
+step "virtual machines: cgroup v2, systemd, a reboot" test/vm/all.sh
 
 if [ ${#failed[@]} -gt 0 ]; then
 	printf 'FAILED: %s\n' "${failed[@]}"

@@ -10,9 +10,15 @@ cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/local/go/bin
 
 if [ "${1-}" = setup ]; then
+	missing=
+	for package in qemu-system-x86 linux-image-cloud-amd64 busybox-static cpio apparmor e2fsprogs debootstrap; do
+		dpkg-query -W -f '${db:Status-Abbrev}' $package 2>/dev/null | grep -q '^ii' || missing="$missing $package"
+	done
+	[ -n "$missing" ] || exit 0
+	echo "installing:$missing"
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		qemu-system-x86 linux-image-cloud-amd64 busybox-static cpio apparmor e2fsprogs >/dev/null
+	# shellcheck disable=SC2086 # a list of words
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 	exit
 fi
 for program in qemu-system-x86_64 busybox cpio go; do

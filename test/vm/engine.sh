@@ -50,6 +50,7 @@ for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_c
 	done
 done
 cp test/vm/engine-guest.sh "$root/guest"
+cp test/vm/guest-lib.sh "$root/lib.sh"
 mkfs.ext4 -q -O quota,project "$root/disk" 64M # for limits of disk space
 parser=$(command -v apparmor_parser) # loads the profile of containers
 cp "$parser" "$root/bin/"
@@ -64,7 +65,7 @@ export PATH=/bin HOME=/tmp
 if [ "${1-}" != again ]; then # the root must be a mount that can be left, which an initramfs is not
 	/bin/busybox mkdir /new
 	/bin/busybox mount -t tmpfs -o size=1g new /new
-	for d in bin etc modules image guest init modules.list lib lib64 disk; do /bin/busybox cp -a /$d /new/; done
+	for d in bin etc modules image guest lib.sh init modules.list lib lib64 disk; do /bin/busybox cp -a /$d /new/; done
 	/bin/busybox mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
 	exec /bin/busybox switch_root /new /init again
 fi
@@ -94,7 +95,8 @@ tr -d '\r' <"$dir/log" | sed -n '/the engine on cgroup v2/,$p'
 if tr -d '\r' <"$dir/log" | grep -q '^exit code 0\.$'; then
 	echo PASS
 else
-	tail -n 5 "$dir/log"
+	echo "the console of the machine:"
+	tail -n 40 "$dir/log"
 	echo FAIL
 	exit 1
 fi

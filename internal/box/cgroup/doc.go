@@ -17,6 +17,9 @@
 // (controllers on v1, an empty v2 beside) counts as v1. On v2 the controllers
 // are enabled from the root down to the sub-parent.
 //
+// Under the systemd driver the leaf is a scope that systemd has made (Enter), and
+// the device rules are its own.
+//
 // # Order
 //
 // Create writes the limits that init can live with. ApplyLate writes the

@@ -229,13 +229,13 @@ func await(ctx context.Context, done <-chan string) error {
 }
 
 // Limit tells systemd all limits of a running container: those that are not
-// set in r are lifted.
+// set in r are lifted. One that has just ended has none.
 func (d *Driver) Limit(ctx context.Context, id string, r box.Resources) error {
 	unit := cgroup.ScopeName(id)
 	err := d.do(ctx, func(ctx context.Context, c *systemd.Conn) error {
 		return c.SetUnitPropertiesContext(ctx, unit, true, append(d.limits(r), d.io(r.IO)...)...)
 	})
-	if err != nil {
+	if err != nil && !failed(err, "NoSuchUnit") {
 		return fmt.Errorf("systemd cannot set the limits of %s: %w", unit, err)
 	}
 	return nil

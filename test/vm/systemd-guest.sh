@@ -1,0 +1,219 @@
+# Runs inside the virtual machine of debian.sh, as a service of systemd's.
+. /test/lib
+export PATH=/test/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mode=$(cat /test/mode)
+stage=$(cat /var/stage 2>/dev/null || echo 1)
+data=/var/lib/hezi
+
+end() {
+	[ $bad = 0 ] || { dmesg | grep -i 'overlay\|ext4' | tail -n 5; echo "the engine's log:"; journalctl -u hezid --no-pager -o cat | tail -n 25; }
+	echo "exit code $bad."
+	poweroff -f
+	exit
+}
+engine() { # engine OPTION...: as a service, as it is installed
+	systemctl reset-failed hezid 2>/dev/null
+	systemd-run -q -u hezid -p KillMode=process -p Delegate=yes hezid --data-root $data "$@"
+	await_engine || end
+}
+await_engine() {
+	i=0
+	until hezi version >/dev/null 2>&1; do
+		i=$((i + 1))
+		[ $i -lt 600 ] || { echo "FAIL hezid does not answer"; bad=1; return 1; }
+		sleep 0.1
+	done
+}
+of() { hezi inspect -f "$2" "$1"; }
+scope() { echo "hezi-$(of "$1" '{{.Id}}').scope"; }
+property() { systemctl show -P "$2" "$(scope "$1")"; }
+scopes() { systemctl list-units --all --no-legend 'hezi-*.scope' | wc -l; }
+none_left() { [ "$(scopes)" = 0 ]; }
+pid() { of "$1" '{{.State.Pid}}'; }
+groups() { cat "/proc/$(pid "$1")/cgroup"; }
+inside() { # inside CONTAINER FILE...: the values of the container's cgroup
+	c=$1
+	shift
+	hezi exec "$c" sh -c "cd /sys/fs/cgroup; echo \$(cat $*)"
+}
+
+# What holds with the systemd driver on each version of cgroups.
+driver() {
+	check "the driver is in info" "systemd" hezi info -f '{{.CgroupDriver}}'
+	check "run" "hello" hezi run --rm busybox echo hello
+	hezi run -d --name box -m 64m --memory-swap 96m --cpus 0.5 -c 512 --pids-limit 50 busybox sleep 1000 >/dev/null
+	check "the scope is active" "active" systemctl is-active "$(scope box)"
+	check "its cgroup" "/system.slice/$(scope box)" groups box
+	check "it is delegated" "system.slice yes container box (hezi, $data)" sh -c "echo \$(systemctl show -P Delegate -P Slice -P Description $(scope box))"
+	check "a slice of one's own" "/my.slice/my-own.slice/hezi-" sh -c 'hezi run -d --name own --cgroup-parent my-own.slice busybox sleep 1000 >/dev/null; cat /proc/$(hezi inspect -f {{.State.Pid}} own)/cgroup'
+	check "a parent that is no slice" 'cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"' hezi run --rm --cgroup-parent /mine/a busybox true
+	check "mknod of a disk" "Operation not permitted" hezi exec box sh -c 'mknod /tmp/d b 254 0; dd if=/tmp/d of=/dev/null count=1'
+	code "a null device" 0 hezi exec box sh -c 'echo x >/dev/null'
+	check "privileged" "0" hezi run --rm --privileged busybox sh -c 'mknod /tmp/d b 254 0; dd if=/tmp/d of=/dev/null count=1 2>/dev/null; echo $?'
+	code "the exit code" 7 hezi run --rm busybox sh -c 'exit 7'
+	code "a missing program" 127 hezi run --rm busybox nosuch
+	check "few processes, little memory" "ok" hezi run --rm --pids-limit 1 -m 6m busybox echo ok
+	for n in 1 2 3; do
+		code "out of memory $n" 137 hezi run --name oom$n -m 16m --memory-swap 16m busybox sh -c 'a=x; while :; do a=$a$a; done'
+		check "out of memory $n is told" "true" of oom$n '{{.State.OOMKilled}}'
+	done
+	hezi run --name fails --restart on-failure:2 busybox sh -c 'exit 3' >/dev/null
+	eventually sh -c 'hezi inspect -f "{{.RestartCount}} {{.State.Status}}" fails | grep "2 exited"'
+	check "a restart policy" "2 exited" of fails '{{.RestartCount}} {{.State.Status}}'
+	check "a user namespace" "0 1000000" hezi run --rm --userns auto:size=1000 busybox sh -c 'echo $(awk "{print \$1, \$2}" /proc/self/uid_map)'
+	check "its own network" "eth0" hezi run --rm --userns auto:size=1000 busybox ip link
+	check "init" "ok" hezi run --rm --init busybox echo ok
+	hezi rm -f oom1 oom2 oom3 fails >/dev/null
+}
+# And after the limits were tested.
+life() {
+	systemctl kill -s KILL --kill-who=main hezid
+	sleep 1
+	for p in /proc/[0-9]*; do
+		if tr '\0' ' ' 2>/dev/null <"$p/cmdline" | grep -q 'hezi-keeper serve'; then kill -9 "${p#/proc/}"; fi
+	done
+	engine --exec-opt native.cgroupdriver=systemd
+	check "after kill -9 of hezid and the keeper" "running" of box '{{.State.Status}}'
+	check "exec after that" "ok" hezi exec box echo ok
+	check "the scope is still active" "active" systemctl is-active "$(scope box)"
+	systemctl daemon-reexec
+	check "run after systemd has begun anew" "ok" hezi run --rm busybox echo ok
+	systemctl stop "$(scope own)"
+	check "a scope that systemd stops" "exited" sh -c 'hezi wait own >/dev/null; hezi inspect -f {{.State.Status}} own'
+	hezi start own >/dev/null
+	check "and starts again" "active" systemctl is-active "$(scope own)"
+	hezi restart -t 0 own >/dev/null
+	check "a restart" "running" of own '{{.State.Status}}'
+	hezi rm -f box own >/dev/null
+	eventually none_left
+	check "no scope is left" "0" scopes
+}
+
+unified() {
+	driver
+	check "limits" "67108864 33554432 50000 100000 59 50" inside box memory.max memory.swap.max cpu.max cpu.weight pids.max
+	check "systemd knows them" "59 500ms 67108864 33554432 50" sh -c "systemctl show -P MemoryMax -P MemorySwapMax -P CPUQuotaPerSecUSec -P CPUWeight -P TasksMax $(scope box) | tr '\n' ' '"
+	systemctl daemon-reload
+	check "after a reload" "67108864 33554432 50000 100000 59 50" inside box memory.max memory.swap.max cpu.max cpu.weight pids.max
+	systemctl set-property --runtime "$(scope box)" IOWeight=200
+	check "after a change of a property" "67108864 33554432 50000 100000 59 50" inside box memory.max memory.swap.max cpu.max cpu.weight pids.max
+	check "an update that conflicts" "Conflicting options" hezi update --cpu-quota 20000 box
+	hezi update -m 80m --memory-swap 80m --pids-limit 12 --cpus 0.333 --cpu-shares 2048 --cpuset-cpus 1 --memory-reservation 20m box >/dev/null
+	values="83886080 0 34000 100000 174 12 1 20971520"
+	files="memory.max memory.swap.max cpu.max cpu.weight pids.max cpuset.cpus memory.low"
+	check "an update holds" "$values" inside box $files
+	systemctl daemon-reload
+	check "an update after a reload" "$values" inside box $files
+	check "in systemd too" "1 12" sh -c "echo \$(systemctl show -P AllowedCPUs -P TasksMax $(scope box))"
+	hezi run -d --name disk --device-read-bps /dev/vda:1mb --device-write-iops /dev/vda:50 --blkio-weight 300 busybox sleep 1000 >/dev/null
+	check "limits of a disk" "rbps=1048576 wbps=max riops=max wiops=50" inside disk io.max
+	systemctl daemon-reload
+	check "limits of a disk after a reload" "rbps=1048576 wbps=max riops=max wiops=50" inside disk io.max
+	check "a weight of disks" "300" inside disk io.bfq.weight
+	hezi rm -f disk >/dev/null
+	check "exec is in the scope" "0::/" hezi exec box cat /proc/self/cgroup
+	check "stats" " / 80MiB" hezi stats --no-stream --format '{{.MemUsage}}' box
+	hezi run -d --name plain busybox sleep 1000 >/dev/null
+	check "no limits are none" "max max max 100000 100 max" inside plain memory.max memory.swap.max cpu.max cpu.weight pids.max
+	systemctl daemon-reload
+	check "no limits after a reload" "max max max 100000 100 max" inside plain memory.max memory.swap.max cpu.max cpu.weight pids.max
+	check "devices after a reload" "Operation not permitted" hezi exec plain sh -c 'mknod /tmp/d b 254 0; dd if=/tmp/d of=/dev/null count=1'
+	hezi rm -f plain >/dev/null
+	life
+	hezi run -d --name always --restart always busybox sleep 1000 >/dev/null
+	hezi run -d --name stopped --restart unless-stopped busybox sleep 1000 >/dev/null
+	hezi run -d --name unless --restart unless-stopped busybox sleep 1000 >/dev/null
+	hezi run -d --name never busybox sleep 1000 >/dev/null
+	hezi stop -t 0 stopped >/dev/null
+	[ $bad = 0 ] || end
+	echo 2 >/var/stage
+	sync
+	echo "the machine reboots"
+	systemctl reboot
+}
+
+# After the reboot: what policies start, and the engine's own cgroups beside systemd.
+rebooted() {
+	engine --exec-opt native.cgroupdriver=systemd
+	eventually sh -c 'hezi inspect -f "{{.State.Status}}" unless | grep running'
+	check "started at boot: always" "running" of always '{{.State.Status}}'
+	check "started at boot: unless-stopped" "running" of unless '{{.State.Status}}'
+	check "in its scope" "active" systemctl is-active "$(scope always)"
+	check "not started: stopped by a user" "exited" of stopped '{{.State.Status}}'
+	check "not started: without a policy" "exited" of never '{{.State.Status}}'
+	hezi rm -f stopped unless never >/dev/null
+	systemctl stop hezid
+	engine
+	check "the other driver" "cgroupfs" hezi info -f '{{.CgroupDriver}}'
+	check "a scope from before" "running" of always '{{.State.Status}}'
+	hezi update -m 64m always >/dev/null
+	systemctl daemon-reload
+	check "a scope from before is updated" "67108864 67108864" inside always memory.max memory.swap.max
+	hezi restart -t 0 always >/dev/null
+	check "and leaves it" "0::/hezi-" groups always
+	eventually none_left
+	check "no scope is left" "0" scopes
+	hezi update -m 80m --memory-swap 80m --pids-limit 12 --cpu-shares 2048 always >/dev/null
+	systemctl daemon-reload
+	systemctl restart systemd-journald
+	check "limits without systemd after a reload" "83886080 0 12 174" inside always memory.max memory.swap.max pids.max cpu.weight
+	check "devices" "Operation not permitted" hezi exec always sh -c 'mknod /tmp/d b 254 0; dd if=/tmp/d of=/dev/null count=1'
+	hezi rm -f always >/dev/null
+	walls
+	users
+}
+
+walls() {
+	check "AppArmor is in info" "name=apparmor" hezi info -f '{{.SecurityOptions}}'
+	check "the default AppArmor profile" "hezi-default (enforce)" hezi run --rm busybox cat /proc/self/attr/current
+	check "AppArmor unconfined" "unconfined" hezi run --rm --security-opt apparmor=unconfined busybox cat /proc/self/attr/current
+	check "AppArmor denies mounts" "Permission denied" hezi run --rm --cap-add SYS_ADMIN --security-opt seccomp=unconfined busybox mount -t tmpfs x /tmp
+	echo 'profile own flags=(attach_disconnected) { file, capability, network, deny /etc/passwd r, }' | apparmor_parser -Kr
+	check "an AppArmor profile of one's own" "Permission denied" hezi run --rm --security-opt apparmor=own busybox cat /etc/passwd
+	check "a label without SELinux" "SELinux is not enabled" hezi run --rm --security-opt label=type:container_t busybox true
+}
+
+users() {
+	check "users of one's own" "0 1000000" hezi run --rm --userns auto:size=1000 busybox sh -c 'echo $(awk "{print \$1, \$2}" /proc/self/uid_map)'
+	check "owners of the image's files" "0:0" hezi run --rm --userns auto:size=1000 busybox stat -c %u:%g /bin/busybox
+	systemctl stop hezid
+	engine --userns-remap 300000:300000
+	check "remapped users" "300000" hezi run --rm busybox awk '{print $2}' /proc/self/uid_map
+	check "remapped users are asked otherwise" "4294967295" hezi run --rm --userns host busybox cat /proc/self/uid_map
+}
+
+v1() {
+	driver
+	limits() { hezi exec box sh -c 'cd /sys/fs/cgroup; echo $(cat memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes cpu/cpu.cfs_quota_us cpu/cpu.shares pids/pids.max)'; }
+	check "limits" "67108864 100663296 50000 512 50" limits
+	systemctl daemon-reload
+	check "after a reload" "67108864 100663296 50000 512 50" limits
+	check "devices after a reload" "Operation not permitted" hezi exec box sh -c 'dd if=/tmp/d of=/dev/null count=1'
+	systemctl set-property --runtime "$(scope box)" CPUShares=512
+	check "devices after a change of a property" "Operation not permitted" hezi exec box sh -c 'dd if=/tmp/d of=/dev/null count=1'
+	hezi update -m 80m --memory-swap 80m --pids-limit 12 --cpus 0.333 --cpu-shares 2048 --cpuset-cpus 1 box >/dev/null
+	check "an update holds" "83886080 83886080 34000 2048 12" limits
+	systemctl daemon-reload
+	check "an update after a reload" "83886080 83886080 34000 2048 12" limits
+	check "a cpuset" "1" hezi exec box cat /sys/fs/cgroup/cpuset/cpuset.cpus
+	check "each hierarchy" "0" sh -c "grep -v ':[^:]*:/system.slice/$(scope box)' /proc/$(pid box)/cgroup | grep -v '^0::' | wc -l"
+	life
+	check "no directory is left" "" sh -c 'find /sys/fs/cgroup -name "hezi-*.scope"'
+}
+
+if [ "$stage" = 1 ]; then
+	echo "the engine under systemd, $mode, Linux $(uname -r)"
+	while read -r module; do insmod "/test/modules/$module" || echo "insmod $module failed"; done </test/modules.list
+	echo 'hezi:1000000:100000' | tee /etc/subuid >/etc/subgid
+	echo 'dockremap:300000:65536' | tee -a /etc/subuid >>/etc/subgid
+	useradd -u 300 dockremap 2>/dev/null
+	engine --exec-opt native.cgroupdriver=systemd
+	tar -C /test/image -c . | hezi import -c 'CMD ["sh"]' - busybox:latest >/dev/null
+	case $mode in
+	unified) unified; [ $bad = 0 ] && exit; end ;;
+	*) v1; end ;;
+	esac
+fi
+while read -r module; do insmod "/test/modules/$module" || echo "insmod $module failed"; done </test/modules.list
+rebooted
+end
