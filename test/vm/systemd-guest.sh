@@ -17,10 +17,14 @@ engine() { # engine OPTION...: as a service, as it is installed
 	await_engine || end
 }
 await_engine() {
-	i=0
 	until hezi version >/dev/null 2>&1; do
-		i=$((i + 1))
-		[ $i -lt 600 ] || { echo "FAIL hezid does not answer"; bad=1; return 1; }
+		if systemctl is-failed -q hezid || [ "$(systemctl show -P ActiveEnterTimestampMonotonic hezid)" -lt $(($(cut -d. -f1 /proc/uptime) * 1000000 - 120000000)) ]; then
+			echo "FAIL hezid does not answer"
+			systemctl status --no-pager hezid
+			cat /run/hezi/keeper/keeper.log
+			bad=1
+			return 1
+		fi
 		sleep 0.1
 	done
 }
