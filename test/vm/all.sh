@@ -4,13 +4,13 @@
 # (debian.sh). It installs and makes what is missing first (as root, on Debian),
 # then runs two machines at a time and prints what each has said.
 #
-# Usage: all.sh [MACHINE...]    of: engine unified hybrid legacy; the first three if none is named
+# Usage: all.sh [MACHINE...]    of: unified engine reboot hybrid legacy; all but the last if none is named
 # The variables of engine.sh and debian.sh hold; each machine ends within LIMIT (600) seconds.
 set -eu
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" = 0 ] || { echo "the virtual machines' roots are made as root: run it with sudo" >&2; exit 1; }
 export LIMIT="${LIMIT:-600}"
-[ $# -gt 0 ] || set -- unified engine hybrid
+[ $# -gt 0 ] || set -- unified engine reboot hybrid
 test/vm/debian.sh setup
 
 dir=$(mktemp -d /tmp/hezi-vms-XXXXXX)

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Runs the engine on a Debian with systemd, in a virtual machine that reboots
-# in the middle: test/vm/systemd-guest.sh says what is tested. Prints what a
-# user would see, and PASS or FAIL at the end.
+# Runs the engine on a Debian with systemd, in a virtual machine:
+# test/vm/systemd-guest.sh says what is tested. Prints what a user would see, and
+# PASS or FAIL at the end.
 #
-# Usage: debian.sh unified    cgroup v2: the systemd driver, a reboot, then cgroupfs and the walls
+# Usage: debian.sh unified    cgroup v2: the systemd driver
+#        debian.sh reboot     the same machine reboots: restart policies, then cgroupfs and the walls
 #        debian.sh hybrid     systemd's hybrid of cgroup v1 and v2
 #        debian.sh legacy     cgroup v1 alone
 #        debian.sh setup      installs what it needs and makes the root image (as root, on Debian)
@@ -63,7 +64,7 @@ if [ "${1-}" = setup ]; then
 fi
 mode=${1-}
 case $mode in
-unified) options= ;;
+unified | reboot) options= ;;
 hybrid) options=systemd.unified_cgroup_hierarchy=0 ;;
 legacy) options="systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1" ;;
 *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
