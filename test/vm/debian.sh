@@ -15,6 +15,7 @@ cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 cache=${CACHE:-/var/cache/hezi-vm}
 image=$cache/debian-12.ext4
+made=2 # to be counted up when the image changes
 packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,apparmor,busybox-static
 
 # make_image debootstraps into memory, where nothing is synced to a disk.
@@ -33,7 +34,9 @@ make_image() {
 	rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/doc "$root"/usr/share/locale "$root"/usr/share/man
 	echo hezi-vm >"$root/etc/hostname"
 	printf '/dev/vda / ext4 defaults 0 0\n/dev/vdb /test ext4 ro 0 0\n' >"$root/etc/fstab"
-	mkdir -p "$root/test" "$root/etc/hezi"
+	mkdir -p "$root/test" "$root/etc/systemd/system.conf.d"
+	# At a reboot nothing waits longer for what ignores SIGTERM.
+	printf '[Manager]\nDefaultTimeoutStopSec=5s\n' >"$root/etc/systemd/system.conf.d/stop.conf"
 	cat >"$root/etc/systemd/system/hezi-test.service" <<-'UNIT'
 		[Unit]
 		After=multi-user.target
@@ -54,12 +57,12 @@ make_image() {
 	ln -sf ../hezi-test.service "$root/etc/systemd/system/multi-user.target.wants/hezi-test.service"
 	mkfs.ext4 -q -d "$root" "$image.new" 2G
 	mv "$image.new" "$image"
-	echo "$packages" >"$image.packages"
+	echo "$packages $made" >"$image.packages"
 }
 
 if [ "${1-}" = setup ]; then
 	test/vm/cgroupv2.sh setup
-	[ -e "$image" ] && [ "$(cat "$image.packages" 2>/dev/null)" = "$packages" ] || make_image
+	[ -e "$image" ] && [ "$(cat "$image.packages" 2>/dev/null)" = "$packages $made" ] || make_image
 	exit
 fi
 mode=${1-}
