@@ -106,7 +106,7 @@ func long(name string) []step {
 		{args: []string{"exec", "-u", "12", "-w", "/tmp", "-e", "C=d", "box", "sh", "-c", "id -u; pwd; echo $C"}, out: "12\n/tmp\nd"},
 		{args: []string{"exec", "-t", "box", "tty"}, out: "/dev/pts/0"},
 		{args: []string{"exec", "box", "absent"}, code: 127, err: "not found in $PATH"},
-		{args: []string{"exec", "-u", "nobody-knows", "box", "true"}, code: 125, err: "unable to find user nobody-knows", out: ""},
+		{args: []string{"exec", "-u", "nobody-knows", "box", "true"}, code: 126, err: "unable to find user nobody-knows", out: ""},
 		{args: []string{"exec", "--privileged", "box", "sh", "-c", "grep -q 'CapBnd.*a80425fb' /proc/self/status || echo more"}, out: "more"},
 		{args: []string{"exec", "box", "grep", "Seccomp:", "/proc/self/status"}, out: "Seccomp:\t2"},
 		{args: []string{"exec", "-d", "box", "sh", "-c", "touch /well"}, out: ""},
