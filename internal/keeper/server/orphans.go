@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -177,6 +178,23 @@ func (s *Server) holds(id string) bool {
 	return s.containers[id] != nil || s.starting[id]
 }
 
+// reserve lets one take a container up: two that read its output would each get a
+// part. It is false once the container is held, for which it waits.
+func reserve(s *Server, id string) bool {
+	for {
+		s.mu.Lock()
+		held, busy := s.containers[id] != nil, s.starting[id]
+		if !held && !busy {
+			s.starting[id] = true
+		}
+		s.mu.Unlock()
+		if held || !busy {
+			return !held
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
 // find takes a container up that runs and that keeper and holder have lost,
 // both killed. Its output is captured from here on, where its pipes still are
 // open; a terminal and standard input ended with the holder.
@@ -184,9 +202,14 @@ func find(s *Server, req *keeper.AdoptRequest) error {
 	s.starts.RLock()
 	defer s.starts.RUnlock()
 	id := req.ContainerID
-	if s.holds(id) {
+	if !reserve(s, id) {
 		return nil
 	}
+	defer func() {
+		s.mu.Lock()
+		delete(s.starting, id)
+		s.mu.Unlock()
+	}()
 	gone := keeper.Classed(errdefs.ErrNotFound, fmt.Sprintf("process %d of container %s does not run any more", req.PID, id))
 	if req.PID <= 0 {
 		return gone

@@ -5,8 +5,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -67,5 +70,33 @@ func TestGroupOfForeignParent(t *testing.T) {
 	_ = cmd.Wait()
 	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != unix.SIGKILL {
 		t.Errorf("it ended by %v", cmd.ProcessState)
+	}
+}
+
+// TestFoundOnce: of many who find a lost container at once one takes it up, and
+// the others wait until it is held.
+func TestFoundOnce(t *testing.T) {
+	s := &Server{containers: map[string]*process{}, starting: map[string]bool{}}
+	var took atomic.Int32
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			if !reserve(s, "box") {
+				if !s.holds("box") {
+					t.Error("it is said to be held, and is not")
+				}
+				return
+			}
+			took.Add(1)
+			time.Sleep(10 * time.Millisecond)
+			s.mu.Lock()
+			s.containers["box"] = &process{}
+			delete(s.starting, "box")
+			s.mu.Unlock()
+		})
+	}
+	all.Wait()
+	if n := took.Load(); n != 1 {
+		t.Errorf("%d took it up", n)
 	}
 }
