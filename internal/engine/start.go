@@ -223,6 +223,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if sandbox != nil {
 		req.Ports = sandbox.Sockets[:min(len(sandbox.Sockets), keeper.MaxPorts)]
 	}
+	asked := time.Now()
 	began, err := e.o.Keeper.Start(ctx, req)
 	if errdefs.IsConflict(err) {
 		// An exit that nobody acknowledged: the engine died after it.
@@ -231,7 +232,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		}
 	}
 	if errdefs.IsUnavailable(err) {
-		began, err = e.begun(ctx, r.ID, err)
+		began, err = e.begun(ctx, r.ID, asked, err)
 	}
 	if err == nil {
 		e.settleLimits(ctx, &s)
@@ -240,14 +241,15 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 }
 
 // begun is a start whose answer was lost with the keeper: what its successor has
-// runs. What it does not have was ended with the one before, and lost is why.
-func (e launcher) begun(ctx context.Context, id string, lost error) (keeper.Started, error) {
+// of since it was asked runs. What it does not have was ended with the one before,
+// and lost is why.
+func (e launcher) begun(ctx context.Context, id string, asked time.Time, lost error) (keeper.Started, error) {
 	list, err := e.o.Keeper.List(ctx)
 	if err != nil {
 		return keeper.Started{}, lost
 	}
 	for _, s := range list {
-		if s.ID == id {
+		if s.ID == id && s.StartedAt.After(asked) { // not an earlier run that nobody acknowledged
 			return keeper.Started{PID: s.PID, StartedAt: s.StartedAt, CgroupPaths: s.CgroupPaths, Pipes: s.Pipes}, nil
 		}
 	}
