@@ -114,7 +114,7 @@ func TestVersion(t *testing.T) {
 // TestWithoutSystemd: the daemon says at its start why the driver cannot be used.
 func TestWithoutSystemd(t *testing.T) {
 	if Running() {
-		t.Skip("systemd runs this machine: test/vm/debian.sh tests the driver")
+		t.Skip("a machine without systemd is needed, and it runs this one: test/vm/debian.sh tests the driver there")
 	}
 	err := New("/data").Check(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "systemd does not run this machine") || !strings.Contains(err.Error(), "native.cgroupdriver=cgroupfs") {
