@@ -207,6 +207,7 @@ func (d *daemon) start(ctx context.Context, c *config.Config) opened {
 // wait returns a nil error when hezid was asked to end, and another when it
 // must; begun says whether the start's result was received.
 func (d *daemon) wait(signals <-chan os.Signal, started <-chan opened, failed <-chan error) (begun bool, err error) {
+	asked := false // for a reload, while the start was under way
 	for {
 		select {
 		case o := <-started:
@@ -214,13 +215,16 @@ func (d *daemon) wait(signals <-chan os.Signal, started <-chan opened, failed <-
 			if o.err != nil {
 				return true, o.err
 			}
+			if asked { // requests were served, and the file may be newer than what was read
+				d.reload()
+			}
 		case err := <-failed:
 			return begun, err
 		case sig := <-signals:
 			switch sig {
 			case unix.SIGPIPE:
 			case unix.SIGHUP:
-				if begun {
+				if asked = true; begun {
 					d.reload()
 				}
 			default:

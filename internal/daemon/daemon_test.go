@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"hezi/internal/daemon/config"
@@ -52,6 +53,40 @@ func TestOneInstance(t *testing.T) {
 	}
 	if err := again.release(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Requests are served a moment before the start is through: a SIGHUP sent by
+// then counts.
+func TestReloadWhileStarting(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "daemon.json")
+	if err := os.WriteFile(file, []byte(`{"labels": ["a=1"]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--config-file", file}
+	c, err := config.Load(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDaemon(c, args, io.Discard)
+	signals, started := make(chan os.Signal), make(chan opened)
+	reloaded := make(chan []string, 2)
+	go func() {
+		signals <- syscall.SIGHUP
+		started <- opened{rooms: &rooms{onReload: []func(*config.Config){func(c *config.Config) { reloaded <- c.Labels }}}}
+		signals <- syscall.SIGTERM
+	}()
+	if err := os.WriteFile(file, []byte(`{"labels": ["a=2"]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if begun, err := d.wait(signals, started, nil); !begun || err != nil {
+		t.Fatalf("begun %v, %v", begun, err)
+	}
+	if len(reloaded) != 1 {
+		t.Fatalf("%d reloads, not one", len(reloaded))
+	}
+	if labels := <-reloaded; len(labels) != 1 || labels[0] != "a=2" {
+		t.Errorf("labels %q", labels)
 	}
 }
 
