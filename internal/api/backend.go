@@ -113,10 +113,19 @@ type Volumes interface {
 	Prune(ctx context.Context, o disk.PruneOptions) (volume.PruneReport, error)
 }
 
-// Networks is what the reading handlers of /networks need. *network.Controller has it.
+// Networks is what the handlers of /networks need. *network.Controller has it.
 type Networks interface {
 	List(ctx context.Context, f Filters) ([]network.Inspect, error)
 	Inspect(ctx context.Context, ref string) (network.Inspect, error)
+	Create(ctx context.Context, q network.CreateRequest) (id string, err error)
+	Remove(ctx context.Context, ref string) error
+	Prune(ctx context.Context, o disk.PruneOptions) (network.PruneReport, error)
+}
+
+// Attachments is what connects containers. *engine.Engine has it.
+type Attachments interface {
+	Connect(ctx context.Context, container, network string, s *network.EndpointSettings) error
+	Disconnect(ctx context.Context, container, network string) error
 }
 
 // System is what /info, /version and /events need. The daemon implements it.

@@ -18,7 +18,6 @@ var diskRoutes = []route{
 	{method: "POST", path: "/system/check", handle: systemCheck},
 	{method: "POST", path: "/images/prune", handle: imagePrune},
 	{method: "GET", path: "/system/df", handle: systemDF},
-	{method: "POST", path: "/networks/prune", handle: networkPrune},
 	{method: "POST", path: "/build/prune", handle: buildPrune},
 }
 

@@ -24,10 +24,6 @@ var missingRoutes = []route{
 	{method: "POST", path: "/session", handle: missing("build", "build the image elsewhere, and load or pull it")},
 	{method: "POST", path: "/grpc", handle: missing("build", "build the image elsewhere, and load or pull it")},
 	{method: "PUT", path: "/volumes/{name...}", handle: missing("update of a volume", "only cluster volumes can be updated, and there is no cluster")},
-	{method: "POST", path: "/networks/create", handle: missing("networks of your own", "use the networks bridge, host and none")},
-	{method: "DELETE", path: "/networks/{id}", handle: missing("removing networks", "bridge, host and none are part of the engine")},
-	{method: "POST", path: "/networks/{id}/connect", handle: missing("connecting a container to another network", "create it with --network bridge, host or none")},
-	{method: "POST", path: "/networks/{id}/disconnect", handle: missing("disconnecting a container", "create it with --network none")},
 }
 
 const (

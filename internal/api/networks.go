@@ -9,6 +9,49 @@ import (
 var networkRoutes = []route{
 	{method: "GET", path: "/networks", handle: networkList},
 	{method: "GET", path: "/networks/{id}", handle: networkInspect},
+	{method: "POST", path: "/networks/create", handle: networkCreate},
+	{method: "POST", path: "/networks/prune", handle: networkPrune},
+	{method: "POST", path: "/networks/{id}/connect", handle: networkConnect},
+	{method: "POST", path: "/networks/{id}/disconnect", handle: networkDisconnect},
+	{method: "DELETE", path: "/networks/{id}", handle: networkRemove},
+}
+
+func networkCreate(c *call) error {
+	var q network.CreateRequest
+	if err := c.body(&q); err != nil {
+		return err
+	}
+	if c.version < 48 {
+		q.EnableIPv4 = nil
+	}
+	id, err := c.backend.Networks.Create(c.lasting(), q)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusCreated, network.CreateResponse{ID: id})
+}
+
+func networkRemove(c *call) error {
+	return c.noContent(c.backend.Networks.Remove(c.lasting(), c.arg))
+}
+
+func networkConnect(c *call) error {
+	var q network.ConnectRequest
+	if err := c.body(&q); err != nil {
+		return err
+	}
+	if c.version < 54 && q.EndpointConfig != nil {
+		q.EndpointConfig.MacAddress = nil
+	}
+	return c.ok(c.backend.Attachments.Connect(c.lasting(), q.Container, c.arg, q.EndpointConfig))
+}
+
+func networkDisconnect(c *call) error {
+	var q network.DisconnectRequest
+	if err := c.body(&q); err != nil {
+		return err
+	}
+	return c.ok(c.backend.Attachments.Disconnect(c.lasting(), q.Container, c.arg))
 }
 
 func networkList(c *call) error {

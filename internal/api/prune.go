@@ -4,9 +4,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/build"
-	"github.com/moby/moby/api/types/network"
 
 	"hezi/internal/disk"
 )
@@ -48,21 +46,16 @@ func containerPrune(c *call) error {
 	return c.writeJSON(http.StatusOK, resp)
 }
 
-// networkPrune removes nothing: there are only the networks that are part of the
-// engine. Clients prune them before they prune the rest.
 func networkPrune(c *call) error {
-	f, err := c.filters()
+	o, err := pruneOptions(c)
 	if err != nil {
 		return err
 	}
-	for key := range f {
-		switch key {
-		case "label", "label!", "until":
-		default:
-			return errdefs.ErrInvalidArgument.WithMessage("invalid filter '" + key + "'")
-		}
+	report, err := c.backend.Networks.Prune(c.ctx(), o)
+	if err != nil {
+		return err
 	}
-	return c.writeJSON(http.StatusOK, network.PruneReport{NetworksDeleted: []string{}})
+	return c.writeJSON(http.StatusOK, report)
 }
 
 // buildPrune removes nothing: there is no build cache.

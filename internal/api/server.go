@@ -17,21 +17,22 @@ import (
 
 // Backend is everything that the handlers call.
 type Backend struct {
-	Containers Containers
-	Views      ContainerViews
-	Streams    Streams
-	Limits     Limits
-	Execs      Execs
-	Files      Files
-	Images     Images
-	Upkeep     Upkeep
-	Disk       Disk
-	Registries Registries
-	Transfers  Transfers
-	Lists      Lists
-	Volumes    Volumes
-	Networks   Networks
-	System     System
+	Containers  Containers
+	Views       ContainerViews
+	Streams     Streams
+	Limits      Limits
+	Execs       Execs
+	Files       Files
+	Images      Images
+	Upkeep      Upkeep
+	Disk        Disk
+	Registries  Registries
+	Transfers   Transfers
+	Lists       Lists
+	Volumes     Volumes
+	Networks    Networks
+	Attachments Attachments
+	System      System
 }
 
 // Server is the http.Handler of the whole API. It may serve before the engine

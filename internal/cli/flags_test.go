@@ -75,7 +75,7 @@ func compareFlags(t *testing.T, cmd *cobra.Command, name, page string) {
 				short = strings.TrimPrefix(f[1], "-")
 			}
 		}
-		if long == "" {
+		if long == "" || strings.HasPrefix(row[2], "-") { // a table that compares flags
 			continue
 		}
 		f := cmd.Flags().Lookup(long)

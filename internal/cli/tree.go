@@ -158,15 +158,14 @@ func manifestCommands() []entry {
 }
 
 func networkCommands() []entry {
-	const way = "use the networks bridge, host and none"
 	return []entry{
-		missing("network connect", "Connect a container to a network", "create it with --network bridge, host or none"),
-		missing("network create", "Create a network", way),
-		missing("network disconnect", "Disconnect a container from a network", "create it with --network none"),
+		{name: "connect", short: "Connect a container to a network", build: newNetworkConnect},
+		{name: "create", short: "Create a network", build: newNetworkCreate},
+		{name: "disconnect", short: "Disconnect a container from a network", build: newNetworkDisconnect},
 		{name: "inspect", short: "Display detailed information on one or more networks", build: newNetworkInspect},
 		{name: "ls", aliases: []string{"list"}, short: "List networks", build: newNetworkLs},
 		{name: "prune", short: "Remove all unused networks", build: upkept(upkeep.NewNetworkPrune)},
-		missing("network rm", "Remove one or more networks", "bridge, host and none are part of the engine", "remove"),
+		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more networks", build: newNetworkRm},
 	}
 }
 

@@ -96,6 +96,12 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		return nil, err
 	}
 	o.Publish = broker.Publish
+	o.InUse = func(id string) []string {
+		if e := eng.Load(); e != nil {
+			return engine.Attachments{Engine: e}.InNetwork(id)
+		}
+		return nil
+	}
 	nets, err = network.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("the default network: %w", err)
@@ -142,7 +148,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onClose(room.close)
 	r.onReload = append(r.onReload, func(c *config.Config) { room.budget.SetLimits(c.DiskBudget) })
 	grown.Store(room.budget)
-	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, Networks: nets}
+	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, Networks: nets, Attachments: engine.Attachments{Engine: boxes}}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings, devices: devices, runtimes: others}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err
@@ -181,6 +187,13 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 		return nil, err
 	}
 	o.Users = users.NewPool(ids)
+	for _, s := range c.HostGateways {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("host-gateway-ips: %w", err)
+		}
+		o.Defaults.HostGateway = append(o.Defaults.HostGateway, a)
+	}
 	for _, s := range c.DNS {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
@@ -296,23 +309,31 @@ func (d *daemon) keeperInBackground(ctx context.Context, c *config.Config, id st
 // networkOptions of a configuration, which has checked the texts.
 func networkOptions(c *config.Config, id string) (network.Options, error) {
 	o := network.Options{
-		Identity: id, DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, MTU: c.MTU,
-		IPForward: c.IPForward, IPMasq: c.IPMasq, IPTables: true,
+		Identity: id, DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, MTU: c.MTU, Bridge: c.Bridge, IPv6: c.IPv6, ICC: c.ICC,
+		IPForward: c.IPForward, IPMasq: c.IPMasq, IPTables: c.IPTables, Pools: c.Pools, DefaultOptions: c.NetworkOptions,
 	}
-	var err error
-	if c.BIP != "" {
-		if o.BIP, err = netip.ParsePrefix(c.BIP); err != nil {
-			return o, fmt.Errorf("bip: %w", err)
+	for _, f := range []struct {
+		key, text string
+		to        *netip.Prefix
+	}{{"bip", c.BIP, &o.BIP}, {"bip6", c.BIP6, &o.BIP6}, {"fixed-cidr", c.FixedCIDR, &o.FixedCIDR}, {"fixed-cidr-v6", c.FixedCIDR6, &o.FixedCIDR6}} {
+		if f.text == "" {
+			continue
+		}
+		var err error
+		if *f.to, err = netip.ParsePrefix(f.text); err != nil {
+			return o, fmt.Errorf("%s: %w", f.key, err)
 		}
 	}
-	if c.FixedCIDR != "" {
-		if o.FixedCIDR, err = netip.ParsePrefix(c.FixedCIDR); err != nil {
-			return o, fmt.Errorf("fixed-cidr: %w", err)
+	for _, f := range []struct {
+		key, text string
+		to        *netip.Addr
+	}{{"ip", c.IP, &o.DefaultBind}, {"default-gateway", c.Gateway, &o.Way}, {"default-gateway-v6", c.Gateway6, &o.Way6}} {
+		if f.text == "" {
+			continue
 		}
-	}
-	if c.IP != "" {
-		if o.DefaultBind, err = netip.ParseAddr(c.IP); err != nil {
-			return o, fmt.Errorf("ip: %w", err)
+		var err error
+		if *f.to, err = netip.ParseAddr(f.text); err != nil {
+			return o, fmt.Errorf("%s: %w", f.key, err)
 		}
 	}
 	return o, nil

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -14,8 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/network"
 
+	"hezi/internal/engine/attach"
 	"hezi/internal/engine/health"
 	"hezi/internal/engine/spec"
 	hostnet "hezi/internal/network"
@@ -34,7 +33,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err := spec.Check(q.Config, host); err != nil {
 		return container.CreateResponse{}, err
 	}
-	mac, err := checkNetworking(q.Networking, host)
+	wanted, err := attach.Check(q.Networking, host)
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
@@ -69,7 +68,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	r := &record{ID: newID(), Created: time.Now().UTC(), ImageID: img.ID.String(), Manifest: img.Manifest, Layers: img.Layers, Platform: "linux",
-		Config: &config, HostConfig: host, MAC: mac, State: container.StateCreated}
+		Config: &config, HostConfig: host, Networks: wanted, State: container.StateCreated}
 	from, err := e.inherited(host)
 	if err != nil {
 		return container.CreateResponse{}, err
@@ -191,17 +190,13 @@ func (e *records) checkHost(h *container.HostConfig) error {
 			}
 		}
 	}
-	gateway := e.o.Defaults.HostGateway
-	if !gateway.IsValid() {
-		gateway = e.o.Networks.Gateway()
-	}
 	if err := e.o.Walls.Check(h); err != nil {
 		return err
 	}
 	if _, err := e.o.Runtimes.Find(h.Runtime); err != nil {
 		return err
 	}
-	if _, err := hostfiles.Hosts(netip.Addr{}, "", "", nil, h.ExtraHosts, gateway); err != nil {
+	if _, err := hostfiles.Hosts(nil, "", "", nil, h.ExtraHosts, hostGateways(&e.o)); err != nil {
 		return err
 	}
 	if p := "/" + strings.Trim(h.CgroupParent, "/") + "/"; h.CgroupParent != "" && e.o.CgroupParent != "" && strings.HasPrefix(p, e.o.CgroupParent+"/") {
@@ -249,47 +244,6 @@ func warnings(r *record) []string {
 		list = append(list, "Published ports are discarded when using host network mode")
 	}
 	return list
-}
-
-// checkNetworking takes the one network of the request, which the mode names,
-// and refuses settings that are not there yet. It returns the MAC address asked for.
-func checkNetworking(n *network.NetworkingConfig, h *container.HostConfig) (string, error) {
-	if n == nil {
-		return "", nil
-	}
-	mac := ""
-	for name, s := range n.EndpointsConfig {
-		mode := string(h.NetworkMode)
-		if same := name == mode || (name == "default" || name == "bridge") && (mode == "" || mode == "default" || mode == "bridge"); !same {
-			return "", errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the container's network is %q: %q cannot be connected as well: give one --network", mode, name))
-		}
-		if s == nil {
-			continue
-		}
-		for _, f := range []struct {
-			flag string
-			set  bool
-		}{
-			{"--ip", s.IPAMConfig != nil && s.IPAMConfig.IPv4Address.IsValid()},
-			{"--ip6", s.IPAMConfig != nil && s.IPAMConfig.IPv6Address.IsValid()},
-			{"--link-local-ip", s.IPAMConfig != nil && len(s.IPAMConfig.LinkLocalIPs) > 0},
-			{"--network-alias", len(s.Aliases) > 0},
-			{"--link", len(s.Links) > 0},
-			{"--network driver-opt", len(s.DriverOpts) > 0},
-			{"--network gw-priority", s.GwPriority != 0},
-		} {
-			if f.set {
-				return "", errdefs.ErrNotImplemented.WithMessage(f.flag + " is not there yet in this version of hezi: leave it out")
-			}
-		}
-		if len(s.MacAddress) > 0 {
-			if h.NetworkMode.IsContainer() || h.NetworkMode.IsHost() || h.NetworkMode.IsNone() {
-				return "", errdefs.ErrInvalidArgument.WithMessage("conflicting options: mac-address and the network mode: --network " + mode + " has no interface of the container's own")
-			}
-			mac = s.MacAddress.String()
-		}
-	}
-	return mac, nil
 }
 
 func newID() string {

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/engine/attach"
 	"hezi/internal/events"
 	"hezi/internal/image"
 	"hezi/internal/snapshot"
@@ -95,8 +96,7 @@ func TestCreateSurvivesAndUndoes(t *testing.T) {
 	for want, bad := range map[string]*container.HostConfig{
 		"volume name":                                       {Binds: []string{"/fine", "-:/x"}},
 		"invalid host port \"99999\" for 80/tcp":            {PortBindings: bind("80/tcp", network.PortBinding{HostPort: "99999"})},
-		"only tcp and udp can be published":                 {PortBindings: bind("80/sctp", network.PortBinding{})},
-		"IPv6 address":                                      {PortBindings: bind("80/tcp", network.PortBinding{HostIP: netip.IPv6Loopback()})},
+		"invalid port range: 90-80":                         {PortBindings: bind("80/tcp", network.PortBinding{HostPort: "90-80"})},
 		"bad format for add-host":                           {ExtraHosts: []string{"x"}},
 		"Requested CPUs are not available - requested 4000": {Resources: container.Resources{CpusetCpus: "4000"}},
 		"write a list such as 0-1":                          {Resources: container.Resources{CpusetCpus: "all"}},
@@ -140,11 +140,11 @@ func TestNoEndpointSettingIsIgnored(t *testing.T) {
 		s := &network.EndpointSettings{}
 		reflect.ValueOf(s).Elem().FieldByIndex(f.Index).Set(reflect.ValueOf(refused).FieldByIndex(f.Index))
 		zero := reflect.ValueOf(s).Elem().IsZero()
-		mac, err := checkNetworking(&network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{"bridge": s}}, &container.HostConfig{})
+		w, err := attach.Check(&network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{"bridge": s}}, &container.HostConfig{})
 		switch {
 		case zero && !slices.Contains(told, f.Name):
 			t.Errorf("nothing says what %s does", f.Name)
-		case !zero && err == nil && mac == "":
+		case !zero && err == nil && !reflect.DeepEqual(w["bridge"], s):
 			t.Errorf("%s is ignored", f.Name)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 
 	"hezi/internal/box"
 	"hezi/internal/box/cgroup"
+	"hezi/internal/engine/attach"
 	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/execs"
 	"hezi/internal/engine/names"
@@ -73,11 +74,14 @@ type volumes interface {
 
 // networks is what the engine needs of the network room. *network.Controller has it.
 type networks interface {
-	Join(ctx context.Context, r network.EndpointRequest) (*network.Sandbox, error)
-	Adopt(ctx context.Context, r network.EndpointRequest, s *network.Sandbox) (*network.Sandbox, error)
+	Join(ctx context.Context, r network.SandboxRequest) (*network.Sandbox, error)
+	Adopt(ctx context.Context, r network.SandboxRequest, s *network.Sandbox) (*network.Sandbox, error)
+	Connect(ctx context.Context, containerID string, r network.EndpointRequest) (*network.Sandbox, error)
+	Disconnect(ctx context.Context, containerID, ref string) (*network.Sandbox, error)
+	Resolve(ref string) (id, name string, err error)
 	Release(containerID string)
 	NetworkID(name string) string
-	Gateway() netip.Addr
+	Gateways() []netip.Addr
 }
 
 // publisher is what the engine needs of the events room. *events.Broker has it.
@@ -117,7 +121,7 @@ type Defaults struct {
 	DNS         []netip.Addr
 	DNSSearch   []string
 	DNSOptions  []string
-	HostGateway netip.Addr // zero: the bridge's
+	HostGateway []netip.Addr // nil: the bridge's
 	Restarts    Restarts
 	IPCMode     container.IpcMode // "": private
 	// Userns is --userns of containers that do not say it; Remap the users of those
@@ -139,7 +143,8 @@ type record struct {
 	HostConfig *container.HostConfig
 	Points     []spec.Point
 	Anonymous  []string // volumes that go with the container
-	MAC        string   // asked for; "": one made from the address
+	MAC        string   // asked for, of records of versions with one network
+	Networks   attach.Wanted
 	// Users are the ids of its user namespace; nil: the host's. UsersOf is the
 	// container whose user namespace it joins, and with it these ids; "": none.
 	Users   *box.Users `json:",omitempty"`

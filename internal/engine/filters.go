@@ -13,6 +13,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/opencontainers/go-digest"
+
+	"hezi/internal/disk"
 )
 
 // condition decides whether a container passes.
@@ -252,8 +254,12 @@ func usesVolume(r *record, v string) bool {
 }
 
 func (q query) inNetwork(r *record, v string) bool {
-	name := r.networkName()
-	return name != "" && (v == name || v != "" && strings.HasPrefix(q.e.o.Networks.NetworkID(name), v))
+	for name, s := range q.endpoints(r) {
+		if v == name || v != "" && strings.HasPrefix(s.NetworkID, v) {
+			return true
+		}
+	}
+	return false
 }
 
 // portCondition is for containers that publish or expose one of the ports.
@@ -305,7 +311,7 @@ func pruneConditions(f filters, now time.Time) ([]condition, error) {
 			if len(values) > 1 {
 				return nil, errdefs.ErrInvalidArgument.WithMessage("more than one until filter specified")
 			}
-			until, err := moment(mapKeys(values)[0], now)
+			until, err := disk.Moment(mapKeys(values)[0], now)
 			if err != nil {
 				return nil, err
 			}
@@ -315,29 +321,4 @@ func pruneConditions(f filters, now time.Time) ([]condition, error) {
 		}
 	}
 	return list, nil
-}
-
-// moment reads a time as Docker's filters have it: a duration before now, a
-// date, a time with or without a zone, or seconds since 1970.
-func moment(s string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(s); err == nil && s != "0" {
-		return now.Add(-d), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02T15Z07:00", "2006-01-02Z07:00",
-		"2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02T15", time.DateOnly} {
-		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
-			return t, nil
-		}
-	}
-	seconds, fraction, _ := strings.Cut(s, ".")
-	n, err := strconv.ParseInt(seconds, 10, 64)
-	nanos := int64(0)
-	if err == nil && fraction != "" {
-		nanos, err = strconv.ParseInt((fraction + "000000000")[:9], 10, 64)
-	}
-	if err != nil {
-		return time.Time{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
-			"failed to parse value as time or duration: %q: write a duration such as 24h, or a time such as 2006-01-02T15:04:05Z", s))
-	}
-	return time.Unix(n, nanos), nil
 }

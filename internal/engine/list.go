@@ -16,6 +16,8 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 
+	hostnet "hezi/internal/network"
+
 	"hezi/internal/engine/health"
 	"hezi/internal/engine/spec"
 )
@@ -153,7 +155,7 @@ func (r *record) ports() []container.PortSummary {
 
 func (r *record) portMap() network.PortMap {
 	ports := network.PortMap{}
-	if r.Net == nil || r.Net.Interface == "" {
+	if r.Net == nil || !slices.ContainsFunc(r.Net.Endpoints, func(e hostnet.Endpoint) bool { return e.Interface != "" }) {
 		return ports
 	}
 	for p := range r.Config.ExposedPorts {
@@ -163,38 +165,15 @@ func (r *record) portMap() network.PortMap {
 	return ports
 }
 
-// networkName is the network that the container is a member of; "" for one
-// that uses another's.
-func (r *record) networkName() string {
-	switch mode := r.HostConfig.NetworkMode; {
-	case mode.IsContainer():
-		return ""
-	case r.Net != nil && r.Net.NetworkName != "":
-		return r.Net.NetworkName
-	case mode == "" || mode.IsDefault():
-		return network.NetworkBridge
-	default:
-		return string(mode)
-	}
-}
-
 // endpoints are the networks of a container, with addresses while it runs.
 func (q query) endpoints(r *record) map[string]*network.EndpointSettings {
-	name := r.networkName()
-	if name == "" {
-		return map[string]*network.EndpointSettings{}
+	list := r.attached().Shown(r.Net, q.e.o.Networks.NetworkID)
+	for name, s := range list {
+		if name == network.NetworkHost && r.running() {
+			s.EndpointID = stableID(r.ID, s.NetworkID)
+		}
 	}
-	s := &network.EndpointSettings{}
-	if r.Net != nil {
-		s = r.Net.Endpoint.Copy()
-	}
-	if s.NetworkID == "" {
-		s.NetworkID = q.e.o.Networks.NetworkID(name)
-	}
-	if r.HostConfig.NetworkMode.IsHost() && r.running() {
-		s.EndpointID = stableID(r.ID, s.NetworkID)
-	}
-	return map[string]*network.EndpointSettings{name: s}
+	return list
 }
 
 // shownMount says whether a mount is in the list of mounts: --tmpfs is not.

@@ -284,16 +284,7 @@ func (e launcher) writeFiles(r *record, s *network.Sandbox) ([]box.Mount, error)
 }
 
 func (e launcher) writeOwn(r *record, s *network.Sandbox) error {
-	d := e.o.Defaults
-	gateway := d.HostGateway
-	if !gateway.IsValid() {
-		gateway = e.o.Networks.Gateway()
-	}
-	var addr netip.Addr
-	if s != nil {
-		addr = s.Endpoint.IPAddress
-	}
-	hosts, err := hostfiles.Hosts(addr, r.Config.Hostname, r.Config.Domainname, nil, r.HostConfig.ExtraHosts, gateway)
+	hosts, err := hostfiles.Hosts(s.Addresses(), r.Config.Hostname, r.Config.Domainname, nil, r.HostConfig.ExtraHosts, hostGateways(&e.o))
 	if err != nil {
 		return err
 	}
@@ -322,6 +313,14 @@ func (e launcher) writeOwn(r *record, s *network.Sandbox) error {
 		}
 	}
 	return nil
+}
+
+// hostGateways are what host-gateway means in --add-host.
+func hostGateways(o *Options) []netip.Addr {
+	if o.Defaults.HostGateway != nil {
+		return o.Defaults.HostGateway
+	}
+	return o.Networks.Gateways()
 }
 
 func (e launcher) resolvConf(r *record) ([]byte, error) {

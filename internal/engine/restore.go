@@ -116,7 +116,7 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 	if err != nil || r.Net == nil || s.Exit != nil {
 		return err // the keeper tells the exit again
 	}
-	place := endpoint(r)
+	place := r.place()
 	place.Kept = s.Ports
 	if _, err := e.o.Networks.Adopt(ctx, place, r.Net); err != nil {
 		e.o.Log.Error("a running container's network could not be taken back: its published ports may not answer; restart it", "container", r.ID, "error", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hezi/internal/box"
+	"hezi/internal/engine/attach"
 	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/spec"
 	"hezi/internal/image"
@@ -309,7 +310,7 @@ func (e launcher) join(ctx context.Context, r *record, others box.Namespaces) (_
 		}
 		return box.Namespace{Mode: box.NamespaceJoin, Of: &box.Owner{ID: o.ID}}, nil, 0, nil
 	}
-	place := endpoint(r)
+	place := r.place()
 	if r.Users != nil {
 		others.IPC.Mode, others.UTS.Mode = modeOf(r.HostConfig.IpcMode.IsHost(), others.IPC.Mode), modeOf(r.HostConfig.UTSMode.IsHost(), "")
 		made, err := e.o.Keeper.Prepare(ctx, keeper.PrepareRequest{ContainerID: r.ID, Users: r.Users, Namespaces: others})
@@ -345,12 +346,12 @@ func (e launcher) joined(r *record) (*record, error) {
 	return o, nil
 }
 
-// endpoint is what is asked of the network for a container.
-func endpoint(r *record) network.EndpointRequest {
-	q := network.EndpointRequest{ContainerID: r.ID, ContainerName: r.Name, MAC: r.MAC, Network: string(r.HostConfig.NetworkMode)}
-	if q.Network == "" || r.HostConfig.NetworkMode.IsDefault() {
-		q.Network = "bridge"
-	}
-	q.Ports = r.published()
-	return q
+// place is what is asked of the networks for a container.
+func (r *record) place() network.SandboxRequest {
+	return network.SandboxRequest{ContainerID: r.ID, ContainerName: r.Name, Endpoints: r.attached().Requests(), Ports: r.published()}
+}
+
+// attached is what others know of the container in its networks.
+func (r *record) attached() attach.Container {
+	return attach.Container{ID: r.ID, Name: r.Name, Hostname: r.Config.Hostname, Mode: r.HostConfig.NetworkMode, Wanted: r.Networks, MAC: r.MAC}
 }

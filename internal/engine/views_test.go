@@ -77,7 +77,9 @@ func (namedNetworks) NetworkID(name string) string { return "id-of-" + name }
 
 func (namedNetworks) Release(string) {}
 
-func (namedNetworks) Gateway() netip.Addr { return netip.MustParseAddr("172.20.0.1") }
+func (namedNetworks) Gateways() []netip.Addr {
+	return []netip.Addr{netip.MustParseAddr("172.20.0.1")}
+}
 
 func id(n int) string { return strings.Repeat(fmt.Sprintf("%02x", n), 32) }
 
@@ -116,10 +118,10 @@ func viewed(t *testing.T, records ...*record) *Engine {
 
 // sandbox is what the network room answers for a container on the bridge.
 func sandbox(ports apinet.PortMap) *network.Sandbox {
-	return &network.Sandbox{Path: "/exec/netns/a", NetworkName: "bridge", Interface: "eth0", Ports: ports, Endpoint: apinet.EndpointSettings{
+	return &network.Sandbox{Path: "/exec/netns/a", Ports: ports, Endpoints: []network.Endpoint{{Network: "bridge", Interface: "eth0", Settings: apinet.EndpointSettings{
 		NetworkID: "id-of-bridge", EndpointID: "e1", Gateway: netip.MustParseAddr("172.20.0.1"), IPAddress: netip.MustParseAddr("172.20.0.2"),
 		IPPrefixLen: 16, MacAddress: apinet.HardwareAddr{0x02, 0x42, 0xac, 0x14, 0, 2},
-	}}
+	}}}}
 }
 
 func named(list []container.Summary) string {
@@ -412,12 +414,12 @@ func TestMoment(t *testing.T) {
 		"1700000000":                time.Unix(1700000000, 0),
 		"1700000000.5":              time.Unix(1700000000, 5e8),
 	} {
-		if got, err := moment(s, now); err != nil || !got.Equal(want) {
+		if got, err := disk.Moment(s, now); err != nil || !got.Equal(want) {
 			t.Errorf("%s: %v %v, want %v", s, got, err, want)
 		}
 	}
 	for _, s := range []string{"", "x", "1.x", "2026-13-01"} {
-		if _, err := moment(s, now); !errdefs.IsInvalidArgument(err) {
+		if _, err := disk.Moment(s, now); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", s, err)
 		}
 	}

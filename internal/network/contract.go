@@ -1,21 +1,21 @@
 package network
 
 import (
+	"encoding/json"
 	"net/netip"
 
 	"github.com/moby/moby/api/types/network"
 )
 
-// EndpointRequest asks for a container's place in a network. Network "host"
-// and "none" never come here except none: a sandbox with loopback alone.
-type EndpointRequest struct {
+// SandboxRequest asks for a container's network namespace with its places in
+// networks.
+type SandboxRequest struct {
 	ContainerID   string
 	ContainerName string
-	Network       string     // name or id: "bridge" or "none"
-	IPv4          netip.Addr // requested address; zero: any
-	MAC           string     // requested; "": one made from the address
+	// Endpoints, the container's own network first; none: loopback alone.
+	Endpoints []EndpointRequest
 	// Namespace is a network namespace (a file such as /proc/PID/ns/net) that is
-	// there already and empty: it is filled instead of one of the pool, which
+	// there already and empty: it is filled instead of one of a pool, which
 	// belongs to the host's users.
 	Namespace string
 	// Ports are the published ports: host side may be zero (a free one is
@@ -26,19 +26,88 @@ type EndpointRequest struct {
 	Kept int
 }
 
-// Sandbox is a ready network namespace with its endpoint.
+// EndpointRequest asks for a place in one network. Networks host and none have
+// no places.
+type EndpointRequest struct {
+	Network    string     // name or id
+	IPv4, IPv6 netip.Addr // requested addresses; zero: any
+	LinkLocal  []netip.Addr
+	MAC        string // requested; "": one made from the address
+	// GwPriority: the endpoint with the highest has the default route.
+	GwPriority int
+	DriverOpts map[string]string
+	// Names by which others in the network find the container.
+	Names []string
+}
+
+// Sandbox is a ready network namespace with its endpoints.
 type Sandbox struct {
 	ContainerID string
 	// Path is the bind-mounted namespace handle for box.Namespace.Path.
 	Path string
-	// Endpoint as inspect shows it.
-	NetworkName string
-	Endpoint    network.EndpointSettings
+	// Endpoints in the order of their interfaces.
+	Endpoints []Endpoint
 	// Ports with the host ports that were chosen.
 	Ports network.PortMap
 	// Sockets hold the ports, each its own, in an order that Adopt knows. They are
 	// valid until Release.
 	Sockets []int `json:"-"`
-	// Interface is the name inside the box, "eth0"; "" for none.
+}
+
+// Endpoint is a place in a network.
+type Endpoint struct {
+	Network string // its name when the endpoint was made
+	// Settings as inspect shows them.
+	Settings network.EndpointSettings
+	// Interface is its name inside the box, such as "eth0"; "" in the network none.
 	Interface string
+	// Outside is the host's end; "" where there is none.
+	Outside string `json:",omitempty"`
+}
+
+// Addresses that the container has, in the order of its interfaces.
+func (s *Sandbox) Addresses() (list []netip.Addr) {
+	if s == nil {
+		return nil
+	}
+	for _, e := range s.Endpoints {
+		for _, a := range []netip.Addr{e.Settings.IPAddress, e.Settings.GlobalIPv6Address} {
+			if a.IsValid() {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
+}
+
+// In is the endpoint in a network, by its id; nil if there is none.
+func (s *Sandbox) In(networkID string) *Endpoint {
+	if s == nil {
+		return nil
+	}
+	for i := range s.Endpoints {
+		if s.Endpoints[i].Settings.NetworkID == networkID {
+			return &s.Endpoints[i]
+		}
+	}
+	return nil
+}
+
+// UnmarshalJSON also reads what versions with one network a container stored.
+func (s *Sandbox) UnmarshalJSON(b []byte) error {
+	type plain Sandbox
+	var old struct {
+		plain
+		NetworkName string
+		Endpoint    network.EndpointSettings
+		Interface   string
+	}
+	if err := json.Unmarshal(b, &old); err != nil {
+		return err
+	}
+	*s = Sandbox(old.plain)
+	if old.NetworkName != "" && len(s.Endpoints) == 0 {
+		s.Endpoints = []Endpoint{{Network: old.NetworkName, Settings: old.Endpoint, Interface: old.Interface}}
+	}
+	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,8 +13,10 @@ import (
 	"sync"
 
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/ipam"
 	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
 	"hezi/internal/network/ports"
@@ -27,67 +28,98 @@ type Options struct {
 	// which get the plain names hezi0 and hezi.
 	Identity           string
 	DataRoot, ExecRoot string
+	Bridge             string       // a bridge of the host's to use as the network bridge; "": one of ours
 	BIP                netip.Prefix // the bridge's address and subnet; zero: chosen once
+	BIP6               netip.Prefix // the same of IPv6
 	FixedCIDR          netip.Prefix // containers get addresses of this range; zero: of the subnet
-	MTU                int          // bytes; 0: the default route's
-	DefaultBind        netip.Addr   // where ports are published without an address; zero: 0.0.0.0
-	IPForward          bool         // switch the kernel's forwarding on
-	IPMasq             bool         // masquerade what leaves the bridge
-	IPTables           bool         // keep the nft table; without it no port is published
-	UserlandProxy      bool         // accepted; the kernel does all of it
-	Pool               int          // slots kept ready; 0: 4, negative: none
+	FixedCIDR6         netip.Prefix
+	Way, Way6          netip.Addr // default route of the network bridge's containers; zero: the bridge
+	IPv6               bool       // the network bridge has IPv6
+	ICC                bool       // containers of the network bridge reach each other
+	MTU                int        // bytes; 0: the default route's
+	DefaultBind        netip.Addr // where ports are published without an address; zero: all
+	IPForward          bool       // switch the kernel's forwarding on
+	IPMasq             bool       // masquerade what leaves a network
+	IPTables           bool       // keep the nft table; without it no port is published
+	UserlandProxy      bool       // accepted; the kernel does all of it
+	Pool               int        // slots kept ready for the network bridge; 0: 4, negative: none
+	// Pools are what networks get subnets of; nil: ipam.DefaultPools.
+	Pools []ipam.Pool
+	// DefaultOptions of networks, by driver.
+	DefaultOptions map[string]map[string]string
 	// Publish gets the events of the networks; may be nil.
 	Publish func(events.Message)
+	// InUse names containers that have a network without running; may be nil.
+	InUse func(networkID string) []string
 }
 
 // Controller is the network room. Its methods are safe for concurrent use.
-type Controller struct {
-	o      Options
-	st     state
-	bridge string // its name
-	index  int    // its interface index
-	short  string // four letters of the identity
-	table  *nft.Table
-	ports  *ports.Table
+type Controller struct{ publisher }
+
+// publisher holds the containers' ports, and gives back what they had.
+type publisher struct{ pools }
+
+// pools keep namespaces ready.
+type pools struct{ registry }
+
+// registry are the networks and who is in them.
+type registry struct {
+	o     Options
+	st    state
+	short string // four letters of the identity
+	table *nft.Table
+	ports *ports.Table
 
 	stop   chan struct{}
 	kick   chan struct{} // to the worker that releases
-	refill chan struct{} // to the one that fills the pool
+	refill chan struct{} // to the one that fills the pools
 	wg     sync.WaitGroup
 	watch  *nft.Watch
 
-	mu        sync.Mutex
+	making sync.Mutex // held while networks are made and removed
+
+	mu        sync.Mutex // guards all below
 	closed    bool
-	used      map[netip.Addr]bool // every address that is not free
-	last      netip.Addr
-	pool      []*slot
+	lans      map[string]*lan    // by id
 	members   map[string]*member // by container id
 	joining   map[string]bool
 	releasing map[*member]bool
-	dying     map[netip.Addr]bool
-	fresh     []nft.Forward   // published; flows of before are still to be forgotten
-	unclaimed map[string]bool // handles of a former engine, by path
+	dying     map[string]dead   // by the host's end
+	fresh     []nft.Forward     // published; flows of before are still to be forgotten
+	unclaimed map[string]bool   // handles of a former engine, by path
+	strays    map[string]string // host's ends of a former engine, with their aliases
 }
 
-// slot is a namespace; address is zero for one with loopback alone.
+// slot is a namespace that waits; its link is nil for one with loopback alone.
 type slot struct {
-	path    string
-	address netip.Addr
-	mac     net.HardwareAddr
+	path string
+	link *link
 }
 
-// member is a container's place.
+// dead is an interface whose namespace the kernel takes down.
+type dead struct {
+	lan *lan
+	v4  netip.Prefix
+	v6  netip.Prefix
+}
+
+// member is a container's namespace.
 type member struct {
-	req      EndpointRequest
-	slot     *slot
-	holds    []*ports.Hold
+	id, name string
+	path     string
+	links    []*link // in the order of the interfaces
+	ports    network.PortMap
+	kept     int
+	holds    []*held
 	forwards []nft.Forward
+	direct   []nft.Direct
 	box      *Sandbox
 	adopted  bool          // it ran while the engine was away
 	done     chan struct{} // closed when ports and handle are given back
+	work     sync.Mutex    // held while networks are connected and disconnected
 }
 
-// New opens the networks: it finds or makes the bridge and the nft table.
+// New opens the networks: it finds or makes the bridges and the nft table.
 func New(o Options) (*Controller, error) {
 	if o.MTU == 0 {
 		o.MTU = netns.DefaultMTU()
@@ -95,24 +127,31 @@ func New(o Options) (*Controller, error) {
 	if o.Pool == 0 {
 		o.Pool = 4
 	}
-	c := &Controller{o: o, bridge: "hezi0", ports: ports.New(), stop: make(chan struct{}),
+	if o.Pools == nil {
+		o.Pools = ipam.DefaultPools()
+	}
+	c := &Controller{}
+	c.registry = registry{o: o, ports: ports.New(), stop: make(chan struct{}),
 		kick: make(chan struct{}, 1), refill: make(chan struct{}, 1),
-		used: map[netip.Addr]bool{}, members: map[string]*member{}, joining: map[string]bool{},
-		releasing: map[*member]bool{}, dying: map[netip.Addr]bool{}, unclaimed: map[string]bool{}}
-	name := "hezi"
+		lans: map[string]*lan{}, members: map[string]*member{}, joining: map[string]bool{},
+		releasing: map[*member]bool{}, dying: map[string]dead{}, unclaimed: map[string]bool{}, strays: map[string]string{}}
+	bridge, name := "hezi0", "hezi"
 	if o.Identity != "" {
 		sum := sha256.Sum256([]byte(o.Identity))
 		c.short = hex.EncodeToString(sum[:])[:4]
-		c.bridge, name = "hezi-"+hex.EncodeToString(sum[:])[:8], "hezi-"+o.Identity
+		bridge, name = "hezi-"+hex.EncodeToString(sum[:])[:8], "hezi-"+o.Identity
+	}
+	if o.Bridge != "" {
+		bridge = o.Bridge
 	}
 	if err := os.MkdirAll(c.handles(), 0o711); err != nil {
 		return nil, fmt.Errorf("make the folder of the network namespaces: %w", err)
 	}
-	if err := c.openBridge(); err != nil {
+	if err := c.openNetworks(bridge); err != nil {
 		return nil, err
 	}
 	if o.IPForward {
-		if err := forward(); err != nil {
+		if err := c.forward(); err != nil {
 			return nil, err
 		}
 	}
@@ -120,16 +159,7 @@ func New(o Options) (*Controller, error) {
 		return nil, err
 	}
 	if o.IPTables {
-		var err error
-		cfg := nft.Config{Table: name, Bridge: c.bridge, Subnet: c.st.Subnet, Masquerade: o.IPMasq}
-		if c.table, err = nft.Open(cfg); err != nil {
-			return nil, err
-		}
-		// After the rules that keep 127/8 from the bridge.
-		if err := netns.Sysctl("net/ipv4/conf/"+c.bridge+"/route_localnet", "1"); err != nil {
-			return nil, err
-		}
-		if c.watch, err = c.table.Watch(); err != nil {
+		if err := c.openTable(name); err != nil {
 			return nil, err
 		}
 	}
@@ -143,55 +173,119 @@ func New(o Options) (*Controller, error) {
 	return c, nil
 }
 
-func (c *Controller) handles() string { return filepath.Join(c.o.ExecRoot, "netns") }
+func (c *registry) openTable(name string) error {
+	cfg := nft.Config{Table: name}
+	for _, l := range c.lans {
+		if l.bridged() {
+			cfg.Networks = append(cfg.Networks, l.rules(c.o.IPMasq))
+		}
+	}
+	var err error
+	if c.table, err = nft.Open(cfg); err != nil {
+		return err
+	}
+	for _, l := range c.lans {
+		if err := c.routeLocalnet(l); err != nil {
+			return err
+		}
+	}
+	c.watch, err = c.table.Watch()
+	return err
+}
 
-func (c *Controller) openBridge() error {
+// routeLocalnet lets the host's own loopback reach published ports. It follows the
+// rules that keep 127/8 from the bridges.
+func (c *registry) routeLocalnet(l *lan) error {
+	if c.table == nil || !l.bridged() {
+		return nil
+	}
+	return netns.Sysctl("net/ipv4/conf/"+l.bridge+"/route_localnet", "1")
+}
+
+func (c *registry) handles() string { return filepath.Join(c.o.ExecRoot, "netns") }
+
+// openNetworks reads the networks and finds or makes their devices. A network that
+// cannot be made, of those that users made, is said and left out of nothing: it is
+// listed, and joining it fails with the reason.
+func (c *registry) openNetworks(bridge string) error {
 	unlock, err := lockSubnets()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if c.st, err = loadState(c.o, c.bridge); err != nil {
+	stored, err := loadConfigs(c.o.DataRoot)
+	if err != nil {
+		return err
+	}
+	if c.st, err = loadState(c.o, bridge, stored); err != nil {
 		return err
 	}
 	if f := c.o.FixedCIDR; f.IsValid() && (!c.st.Subnet.Contains(f.Addr()) || f.Bits() < c.st.Subnet.Bits()) {
 		return fmt.Errorf("fixed-cidr %s is not in the bridge's subnet %s", f, c.st.Subnet)
 	}
-	c.index, err = netns.Bridge(c.bridge, netip.PrefixFrom(c.st.Gateway, c.st.Subnet.Bits()), hardware(c.st.Gateway), c.o.MTU)
-	return err
+	for _, conf := range append(c.predefined(bridge), stored...) {
+		l, err := newLan(conf)
+		if err != nil {
+			return fmt.Errorf("the network %s: %w", conf.Name, err)
+		}
+		c.lans[l.ID] = l
+		if err := c.raise(l); err != nil {
+			if isPredefined(conf.Name) {
+				return err
+			}
+			slog.Error("a network cannot be used", "network", conf.Name, "error", err)
+		}
+	}
+	c.bridge().warm = max(c.o.Pool, 0)
+	return nil
 }
 
+// bridge is the predefined network of that name.
+func (c *registry) bridge() *lan { return c.lans[c.st.IDs[network.NetworkBridge]] }
+
 // find marks the addresses that a former engine gave as used.
-func (c *Controller) find() error {
+func (c *registry) find() error {
 	entries, err := os.ReadDir(c.handles())
 	if err != nil {
 		return fmt.Errorf("list the network namespaces: %w", err)
 	}
 	for _, e := range entries {
 		c.unclaimed[filepath.Join(c.handles(), e.Name())] = true
-		if a, ok := addressOf(e.Name()); ok {
-			c.used[a] = true
-		}
 	}
-	on, err := netns.Ports(c.index)
+	names, err := netns.Names()
 	if err != nil {
 		return err
 	}
-	for name := range on {
-		if hexa, ok := strings.CutPrefix(name, c.outside("")); ok {
-			if a, ok := addressOf(hexa); ok && !c.used[a] {
-				c.used[a], c.dying[a] = true, true
+	for name, alias := range names {
+		mark, ours := strings.CutPrefix(name, c.outside(""))
+		if !ours || len(mark) != 8 {
+			continue
+		}
+		if alias == "" { // of a version with one network
+			if b, err := hex.DecodeString(mark); err == nil {
+				alias = netip.AddrFrom4([4]byte(b)).String()
 			}
+		}
+		c.strays[name] = alias
+		for _, l := range c.lans {
+			l.useLocked(addressesOf(alias)...)
 		}
 	}
 	return nil
 }
 
-// Gateway is the bridge's address: what host-gateway means in a container.
-func (c *Controller) Gateway() netip.Addr { return c.st.Gateway }
+// Gateways are the network bridge's addresses: what host-gateway means in a container.
+func (c *registry) Gateways() (list []netip.Addr) {
+	for _, a := range []netip.Addr{c.st.Gateway, c.st.Gateway6} {
+		if a.IsValid() {
+			list = append(list, a)
+		}
+	}
+	return list
+}
 
-// Subnet is the bridge's.
-func (c *Controller) Subnet() netip.Prefix { return c.st.Subnet }
+// Subnet is the network bridge's.
+func (c *registry) Subnet() netip.Prefix { return c.st.Subnet }
 
 // Close ends the controller's work. Containers keep their networks; the empty
 // slots of the pool go.
@@ -210,22 +304,26 @@ func (c *Controller) Close() error {
 	}
 	c.wg.Wait()
 	c.mu.Lock()
-	pool, left := c.pool, c.members
-	c.pool, c.members = nil, map[string]*member{}
+	var pool []*slot
+	for _, l := range c.lans {
+		pool, l.pool = append(pool, l.pool...), nil
+	}
+	left := c.members
+	c.members = map[string]*member{}
 	c.mu.Unlock()
 	for _, s := range pool {
 		errs = append(errs, netns.Remove(s.path))
 	}
 	for _, m := range left {
 		for _, h := range m.holds {
-			errs = append(errs, h.Close())
+			errs = append(errs, h.hold.Close())
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Dismantle takes the bridge and the firewall table away when no container is
-// in the network; the next New makes them again, with the same subnet. It
+// Dismantle takes the bridges and the firewall table away when no container is
+// in a network; the next New makes them again, with the same subnets. It
 // follows Close.
 func (c *Controller) Dismantle() error {
 	entries, err := os.ReadDir(c.handles())
@@ -235,42 +333,39 @@ func (c *Controller) Dismantle() error {
 	if c.table != nil {
 		err = c.table.Destroy()
 	}
-	return errors.Join(err, netns.RemoveBridge(c.bridge))
+	for _, l := range c.lans {
+		err = errors.Join(err, c.lower(l))
+	}
+	return err
 }
 
 // outside is the name of the host's end of a slot, at most 15 letters.
-func (c *Controller) outside(hexa string) string { return "hz" + c.short + "-" + hexa }
+func (c *registry) outside(hexa string) string { return "hz" + c.short + "-" + hexa }
 
-func hexOf(a netip.Addr) string {
-	b := a.As4()
-	return hex.EncodeToString(b[:])
-}
-
-func addressOf(name string) (netip.Addr, bool) {
-	b, err := hex.DecodeString(name)
-	if err != nil || len(b) != 4 {
-		return netip.Addr{}, false
+// forward switches the kernel's forwarding on, and says so; that of IPv6 where a
+// network has it.
+func (c *registry) forward() error {
+	keys := []string{"net/ipv4/ip_forward"}
+	for _, l := range c.lans {
+		if l.IPv6 && l.bridged() {
+			keys = append(keys, "net/ipv6/conf/all/forwarding")
+			break
+		}
 	}
-	return netip.AddrFrom4([4]byte(b)), true
-}
-
-// hardware makes a MAC from an address: the same address has the same MAC, so
-// that neighbours' caches never go stale.
-func hardware(a netip.Addr) net.HardwareAddr {
-	b := a.As4()
-	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
-}
-
-// forward switches the kernel's forwarding on, and says so.
-func forward() error {
-	const key = "net/ipv4/ip_forward"
-	if have, err := os.ReadFile("/proc/sys/" + key); err == nil && strings.TrimSpace(string(have)) == "1" {
-		return nil
+	for _, key := range keys {
+		if have, err := os.ReadFile("/proc/sys/" + key); err == nil && strings.TrimSpace(string(have)) == "1" {
+			continue
+		}
+		if strings.HasPrefix(key, "net/ipv6/") {
+			if err := netns.KeepAdvertisements(); err != nil {
+				return err
+			}
+		}
+		if err := netns.Sysctl(key, "1"); err != nil {
+			return err
+		}
+		slog.Warn(strings.ReplaceAll(key, "/", ".") + " was off and is now on, as containers need it: if this machine must not forward between its own networks, say so in its firewall")
 	}
-	if err := netns.Sysctl(key, "1"); err != nil {
-		return err
-	}
-	slog.Warn("net.ipv4.ip_forward was off and is now on, as containers need it: if this machine must not forward between its own networks, say so in its firewall")
 	return nil
 }
 

@@ -1,113 +1,196 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"time"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
-	"golang.org/x/sys/unix"
 
 	"hezi/internal/network/netns"
-	"hezi/internal/network/nft"
-	"hezi/internal/network/ports"
 )
 
 // Join gives a container its place: when it answers the namespace is ready and
 // the ports are published. Errors: NotFound for an unknown network, Conflict for
 // a taken port or address or a container that has a place.
-func (c *Controller) Join(ctx context.Context, req EndpointRequest) (*Sandbox, error) {
-	name, err := c.resolve(req.Network)
+func (c *Controller) Join(ctx context.Context, req SandboxRequest) (*Sandbox, error) {
+	lans, err := c.resolveAll(req.Endpoints)
 	if err != nil {
 		return nil, err
-	}
-	if name == network.NetworkHost {
-		return nil, errdefs.ErrInvalidArgument.WithMessage("a container in the network host has no namespace of its own")
 	}
 	if err := c.begin(req.ContainerID); err != nil {
 		return nil, err
 	}
 	defer c.end(req.ContainerID)
-	m := &member{req: req, done: make(chan struct{})}
-	if name == network.NetworkNone {
-		m.req.Ports = nil
-		m.slot = &slot{path: filepath.Join(c.handles(), fmt.Sprintf("none-%.12s-%x", req.ContainerID, time.Now().UnixNano()))}
-		err = netns.Make(m.slot.path, req.Namespace, nil)
-	} else {
-		m.slot, err = c.slotFor(req)
+	m := &member{id: req.ContainerID, name: req.ContainerName, ports: req.Ports, done: make(chan struct{})}
+	if len(lans) == 0 || lans[0].Driver == driverNull {
+		m.path = c.nonePath(req.ContainerID)
+		if err := netns.Make(m.path, req.Namespace, nil); err != nil {
+			return nil, err
+		}
+		if len(lans) > 0 {
+			m.links = []*link{{lan: lans[0], request: req.Endpoints[0]}}
+		}
+		return c.admit(ctx, m)
 	}
+	s, err := c.slotFor(lans[0], req.Endpoints[0], req.Namespace)
 	if err != nil {
 		return nil, err
 	}
-	return c.admit(ctx, m, name)
+	m.path, m.links = s.path, []*link{s.link}
+	for i, l := range lans[1:] {
+		if err := c.attach(m, l, req.Endpoints[i+1]); err != nil {
+			c.abandon(m)
+			return nil, err
+		}
+	}
+	if len(lans) > 1 {
+		if err := c.reroute(m); err != nil {
+			c.abandon(m)
+			return nil, err
+		}
+	}
+	return c.admit(ctx, m)
 }
 
-// Adopt takes back a container that ran on while the engine was away: s is what
-// Join answered then (its Path and Ports are enough). Nothing is made anew but the
-// holds of its ports.
-func (c *Controller) Adopt(ctx context.Context, req EndpointRequest, s *Sandbox) (*Sandbox, error) {
-	name, err := c.resolve(req.Network)
+// attach adds a link to a namespace.
+func (c *Controller) attach(m *member, l *lan, req EndpointRequest) error {
+	taken := map[string]bool{"lo": true}
+	for _, k := range m.links {
+		taken[k.inside] = true
+	}
+	k, err := c.plan(l, req, taken)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if !netns.Mounted(s.Path) || filepath.Dir(s.Path) != c.handles() {
-		return nil, errdefs.ErrNotFound.WithMessage("the network namespace " + s.Path + " of the container " + req.ContainerID + " is gone")
+	if err := netns.Attach(m.path, k.endpoint(l, c.o.MTU)); err != nil {
+		c.bury1(k)
+		return portError(l, err)
 	}
-	if err := c.begin(req.ContainerID); err != nil {
-		return nil, err
+	m.links = append(m.links, k)
+	return nil
+}
+
+// gatewayOf is the link that leads out for a family: of those that can, the one
+// with the highest priority, and of these the first by the network's name.
+func (m *member) gatewayOf(v6 bool) (*link, netns.Gateway) {
+	type way struct {
+		k *link
+		g netns.Gateway
 	}
-	defer c.end(req.ContainerID)
-	sl := &slot{path: s.Path}
-	if a, ok := addressOf(filepath.Base(s.Path)); ok {
-		sl.address, sl.mac = a, hardware(a)
-		if mac := s.Endpoint.MacAddress; len(mac) > 0 {
-			sl.mac = net.HardwareAddr(mac)
-		} else if req.MAC != "" {
-			if sl.mac, err = net.ParseMAC(req.MAC); err != nil {
-				return nil, errdefs.ErrInvalidArgument.WithMessage("invalid MAC address: " + req.MAC)
+	var ways []way
+	for _, k := range m.links {
+		for _, g := range k.gateways(k.lan) {
+			if g.V6 == v6 {
+				ways = append(ways, way{k, g})
 			}
 		}
 	}
+	if len(ways) == 0 {
+		return nil, netns.Gateway{V6: v6}
+	}
+	best := slices.MinFunc(ways, func(a, b way) int {
+		return cmp.Or(cmp.Compare(b.k.priority, a.k.priority), strings.Compare(a.k.lan.Name, b.k.lan.Name))
+	})
+	return best.k, best.g
+}
+
+// reroute sets the default routes as the links now have them.
+func (c *Controller) reroute(m *member) error {
+	for _, v6 := range []bool{false, true} {
+		if v6 && !slices.ContainsFunc(m.links, func(k *link) bool { return k.v6.IsValid() }) {
+			continue
+		}
+		k, g := m.gatewayOf(v6)
+		name := ""
+		if k != nil {
+			name = k.inside
+		}
+		if err := netns.Route(m.path, name, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Adopt takes back a container that ran on while the engine was away: s is what
+// Join answered then. Nothing is made anew but the holds of its ports.
+func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) (*Sandbox, error) {
+	if !netns.Mounted(s.Path) || filepath.Dir(s.Path) != c.handles() {
+		return nil, notFound("the network namespace %s of the container %s is gone", s.Path, req.ContainerID)
+	}
+	if err := c.begin(req.ContainerID); err != nil {
+		return nil, err
+	}
+	defer c.end(req.ContainerID)
+	m := &member{id: req.ContainerID, name: req.ContainerName, path: s.Path, ports: req.Ports, kept: req.Kept, done: make(chan struct{}), adopted: true}
 	if s.Ports != nil {
-		req.Ports = s.Ports // with the ports chosen then
+		m.ports = s.Ports // with the ports chosen then
 	}
 	c.mu.Lock()
 	known := c.unclaimed[s.Path]
 	delete(c.unclaimed, s.Path)
+	for i := range s.Endpoints {
+		if k := c.takenLocked(&s.Endpoints[i], req); k != nil {
+			m.links = append(m.links, k)
+			delete(c.strays, k.outside)
+		}
+	}
 	c.mu.Unlock()
 	if !known {
-		return nil, errdefs.ErrConflict.WithMessage("the network namespace " + s.Path + " is not one that waits to be adopted")
+		return nil, conflict("the network namespace %s is not one that waits to be adopted", s.Path)
 	}
-	m := &member{req: req, slot: sl, done: make(chan struct{}), adopted: true}
-	box, err := c.publish(ctx, m, name)
+	box, err := c.publish(ctx, m)
 	if err != nil { // the container runs: its place stays
 		for _, h := range m.holds {
-			err = errors.Join(err, h.Close())
+			err = errors.Join(err, h.hold.Close())
 		}
 		return nil, err
 	}
 	return box, nil
 }
 
+// takenLocked is the link of an endpoint that is there; nil if its network is gone.
+func (c *Controller) takenLocked(e *Endpoint, req SandboxRequest) *link {
+	l := c.lans[e.Settings.NetworkID]
+	if l == nil {
+		return nil
+	}
+	k := &link{lan: l, inside: e.Interface, outside: e.Outside, mac: net.HardwareAddr(e.Settings.MacAddress), priority: e.Settings.GwPriority}
+	for _, r := range req.Endpoints {
+		if r.Network == l.ID || r.Network == l.Name {
+			k.request, k.names, k.priority = r, r.Names, r.GwPriority
+		}
+	}
+	if a := e.Settings.IPAddress; a.IsValid() {
+		k.v4 = netip.PrefixFrom(a, e.Settings.IPPrefixLen)
+	}
+	if a := e.Settings.GlobalIPv6Address; a.IsValid() {
+		k.v6 = netip.PrefixFrom(a, e.Settings.GlobalIPv6PrefixLen)
+	}
+	if k.outside == "" && l.bridged() && k.v4.IsValid() { // of a version with one network
+		k.outside = c.outside(k.mark())
+	}
+	l.useLocked(k.v4.Addr(), k.v6.Addr())
+	return k
+}
+
 func (c *Controller) begin(id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return errdefs.ErrUnavailable.WithMessage("the networks are closed")
+		return unavailable("the networks are closed")
 	}
 	if c.members[id] != nil || c.joining[id] {
-		return errdefs.ErrConflict.WithMessage("the container " + id + " already has its place in a network")
+		return conflict("the container %s already has its place in a network", id)
 	}
 	c.joining[id] = true
 	return nil
@@ -119,175 +202,83 @@ func (c *Controller) end(id string) {
 	c.mu.Unlock()
 }
 
+// abandon gives back all that a member has.
+func (c *Controller) abandon(m *member) {
+	c.mu.Lock()
+	c.releasing[m] = true
+	c.mu.Unlock()
+	wake(c.kick)
+}
+
 // admit publishes and registers, or gives everything back.
-func (c *Controller) admit(ctx context.Context, m *member, name string) (*Sandbox, error) {
-	box, err := c.publish(ctx, m, name)
+func (c *Controller) admit(ctx context.Context, m *member) (*Sandbox, error) {
+	box, err := c.publish(ctx, m)
 	if err != nil {
-		c.mu.Lock()
-		c.releasing[m] = true
-		c.mu.Unlock()
-		wake(c.kick)
+		c.abandon(m)
 		return nil, err
 	}
-	c.announce("connect", name, m.req.ContainerID)
+	for _, k := range m.links {
+		c.announce("connect", k.lan, m.id)
+	}
 	return box, nil
 }
 
-// publish holds the ports, writes them into nft and registers the member.
-func (c *Controller) publish(ctx context.Context, m *member, name string) (*Sandbox, error) {
-	chosen := make(network.PortMap, len(m.req.Ports))
-	for p, list := range m.req.Ports {
-		if len(list) == 0 {
-			chosen[p] = nil
+// settings are the endpoint as inspect shows it.
+func (k *link) settings(container string) network.EndpointSettings {
+	s := network.EndpointSettings{NetworkID: k.lan.ID, EndpointID: endpointID(container, k.lan.ID), GwPriority: k.priority, DNSNames: k.names,
+		MacAddress: network.HardwareAddr(k.mac)}
+	if k.v4.IsValid() {
+		s.IPAddress, s.IPPrefixLen = k.v4.Addr(), k.v4.Bits()
+		if !k.lan.Internal {
+			s.Gateway = k.lan.gateway[k.v4.Masked()]
 		}
 	}
-	asked := wishes(m.req.Ports)
-	all := make([]network.PortBinding, 0, len(asked))
-	first := 0 // of the bindings of one port
-	kept := m.req.Kept
-	var sockets []int
-	for i, w := range asked {
-		if !w.many() || w.port == w.span.first {
-			var h *ports.Hold
-			var err error
-			if kept > 0 && !w.many() {
-				kept--
-				h, err = c.claim(m, w)
-			} else {
-				h, err = c.hold(ctx, m, w)
-			}
-			if err != nil && m.adopted {
-				// Another program took the port meanwhile, or the address is gone.
-				slog.Warn("a published port is not held while its container runs: what arrives there still goes to the container", "container", m.req.ContainerID, "port", w.port, "error", err)
-				h, err = c.claim(m, w)
-			}
-			if err != nil {
-				return nil, err
-			}
-			m.holds, w.span.hold = append(m.holds, h), h
-			if fd, ok := h.Socket(); ok {
-				sockets = append(sockets, fd)
-			}
-			f := nft.Forward{Proto: h.Proto, Port: h.Port, Last: h.Last, To: netip.AddrPortFrom(m.slot.address, w.port.Num())}
-			if !h.Addr.IsUnspecified() {
-				f.Host = h.Addr
-			}
-			m.forwards = append(m.forwards, f)
-		}
-		number := w.binding.HostPort // of a range: shared with the request
-		if !w.many() {
-			number = strconv.Itoa(int(w.span.hold.Port))
-		}
-		all = append(all, network.PortBinding{HostIP: w.span.hold.Addr, HostPort: number})
-		if n := i + 1; n == len(asked) || asked[n].port != w.port {
-			chosen[w.port], first = all[first:n:n], n
+	if k.v6.IsValid() {
+		s.GlobalIPv6Address, s.GlobalIPv6PrefixLen = k.v6.Addr(), k.v6.Bits()
+		if !k.lan.Internal {
+			s.IPv6Gateway = k.lan.gateway[k.v6.Masked()]
 		}
 	}
-	if c.table != nil && len(m.forwards) > 0 {
-		if err := c.table.Add(m.forwards); err != nil {
-			return nil, err
-		}
+	return s
+}
+
+// boxOf is the member's sandbox as it is now.
+func (m *member) boxOf(ports network.PortMap, sockets []int) *Sandbox {
+	b := &Sandbox{ContainerID: m.id, Path: m.path, Ports: ports, Sockets: sockets}
+	for _, k := range m.links {
+		b.Endpoints = append(b.Endpoints, Endpoint{Network: k.lan.Name, Settings: k.settings(m.id), Interface: k.inside, Outside: k.outside})
 	}
-	m.req.Ports = nil // chosen tells more, and thousands of them take memory
-	m.box = &Sandbox{ContainerID: m.req.ContainerID, Path: m.slot.path, NetworkName: name, Ports: chosen, Sockets: sockets}
-	m.box.Endpoint = network.EndpointSettings{NetworkID: c.st.IDs[name], EndpointID: endpointID(m.req.ContainerID, c.st.IDs[name])}
-	if a := m.slot.address; a.IsValid() {
-		m.box.Interface = netns.Inside
-		m.box.Endpoint.Gateway, m.box.Endpoint.IPAddress = c.st.Gateway, a
-		m.box.Endpoint.IPPrefixLen, m.box.Endpoint.MacAddress = c.st.Subnet.Bits(), network.HardwareAddr(m.slot.mac)
-	}
+	return b
+}
+
+// resolveAll finds the networks of the endpoints.
+func (c *registry) resolveAll(list []EndpointRequest) ([]*lan, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return nil, errdefs.ErrUnavailable.WithMessage("the networks are closed")
-	}
-	c.members[m.req.ContainerID] = m
-	for _, f := range m.forwards {
-		if f.Proto == unix.IPPROTO_UDP && !m.adopted {
-			c.fresh = append(c.fresh, f)
-			defer wake(c.kick)
+	lans := make([]*lan, len(list))
+	for i, e := range list {
+		l, err := c.resolveLocked(e.Network)
+		if err != nil {
+			return nil, err
 		}
+		switch {
+		case l.Driver == driverHost:
+			return nil, errdefs.ErrInvalidArgument.WithMessage("a container in the network host has no namespace of its own")
+		case l.Driver == driverNull && len(list) > 1:
+			return nil, invalid("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+		case slices.Contains(lans[:i], l):
+			return nil, forbidden("endpoint with name %s already exists in network %s", strings.TrimPrefix(c.nameLocked(list, i), "/"), l.Name)
+		}
+		lans[i] = l
 	}
-	return m.box, nil
+	return lans, nil
 }
 
-// claim registers what a running container has, without a socket.
-func (c *Controller) claim(m *member, w wish) (*ports.Hold, error) {
-	addr, proto, r, err := CheckBinding(w.port, w.binding)
-	if err != nil {
-		return nil, err
+func (c *registry) nameLocked(list []EndpointRequest, i int) string {
+	if len(list[i].Names) > 0 {
+		return list[i].Names[0]
 	}
-	return c.ports.Claim(addr, proto, r.Start(), r.Start()+w.further(), ports.Owner{ID: m.req.ContainerID, Name: m.req.ContainerName}), nil
-}
-
-// hold takes what one wish asks of the host. A port that a container on its way out still has is waited for.
-func (c *Controller) hold(ctx context.Context, m *member, w wish) (*ports.Hold, error) {
-	if c.table == nil {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published: the engine was started with --iptables=false")
-	}
-	b := w.binding
-	if !b.HostIP.IsValid() {
-		b.HostIP = c.o.DefaultBind
-	}
-	addr, proto, r, err := CheckBinding(w.port, b)
-	if err != nil {
-		return nil, err
-	}
-	owner := ports.Owner{ID: m.req.ContainerID, Name: m.req.ContainerName}
-	for {
-		var h *ports.Hold
-		if w.many() {
-			h, err = c.ports.TakeRange(addr, proto, r.Start(), r.Start()+w.further(), owner)
-		} else {
-			h, err = c.ports.TakeOneOf(addr, proto, r.Start(), r.End(), owner)
-		}
-		if !errdefs.IsConflict(err) || !c.waitReleases(ctx) {
-			return h, err
-		}
-	}
-}
-
-// CheckBinding reads what is asked of the host for a container's port, and
-// refuses what cannot be. A range of 0 is any port.
-func CheckBinding(p network.Port, b network.PortBinding) (addr netip.Addr, proto uint8, r network.PortRange, err error) {
-	switch p.Proto() {
-	case network.TCP:
-		proto = unix.IPPROTO_TCP
-	case network.UDP:
-		proto = unix.IPPROTO_UDP
-	default:
-		return addr, 0, r, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("port %s: only tcp and udp can be published", p))
-	}
-	if addr = b.HostIP.Unmap(); !addr.IsValid() {
-		addr = netip.IPv4Unspecified()
-	}
-	if !addr.Is4() {
-		return addr, 0, r, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("port %s: publishing on the IPv6 address %s is not possible yet: publish on an IPv4 address", p, addr))
-	}
-	if b.HostPort != "" && b.HostPort != "0" {
-		if r, err = network.ParsePortRange(b.HostPort); err != nil {
-			return addr, 0, r, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid host port %q for %s: %v", b.HostPort, p, err))
-		}
-	}
-	return addr, proto, r, nil
-}
-
-// waitReleases waits until the containers on their way out have given their
-// ports back; false if there are none.
-func (c *Controller) waitReleases(ctx context.Context) bool {
-	c.mu.Lock()
-	leaving := slices.Collect(maps.Keys(c.releasing))
-	c.mu.Unlock()
-	for _, m := range leaving {
-		select {
-		case <-m.done:
-		case <-c.stop:
-			return false
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return len(leaving) > 0
+	return "of the container"
 }
 
 // endpointID is the same after a restart.

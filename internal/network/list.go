@@ -1,147 +1,210 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
-	"strconv"
+	"regexp"
+	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 )
 
-var predefined = []string{network.NetworkBridge, network.NetworkHost, network.NetworkNone}
-
-// resolve is the name of a network given by name, id or the beginning of an id.
-func (c *Controller) resolve(ref string) (string, error) {
+// resolveLocked finds a network by name, id or the beginning of an id.
+func (c *registry) resolveLocked(ref string) (*lan, error) {
 	if ref == "" || ref == network.NetworkDefault {
-		return network.NetworkBridge, nil
+		return c.bridge(), nil
 	}
-	var found []string
-	for _, n := range predefined {
-		if ref == n || ref == c.st.IDs[n] {
-			return n, nil
+	if l := c.lans[ref]; l != nil {
+		return l, nil
+	}
+	var found []*lan
+	for _, l := range c.lans {
+		if l.Name == ref {
+			return l, nil
 		}
-		if strings.HasPrefix(c.st.IDs[n], ref) {
-			found = append(found, n)
+		if strings.HasPrefix(l.ID, ref) {
+			found = append(found, l)
 		}
 	}
 	switch len(found) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", errdefs.ErrNotFound.WithMessage("network " + ref + " not found")
+		return nil, notFound("network %s not found", ref)
 	}
-	return "", errdefs.ErrInvalidArgument.WithMessage("network " + ref + " is ambiguous: more than one id begins with it")
+	return nil, invalid("network %s is ambiguous (%d matches found based on ID prefix)", ref, len(found))
 }
 
-// NetworkID is the id of a predefined network; "" for another name.
-func (c *Controller) NetworkID(name string) string { return c.st.IDs[name] }
+// Resolve is the id and the name of a network given by name, id or the beginning
+// of an id. Errors: NotFound, InvalidArgument for a beginning of several.
+func (c *registry) Resolve(ref string) (id, name string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, err := c.resolveLocked(ref)
+	if err != nil {
+		return "", "", err
+	}
+	return l.ID, l.Name, nil
+}
+
+// NetworkID is the id of a network by its name; "" if there is none.
+func (c *registry) NetworkID(name string) string {
+	id, _, err := c.Resolve(name)
+	if err != nil {
+		return ""
+	}
+	return id
+}
 
 // Inspect tells about one network. Error: NotFound.
-func (c *Controller) Inspect(_ context.Context, ref string) (network.Inspect, error) {
-	name, err := c.resolve(ref)
+func (c *registry) Inspect(_ context.Context, ref string) (network.Inspect, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, err := c.resolveLocked(ref)
 	if err != nil {
 		return network.Inspect{}, err
 	}
+	return c.inspectLocked(l), nil
+}
+
+func (c *registry) inspectLocked(l *lan) network.Inspect {
 	n := network.Inspect{Containers: map[string]network.EndpointResource{}}
-	n.Name, n.ID, n.Created, n.Scope, n.Driver = name, c.st.IDs[name], c.st.Created, "local", name
-	n.EnableIPv4, n.Options, n.Labels = true, map[string]string{}, map[string]string{}
-	n.IPAM = network.IPAM{Driver: "default", Config: []network.IPAMConfig{}}
-	if name == network.NetworkNone {
-		n.Driver = "null"
+	n.Name, n.ID, n.Created, n.Scope, n.Driver = l.Name, l.ID, l.Created, "local", l.Driver
+	n.EnableIPv4, n.EnableIPv6, n.Internal, n.Attachable = l.IPv4, l.IPv6, l.Internal, l.Attachable
+	n.Options, n.Labels, n.IPAM = maps.Clone(l.Options), maps.Clone(l.Labels), l.IPAM
+	status := map[netip.Prefix]network.SubnetStatus{}
+	for _, r := range l.ranges {
+		status[r.Subnet] = r.Status()
 	}
-	if name == network.NetworkBridge {
-		n.IPAM.Config = append(n.IPAM.Config, network.IPAMConfig{Subnet: c.st.Subnet, Gateway: c.st.Gateway, IPRange: c.o.FixedCIDR})
-		bind := "0.0.0.0"
-		if c.o.DefaultBind.IsValid() {
-			bind = c.o.DefaultBind.String()
-		}
-		n.Options = map[string]string{
-			"com.docker.network.bridge.default_bridge":       "true",
-			"com.docker.network.bridge.enable_icc":           "true",
-			"com.docker.network.bridge.enable_ip_masquerade": strconv.FormatBool(c.o.IPMasq),
-			"com.docker.network.bridge.host_binding_ipv4":    bind,
-			"com.docker.network.bridge.name":                 c.bridge,
-			"com.docker.network.driver.mtu":                  strconv.Itoa(c.o.MTU),
-		}
+	if len(status) > 0 {
+		n.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: status}}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for id, m := range c.members {
-		if m.box.NetworkName != name {
+	for id, k := range l.links {
+		m := c.members[id]
+		if m == nil {
 			continue
 		}
-		r := network.EndpointResource{Name: strings.TrimPrefix(m.req.ContainerName, "/"), EndpointID: m.box.Endpoint.EndpointID, MacAddress: m.box.Endpoint.MacAddress}
-		if m.slot.address.IsValid() {
-			r.IPv4Address = netip.PrefixFrom(m.slot.address, c.st.Subnet.Bits())
-		}
-		n.Containers[id] = r
+		n.Containers[id] = network.EndpointResource{Name: strings.TrimPrefix(m.name, "/"), EndpointID: endpointID(id, l.ID),
+			MacAddress: network.HardwareAddr(k.mac), IPv4Address: k.v4, IPv6Address: k.v6}
 	}
-	return n, nil
+	return n
 }
 
 // List tells about the networks that pass the filters name, id, driver, scope, type, dangling and label.
-func (c *Controller) List(ctx context.Context, f map[string]map[string]bool) ([]network.Inspect, error) {
+func (c *registry) List(_ context.Context, f map[string]map[string]bool) ([]network.Inspect, error) {
+	if err := checkFilters(f, "name", "id", "driver", "scope", "type", "dangling", "label"); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	out := []network.Inspect{}
-	for _, name := range predefined {
-		n, err := c.Inspect(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		pass := true
-		for key, values := range f {
-			match, err := matches(n, key, values)
-			if err != nil {
-				return nil, err
-			}
-			pass = pass && match
-		}
-		if pass {
+	for _, l := range c.lans {
+		if n := c.inspectLocked(l); matches(n, f) {
 			out = append(out, n)
 		}
 	}
+	slices.SortFunc(out, func(a, b network.Inspect) int {
+		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(a.Name, b.Name))
+	})
 	return out, nil
 }
 
-func matches(n network.Inspect, key string, values map[string]bool) (bool, error) {
+// checkFilters refuses filters of other names, and values that mean nothing.
+func checkFilters(f map[string]map[string]bool, known ...string) error {
+	for key, values := range f {
+		if !slices.Contains(known, key) {
+			return invalid("invalid filter '%s'", key)
+		}
+		for v := range values {
+			switch {
+			case key == "dangling" && !slices.Contains([]string{"true", "1", "false", "0"}, v):
+				return invalid(`invalid value for filter 'dangling': must be "true" (or "1"), or "false" (or "0")`)
+			case key == "type" && v != "builtin" && v != "custom":
+				return invalid("invalid value for filter 'type': must be 'builtin' or 'custom'")
+			case len(values) > 1 && key == "dangling":
+				return invalid(`got more than one value for filter key "dangling"`)
+			case len(values) > 1 && key == "until":
+				return invalid("invalid filter: 'until' cannot be specified more than once")
+			}
+		}
+	}
+	return nil
+}
+
+// matches says whether a network passes all filters: of one key, labels must all
+// match and of the others one.
+func matches(n network.Inspect, f map[string]map[string]bool) bool {
+	own := isPredefined(n.Name)
+	used := own || len(n.Containers) > 0
 	test := map[string]func(v string) bool{
-		"name":     func(v string) bool { return strings.Contains(n.Name, v) },
+		"name":     func(v string) bool { return matchText(v, n.Name) },
 		"id":       func(v string) bool { return strings.HasPrefix(n.ID, v) },
 		"driver":   func(v string) bool { return n.Driver == v },
 		"scope":    func(v string) bool { return n.Scope == v },
-		"type":     func(v string) bool { return v == "builtin" },
-		"dangling": func(v string) bool { return v == "false" || v == "0" }, // predefined ones never dangle
-		"label":    func(string) bool { return false },
-	}[key]
-	if test == nil {
-		return false, errdefs.ErrInvalidArgument.WithMessage("invalid filter '" + key + "'")
+		"type":     func(v string) bool { return (v == "builtin") == own },
+		"dangling": func(v string) bool { return (v == "true" || v == "1") != used },
 	}
-	for v := range values {
-		if test(v) {
-			return true, nil
+	for key, values := range f {
+		pass := len(values) == 0
+		for v := range values {
+			if test[key] != nil && test[key](v) {
+				pass = true
+			}
+		}
+		switch key {
+		case "label":
+			pass = labelled(n.Labels, values)
+		case "label!":
+			pass = !labelled(n.Labels, values)
+		case "until":
+			continue
+		}
+		if !pass {
+			return false
 		}
 	}
-	return len(values) == 0, nil
+	return true
 }
 
-func (c *Controller) announce(action events.Action, name, container string) {
+// matchText is Docker's way with names: a regular expression, or a part.
+func matchText(pattern, s string) bool {
+	if strings.Contains(s, pattern) {
+		return true
+	}
+	ok, err := regexp.MatchString(pattern, s)
+	return err == nil && ok
+}
+
+func labelled(labels map[string]string, want map[string]bool) bool {
+	for w := range want {
+		k, v, exact := strings.Cut(w, "=")
+		have, ok := labels[k]
+		if !ok || exact && have != v {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *registry) announce(action events.Action, l *lan, container string) {
 	if c.o.Publish == nil {
 		return
 	}
-	typ := name
-	if name == network.NetworkNone {
-		typ = "null"
+	attributes := map[string]string{"name": l.Name, "type": l.Driver}
+	if container != "" {
+		attributes["container"] = container
 	}
-	c.o.Publish(events.Message{Type: events.NetworkEventType, Action: action, Scope: "local",
-		Actor: events.Actor{ID: c.st.IDs[name], Attributes: map[string]string{"container": container, "name": name, "type": typ}}})
+	c.o.Publish(events.Message{Type: events.NetworkEventType, Action: action, Scope: "local", Actor: events.Actor{ID: l.ID, Attributes: attributes}})
 }
 
 // Warnings are sentences for info: what on this host keeps containers from the network.
-func (c *Controller) Warnings() []string {
+func (c *registry) Warnings() []string {
 	var w []string
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) == "0" {
 		w = append(w, "IPv4 forwarding is disabled: containers cannot reach other machines, nor these published ports; sysctl -w net.ipv4.ip_forward=1, or start hezid with ip-forward")
@@ -154,7 +217,36 @@ func (c *Controller) Warnings() []string {
 		return append(w, err.Error())
 	}
 	for _, b := range blockers {
-		w = append(w, fmt.Sprintf("the firewall's chain %s %s drops what is forwarded and has no rule for %s: containers do not reach other machines, nor these published ports; to let them: %s", b.Table, b.Chain, c.bridge, b.Remedy))
+		w = append(w, fmt.Sprintf("the firewall's chain %s %s drops what is forwarded and has no rule for our bridges (hezi0, hezi-...): containers do not reach other machines, nor these published ports; to let them: %s", b.Table, b.Chain, b.Remedy))
 	}
+	return append(w, c.overlaps()...)
+}
+
+// overlaps are networks whose addresses the host meanwhile has or routes elsewhere,
+// as by a VPN that came up later.
+func (c *registry) overlaps() (w []string) {
+	c.mu.Lock()
+	own, subnets := map[string]bool{}, map[netip.Prefix]string{}
+	for _, l := range c.lans {
+		if l.bridged() {
+			own[l.bridge] = true
+			for _, s := range l.subnets() {
+				subnets[s] = l.Name
+			}
+		}
+	}
+	c.mu.Unlock()
+	hosts, err := foreign(own)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for s, name := range subnets {
+		for p, device := range hosts {
+			if s.Overlaps(p) && p.Bits() > 8 { // wider routes are what a network is cut out of
+				w = append(w, fmt.Sprintf("the network %s has the subnet %s, and this host reaches %s by %s: one of them cannot be reached; make the network anew with another --subnet", name, s, p, device))
+			}
+		}
+	}
+	slices.Sort(w)
 	return w
 }

@@ -64,7 +64,7 @@ func TestBesideDocker(t *testing.T) {
 			if first {
 				dockersFirewall(t)
 			}
-			c := open(t, options(t, fmt.Sprint("docker", first)))
+			c := open(t, testOptions(t, fmt.Sprint("docker", first)))
 			world := outsideWorld(t)
 			a := join(t, c, "a", bind("80/tcp", "", "8080"))
 			serve(t, a.Path)
@@ -74,13 +74,13 @@ func TestBesideDocker(t *testing.T) {
 			}
 			answers(t, world, "tcp", "198.51.100.1:8080", "198.51.100.2")
 			answers(t, a.Path, "tcp", "198.51.100.2:80", "198.51.100.1")
-			if _, err := ask(world, "tcp", a.Endpoint.IPAddress.String()+":80"); err == nil {
+			if _, err := ask(world, "tcp", a.Endpoints[0].Settings.IPAddress.String()+":80"); err == nil {
 				t.Error("an address that is not published is reachable")
 			}
 			if w := c.Warnings(); len(w) > 0 {
 				t.Errorf("warnings: %q", w)
 			}
-			if got := sh(t, "nft list chain ip filter DOCKER-USER"); strings.Count(got, c.bridge) != 2 {
+			if got := sh(t, "nft list chain ip filter DOCKER-USER"); strings.Count(got, `"hezi*"`) != 2 {
 				t.Errorf("DOCKER-USER: %s", got)
 			}
 			sh(t, "nft flush chain ip filter DOCKER-USER")
@@ -92,7 +92,7 @@ func TestBesideDocker(t *testing.T) {
 			if err := c.Dismantle(); err != nil {
 				t.Fatal(err)
 			}
-			if got := sh(t, "nft list chain ip filter DOCKER-USER"); strings.Contains(got, c.bridge) {
+			if got := sh(t, "nft list chain ip filter DOCKER-USER"); strings.Contains(got, "hezi") {
 				t.Errorf("rules are left in DOCKER-USER: %s", got)
 			}
 		})
@@ -101,12 +101,12 @@ func TestBesideDocker(t *testing.T) {
 
 // TestOtherFirewalls: an administrator's drop is left alone, and said with what to do.
 func TestOtherFirewalls(t *testing.T) {
-	c := open(t, options(t, "admin"))
+	c := open(t, testOptions(t, "admin"))
 	for _, x := range []struct{ table, chains, remedy string }{
 		{"ip filter", `chain ufw-user-forward { }
-			chain FORWARD { type filter hook forward priority filter; policy drop; jump ufw-user-forward; }`, "ufw route allow in on " + c.bridge},
-		{"inet firewalld", "chain filter_FORWARD { type filter hook forward priority filter + 10; policy accept; reject; }", "--add-interface=" + c.bridge},
-		{"inet mine", "chain f { type filter hook forward priority 0; policy drop; }", "nft insert rule inet mine f iifname " + c.bridge + " accept"},
+			chain FORWARD { type filter hook forward priority filter; policy drop; jump ufw-user-forward; }`, "ufw route allow in on hezi+"},
+		{"inet firewalld", "chain filter_FORWARD { type filter hook forward priority filter + 10; policy accept; reject; }", "--add-interface=hezi+"},
+		{"inet mine", "chain f { type filter hook forward priority 0; policy drop; }", "nft insert rule inet mine f iifname hezi* accept"},
 	} {
 		sh(t, fmt.Sprintf("nft -f - <<!\ntable %s {\n%s\n}\n!", x.table, x.chains))
 		before := sh(t, "nft list table "+x.table)
@@ -122,7 +122,7 @@ func TestOtherFirewalls(t *testing.T) {
 			t.Errorf("without %s: warnings %q", x.table, w)
 		}
 	}
-	sh(t, fmt.Sprintf("nft -f - <<!\ntable inet mine { chain f { type filter hook forward priority 0; policy drop; iifname %s accept; }\n}\n!", c.bridge))
+	sh(t, fmt.Sprintf("nft -f - <<!\ntable inet mine { chain f { type filter hook forward priority 0; policy drop; iifname %s accept; }\n}\n!", c.bridge().bridge))
 	if w := c.Warnings(); len(w) != 0 {
 		t.Errorf("a firewall that knows the bridge: warnings %q", w)
 	}
@@ -133,22 +133,22 @@ func TestOtherFirewalls(t *testing.T) {
 const settled = 500 * time.Millisecond
 
 func TestRulesComeBack(t *testing.T) {
-	o := options(t, "flush")
+	o := testOptions(t, "flush")
 	c := open(t, o)
 	a := join(t, c, "a", bind("80/tcp", "", "8080"))
 	serve(t, a.Path)
 	sh(t, "nft add table ip theirs; nft add set ip theirs s { type ipv4_addr \\; }")
 	theirs := sh(t, "nft list table ip theirs")
-	for _, harm := range []string{"nft flush table ip hezi-flush", "nft delete table ip hezi-flush", "nft flush chain ip hezi-flush output"} {
+	for _, harm := range []string{"nft flush table inet hezi-flush", "nft delete table inet hezi-flush", "nft flush chain inet hezi-flush output"} {
 		sh(t, harm)
 		answers(t, "", "tcp", "127.0.0.1:8080", "*")
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, "nft delete table ip hezi-flush")
+	sh(t, "nft delete table inet hezi-flush")
 	again := open(t, o)
-	if _, err := again.Adopt(context.Background(), EndpointRequest{ContainerID: "a"}, a); err != nil {
+	if _, err := again.Adopt(context.Background(), SandboxRequest{ContainerID: "a", Endpoints: onBridge()}, a); err != nil {
 		t.Fatal(err)
 	}
 	answers(t, "", "tcp", "127.0.0.1:8080", "*") // the table was deleted while no engine ran
@@ -160,7 +160,7 @@ func TestRulesComeBack(t *testing.T) {
 // TestStaleFlows: a client that never stops sending reaches the new container,
 // though the kernel saw its packets arrive at nobody in between.
 func TestStaleFlows(t *testing.T) {
-	c := open(t, options(t, "flows"))
+	c := open(t, testOptions(t, "flows"))
 	world := outsideWorld(t)
 	var conn net.Conn
 	err := in(world, func() (err error) {
@@ -201,7 +201,7 @@ func TestStaleFlows(t *testing.T) {
 // to its host port meanwhile.
 func TestAdoptATakenPort(t *testing.T) {
 	sh(t, "ip addr add 203.0.113.9/32 dev lo")
-	o := options(t, "taken")
+	o := testOptions(t, "taken")
 	first := open(t, o)
 	ports := bind("80/tcp", "", "8060")
 	for p, b := range bind("81/tcp", "203.0.113.9", "8061") {
@@ -219,14 +219,14 @@ func TestAdoptATakenPort(t *testing.T) {
 	defer l.Close()
 	sh(t, "ip addr del 203.0.113.9/32 dev lo")
 	c := open(t, o)
-	if _, err := c.Adopt(context.Background(), EndpointRequest{ContainerID: "a", ContainerName: "/a", Ports: ports}, a); err != nil {
+	if _, err := c.Adopt(context.Background(), SandboxRequest{ContainerID: "a", Endpoints: onBridge(), ContainerName: "/a", Ports: ports}, a); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Sweep(); err != nil {
 		t.Fatal(err)
 	}
 	answers(t, "", "tcp", "127.0.0.1:8060", "*")
-	if _, err := c.Join(context.Background(), EndpointRequest{ContainerID: "b", Ports: bind("80/tcp", "", "8060")}); err == nil || !strings.Contains(err.Error(), "by the container a") {
+	if _, err := c.Join(context.Background(), SandboxRequest{ContainerID: "b", Endpoints: onBridge(), Ports: bind("80/tcp", "", "8060")}); err == nil || !strings.Contains(err.Error(), "by the container a") {
 		t.Errorf("another container got the port: %v", err)
 	}
 	c.Release("a")
@@ -253,11 +253,11 @@ func TestNoIPv6(t *testing.T) {
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
 		t.Skip("the kernel has no IPv6")
 	}
-	c := open(t, options(t, "six"))
+	c := open(t, testOptions(t, "six"))
 	a := join(t, c, "a", nil)
 	for _, key := range []string{"disable_ipv6", "accept_ra"} {
 		want := map[string]string{"disable_ipv6": "1", "accept_ra": "0"}[key]
-		if got := strings.TrimSpace(sh(t, "cat /proc/sys/net/ipv6/conf/"+c.bridge+"/"+key)); got != want {
+		if got := strings.TrimSpace(sh(t, "cat /proc/sys/net/ipv6/conf/"+c.bridge().bridge+"/"+key)); got != want {
 			t.Errorf("the bridge's %s is %s", key, got)
 		}
 	}
@@ -270,10 +270,10 @@ func TestMTU(t *testing.T) {
 	world := outsideWorld(t)
 	sh(t, "ip link set world mtu 1420; ip route add default via 198.51.100.2")
 	_ = world
-	o := options(t, "mtu")
+	o := testOptions(t, "mtu")
 	c := open(t, o)
 	a := join(t, c, "a", nil)
-	if got := sh(t, "nsenter --net="+a.Path+" ip -o link show eth0; ip -o link show "+c.bridge); strings.Count(got, "mtu 1420 ") != 2 {
+	if got := sh(t, "nsenter --net="+a.Path+" ip -o link show eth0; ip -o link show "+c.bridge().bridge); strings.Count(got, "mtu 1420 ") != 2 {
 		t.Errorf("not the default route's MTU: %s", got)
 	}
 	c.Release("a")
@@ -282,7 +282,7 @@ func TestMTU(t *testing.T) {
 	}
 	o.MTU = 1400
 	c = open(t, o)
-	if got := sh(t, "ip -o link show "+c.bridge); !strings.Contains(got, "mtu 1400 ") {
+	if got := sh(t, "ip -o link show "+c.bridge().bridge); !strings.Contains(got, "mtu 1400 ") {
 		t.Errorf("the bridge keeps its MTU: %s", got)
 	}
 	sh(t, "ip route del default")

@@ -47,9 +47,12 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func options(t testing.TB, identity string) Options {
-	return Options{Identity: identity, DataRoot: t.TempDir(), ExecRoot: t.TempDir(), IPForward: true, IPMasq: true, IPTables: true}
+func testOptions(t testing.TB, identity string) Options {
+	return Options{Identity: identity, DataRoot: t.TempDir(), ExecRoot: t.TempDir(), ICC: true, IPForward: true, IPMasq: true, IPTables: true}
 }
+
+// onBridge is a place in the network bridge.
+func onBridge() []EndpointRequest { return []EndpointRequest{{Network: "bridge"}} }
 
 func open(t testing.TB, o Options) *Controller {
 	t.Helper()
@@ -73,7 +76,7 @@ func open(t testing.TB, o Options) *Controller {
 
 func join(t testing.TB, c *Controller, id string, ports network.PortMap) *Sandbox {
 	t.Helper()
-	s, err := c.Join(context.Background(), EndpointRequest{ContainerID: id, ContainerName: "/" + id, Network: "bridge", Ports: ports})
+	s, err := c.Join(context.Background(), SandboxRequest{ContainerID: id, ContainerName: "/" + id, Endpoints: onBridge(), Ports: ports})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +211,7 @@ func pidIn(t *testing.T, path string) int {
 }
 
 func TestReachability(t *testing.T) {
-	c := open(t, options(t, "reach"))
+	c := open(t, testOptions(t, "reach"))
 	world := outsideWorld(t)
 	ports := bind("80/tcp", "", "8080")
 	ports[network.MustParsePort("80/udp")] = []network.PortBinding{{HostPort: "8080"}}
@@ -217,7 +220,7 @@ func TestReachability(t *testing.T) {
 	serve(t, a.Path)
 	serve(t, b.Path)
 	serve(t, world)
-	ipA, ipB, gw := a.Endpoint.IPAddress.String(), b.Endpoint.IPAddress.String(), c.Gateway().String()
+	ipA, ipB, gw := a.Endpoints[0].Settings.IPAddress.String(), b.Endpoints[0].Settings.IPAddress.String(), c.Gateways()[0].String()
 	for _, x := range []struct {
 		name, from, proto, to, who string // who "": unreachable
 	}{
@@ -252,10 +255,10 @@ func TestReachability(t *testing.T) {
 }
 
 func TestConflicts(t *testing.T) {
-	c := open(t, options(t, "conf"))
+	c := open(t, testOptions(t, "conf"))
 	ctx := context.Background()
 	join(t, c, "one", bind("80/tcp", "", "8090"))
-	_, err := c.Join(ctx, EndpointRequest{ContainerID: "two", Ports: bind("80/tcp", "127.0.0.1", "8090")})
+	_, err := c.Join(ctx, SandboxRequest{ContainerID: "two", Endpoints: onBridge(), Ports: bind("80/tcp", "127.0.0.1", "8090")})
 	if !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "Bind for 127.0.0.1:8090 failed: port is already allocated") || !strings.Contains(err.Error(), "one") {
 		t.Errorf("our port: %v", err)
 	}
@@ -264,7 +267,7 @@ func TestConflicts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = c.Join(ctx, EndpointRequest{ContainerID: "two", Ports: bind("80/tcp", "", "8091")})
+	_, err = c.Join(ctx, SandboxRequest{ContainerID: "two", Endpoints: onBridge(), Ports: bind("80/tcp", "", "8091")})
 	if !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "failed to bind host port 0.0.0.0:8091/tcp: address already in use by ") || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("a program's port: %v", err)
 	}
@@ -275,7 +278,7 @@ func TestConflicts(t *testing.T) {
 	if got := s.Ports[network.MustParsePort("80/tcp")][0].HostPort; got != "8092" {
 		t.Errorf("range gave %s", got)
 	}
-	if _, err := c.Join(ctx, EndpointRequest{ContainerID: "x", Network: "nosuch"}); !errdefs.IsNotFound(err) || err.Error() != "network nosuch not found" {
+	if _, err := c.Join(ctx, SandboxRequest{ContainerID: "x", Endpoints: []EndpointRequest{{Network: "nosuch"}}}); !errdefs.IsNotFound(err) || err.Error() != "network nosuch not found" {
 		t.Errorf("unknown network: %v", err)
 	}
 	c.Release("one")
@@ -283,12 +286,12 @@ func TestConflicts(t *testing.T) {
 }
 
 func TestNothingIsLeft(t *testing.T) {
-	o := options(t, "leak")
+	o := testOptions(t, "leak")
 	c := open(t, o)
 	settle := func() { // until the pool is full and the dead are buried
 		for range 200 {
 			c.mu.Lock()
-			calm := len(c.pool) == 4 && len(c.dying)+len(c.releasing) == 0
+			calm := len(c.bridge().pool) == 4 && len(c.dying)+len(c.releasing) == 0
 			c.mu.Unlock()
 			if calm {
 				return
@@ -312,7 +315,7 @@ func TestNothingIsLeft(t *testing.T) {
 	for i := range 50 {
 		wg.Go(func() {
 			id := fmt.Sprint("p", i)
-			if _, err := c.Join(context.Background(), EndpointRequest{ContainerID: id, Ports: bind("80/udp", "", "")}); err != nil {
+			if _, err := c.Join(context.Background(), SandboxRequest{ContainerID: id, Endpoints: onBridge(), Ports: bind("80/udp", "", "")}); err != nil {
 				t.Error(err)
 			}
 			c.Release(id)
@@ -329,7 +332,7 @@ func TestNothingIsLeft(t *testing.T) {
 }
 
 func TestRestart(t *testing.T) {
-	o := options(t, "again")
+	o := testOptions(t, "again")
 	first := open(t, o)
 	a, gone := join(t, first, "a", bind("80/tcp", "", "8060")), join(t, first, "gone", bind("80/tcp", "", "8061"))
 	serve(t, a.Path)
@@ -339,12 +342,12 @@ func TestRestart(t *testing.T) {
 	}
 	answers(t, "", "tcp", "127.0.0.1:8060", "*") // while no engine runs
 	c := open(t, o)
-	got, err := c.Adopt(context.Background(), EndpointRequest{ContainerID: "a", ContainerName: "a"}, a)
+	got, err := c.Adopt(context.Background(), SandboxRequest{ContainerID: "a", Endpoints: onBridge(), ContainerName: "a"}, a)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Endpoint.IPAddress != a.Endpoint.IPAddress || got.Endpoint.EndpointID != a.Endpoint.EndpointID || c.NetworkID("bridge") != id {
-		t.Errorf("adopted as %+v, was %+v", got.Endpoint, a.Endpoint)
+	if got.Endpoints[0].Settings.IPAddress != a.Endpoints[0].Settings.IPAddress || got.Endpoints[0].Settings.EndpointID != a.Endpoints[0].Settings.EndpointID || c.NetworkID("bridge") != id {
+		t.Errorf("adopted as %+v, was %+v", got.Endpoints, a.Endpoints)
 	}
 	if err := c.Sweep(); err != nil {
 		t.Fatal(err)
@@ -354,26 +357,26 @@ func TestRestart(t *testing.T) {
 		t.Errorf("what nobody claimed is left: %v %d", netns.Mounted(gone.Path), c.table.Len())
 	}
 	n, err := c.Inspect(context.Background(), "bridge")
-	if err != nil || len(n.Containers) != 1 || n.Containers["a"].IPv4Address.Addr() != a.Endpoint.IPAddress {
+	if err != nil || len(n.Containers) != 1 || n.Containers["a"].IPv4Address.Addr() != a.Endpoints[0].Settings.IPAddress {
 		t.Errorf("inspect: %+v %v", n, err)
 	}
 }
 
 func TestTwoEngines(t *testing.T) {
-	x, y := open(t, options(t, "left")), open(t, options(t, "right"))
-	if x.Subnet().Overlaps(y.Subnet()) || x.bridge == y.bridge {
-		t.Fatalf("%s %s and %s %s collide", x.bridge, x.Subnet(), y.bridge, y.Subnet())
+	x, y := open(t, testOptions(t, "left")), open(t, testOptions(t, "right"))
+	if x.Subnet().Overlaps(y.Subnet()) || x.bridge().bridge == y.bridge().bridge {
+		t.Fatalf("%s %s and %s %s collide", x.bridge().bridge, x.Subnet(), y.bridge().bridge, y.Subnet())
 	}
 	a, b := join(t, x, "a", nil), join(t, y, "b", bind("80/tcp", "", "8050"))
 	serve(t, b.Path)
-	if _, err := ask(a.Path, "tcp", b.Endpoint.IPAddress.String()+":80"); err == nil {
+	if _, err := ask(a.Path, "tcp", b.Endpoints[0].Settings.IPAddress.String()+":80"); err == nil {
 		t.Error("an unpublished port of the other engine is reachable")
 	}
-	answers(t, a.Path, "tcp", x.Gateway().String()+":8050", "*") // a published port of the other engine
+	answers(t, a.Path, "tcp", x.Gateways()[0].String()+":8050", "*") // a published port of the other engine
 }
 
 func BenchmarkJoinRelease(b *testing.B) {
-	c := open(b, options(b, "bench"))
+	c := open(b, testOptions(b, "bench"))
 	var joins, both []time.Duration
 	for b.Loop() {
 		time.Sleep(5 * time.Millisecond) // the pool is warm again

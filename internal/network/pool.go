@@ -1,14 +1,17 @@
 package network
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/network/netns"
 )
@@ -16,102 +19,157 @@ import (
 // maxPorts is how many devices a Linux bridge holds (BR_MAX_PORTS less one).
 const maxPorts = 1023
 
-// slotFor takes a slot of the pool, or makes one if the pool is empty or the
-// container wants an address or a MAC of its own.
-func (c *Controller) slotFor(req EndpointRequest) (*slot, error) {
-	if req.IPv4.IsValid() || req.MAC != "" || req.Namespace != "" {
-		return c.make(req.IPv4, req.MAC, req.Namespace)
-	}
-	c.mu.Lock()
-	defer wake(c.refill)
-	if n := len(c.pool); n > 0 {
-		s := c.pool[0]
-		c.pool = c.pool[1:]
-		c.mu.Unlock()
-		return s, nil
-	}
-	c.mu.Unlock()
-	return c.make(netip.Addr{}, "", "")
+const (
+	warmSlots = 2               // kept ready for a network that users made and use
+	coolAfter = 5 * time.Minute // without a start, those are given up
+)
+
+// plain says whether a slot of the pool will do.
+func (r EndpointRequest) plain() bool {
+	return !r.IPv4.IsValid() && !r.IPv6.IsValid() && r.MAC == "" && len(r.LinkLocal)+len(r.DriverOpts) == 0
 }
 
-func (c *Controller) make(want netip.Addr, mac, namespace string) (*slot, error) {
-	var hw net.HardwareAddr
-	if mac != "" {
-		var err error
-		if hw, err = net.ParseMAC(mac); err != nil || len(hw) != 6 || hw[0]&1 == 1 {
-			return nil, errdefs.ErrInvalidArgument.WithMessage("invalid MAC address: " + mac)
-		}
-	}
-	a, err := c.take(want)
-	if err != nil {
-		return nil, err
-	}
-	s := &slot{path: filepath.Join(c.handles(), hexOf(a)), address: a, mac: hw}
-	if hw == nil {
-		s.mac = hardware(a)
-	}
-	err = netns.Make(s.path, namespace, &netns.Endpoint{Bridge: c.index, Outside: c.outside(hexOf(a)), MAC: s.mac, MTU: c.o.MTU,
-		Address: netip.PrefixFrom(a, c.st.Subnet.Bits()), Gateway: c.st.Gateway})
-	if err != nil {
+// slotFor takes a slot of the network's pool, or makes one if the pool is empty or
+// the container wants something of its own.
+func (c *pools) slotFor(l *lan, req EndpointRequest, namespace string) (*slot, error) {
+	if req.plain() && namespace == "" {
 		c.mu.Lock()
-		c.dying[a] = true
+		l.wanted = time.Now()
+		if l.bridged() && l != c.bridge() && !l.small() && l.warm == 0 && c.o.Pool > 0 {
+			l.warm = warmSlots
+		}
+		if n := len(l.pool); n > 0 {
+			s := l.pool[0]
+			l.pool = l.pool[1:]
+			s.link.request, s.link.priority, s.link.names = req, req.GwPriority, req.Names
+			c.mu.Unlock()
+			wake(c.refill)
+			return s, nil
+		}
 		c.mu.Unlock()
-		wake(c.kick)
+		defer wake(c.refill)
+	}
+	return c.makeSlot(l, req, namespace)
+}
+
+// makeSlot makes a namespace with one link.
+func (c *pools) makeSlot(l *lan, req EndpointRequest, namespace string) (*slot, error) {
+	k, err := c.plan(l, req, nil)
+	if err != nil {
 		return nil, err
+	}
+	s := &slot{path: filepath.Join(c.handles(), k.mark()), link: k}
+	if k.outside == "" { // its addresses are of a network that is not ours alone
+		s.path = filepath.Join(c.handles(), "v"+newID()[:15])
+	}
+	if err := netns.Make(s.path, namespace, k.endpoint(l, c.o.MTU, k.gateways(l)...)); err != nil {
+		c.bury1(k)
+		return nil, portError(l, err)
 	}
 	return s, nil
 }
 
-// take reserves an address: want, or the next after the one given last, so that
-// an address rests as long as it can.
-func (c *Controller) take(want netip.Addr) (netip.Addr, error) {
+// portError names the network whose bridge is full.
+func portError(l *lan, err error) error {
+	if errors.Is(err, unix.EXFULL) || errors.Is(err, unix.EBUSY) {
+		return exhausted("the network %s is full: a Linux bridge holds %d containers; remove some, or make another network: %v", l.Name, maxPorts, err)
+	}
+	return err
+}
+
+// plan reserves what an endpoint needs; taken are the names of the interfaces that
+// the container has.
+func (c *pools) plan(l *lan, req EndpointRequest, taken map[string]bool) (*link, error) {
+	o, err := parseEndpoint(req)
+	if err != nil {
+		return nil, err
+	}
+	k := &link{lan: l, priority: req.GwPriority, names: req.Names, request: req, inside: o.Name}
+	if req.MAC != "" {
+		hw, err := net.ParseMAC(req.MAC)
+		if err != nil || len(hw) != 6 || hw[0]&1 == 1 {
+			return nil, invalid("invalid MAC address: %s", req.MAC)
+		}
+		k.mac = hw
+	}
+	if k.inside == "" {
+		prefix := "eth"
+		if l.bridged() {
+			prefix = l.o.IfacePrefix
+		}
+		for n := 0; k.inside == "" || taken[k.inside]; n++ {
+			k.inside = fmt.Sprint(prefix, n)
+		}
+	} else if taken[k.inside] {
+		return nil, conflict("the container has an interface %s already: choose another name", k.inside)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.used) >= maxPorts {
-		return want, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("the network bridge is full: a Linux bridge holds %d containers; remove some or use --network host or container:NAME", maxPorts))
+	switch {
+	case c.closed:
+		return nil, unavailable("the networks are closed")
+	case l.dead:
+		return nil, notFound("network %s not found", l.Name)
+	case l.bridged() && l.index == 0:
+		return nil, unavailable("the network %s has no bridge: it could not be made when the engine started (its log says why)", l.Name)
 	}
-	if want.IsValid() {
-		if !c.st.Subnet.Contains(want) || c.reserved(want) {
-			return want, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the address %s is not one of the network bridge (%s) that a container can have", want, c.st.Subnet))
-		}
-		if c.used[want] {
-			return want, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Address already in use: %s", want))
-		}
-		c.used[want] = true
-		return want, nil
-	}
-	r := c.st.Subnet
-	if c.o.FixedCIDR.IsValid() {
-		r = c.o.FixedCIDR.Masked()
-	}
-	a := c.last
-	for range maxPorts + 4 { // more than are used or reserved
-		if a = a.Next(); !a.IsValid() || !r.Contains(a) {
-			a = r.Addr()
-		}
-		if !c.reserved(a) && !c.used[a] {
-			c.used[a], c.last = true, a
-			return a, nil
+	if k.mac != nil {
+		for _, other := range l.links {
+			if other.mac.String() == k.mac.String() {
+				return nil, conflict("MAC address %s is already in use on network %s", k.mac, l.Name)
+			}
 		}
 	}
-	return a, errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf("no available IPv4 addresses on this network's address pool: bridge (%s)", r))
+	if k.v4, k.v6, err = l.takeLocked(req); err != nil {
+		return nil, err
+	}
+	switch {
+	case k.mac != nil || l.Driver == driverIpvlan:
+	case k.v4.IsValid():
+		k.mac = hardware(k.v4.Addr())
+	case k.v6.IsValid():
+		k.mac = hardware(k.v6.Addr())
+	default:
+		k.mac = net.HardwareAddr{0x02, 0x42, 0, 0, 0, 0}
+		rand.Read(k.mac[2:]) // never fails
+	}
+	if l.bridged() {
+		mark := k.mark()
+		if !k.v4.IsValid() && !k.v6.IsValid() {
+			mark = hex.EncodeToString(k.mac[2:])
+		}
+		k.outside = c.outside(mark)
+	}
+	return k, nil
 }
 
-// reserved are the network's own address, its broadcast and the bridge's.
-func (c *Controller) reserved(a netip.Addr) bool {
-	return a == c.st.Gateway || a == c.st.Subnet.Addr() || !c.st.Subnet.Contains(a.Next())
+// bury1 gives back what a link had that could not be made, once nothing is seen of it.
+func (c *registry) bury1(k *link) {
+	c.mu.Lock()
+	c.buryLocked(k)
+	c.mu.Unlock()
+	wake(c.kick)
 }
 
-// refillLull is how long no slot must be taken before the pool is refilled: a
+// buryLocked: the addresses are free when the host's end is gone.
+func (c *registry) buryLocked(k *link) {
+	if k.outside == "" {
+		k.lan.freeLocked(k.v4, k.v6)
+		return
+	}
+	c.dying[k.outside] = dead{lan: k.lan, v4: k.v4, v6: k.v6}
+}
+
+// refillLull is how long no slot must be taken before a pool is refilled: a
 // new namespace takes the kernel's one lock of links, which a start needs too.
 const refillLull = 30 * time.Millisecond
 
-// lull waits for a moment without starts, unless the pool is empty; false is
-// the controller's end.
-func (c *Controller) lull() bool {
+// lull waits for a moment without starts, unless the pool of the network bridge is
+// empty; false is the controller's end.
+func (c *pools) lull() bool {
 	for {
 		c.mu.Lock()
-		empty := len(c.pool) == 0
+		empty := len(c.bridge().pool) == 0
 		c.mu.Unlock()
 		if empty {
 			return true
@@ -126,35 +184,105 @@ func (c *Controller) lull() bool {
 	}
 }
 
-// fill keeps the pool full.
-func (c *Controller) fill() {
+// fill keeps the pools full, and gives up those of networks that are not used.
+func (c *pools) fill() {
 	defer c.wg.Done()
+	cool := time.NewTicker(time.Minute)
+	defer cool.Stop()
 	for {
 		select {
 		case <-c.stop:
 			return
+		case <-cool.C:
+			c.cool()
+			continue
 		case <-c.refill:
 		}
 		if !c.lull() {
 			return
 		}
-		for {
-			c.mu.Lock()
-			full := len(c.pool) >= c.o.Pool || c.closed
-			c.mu.Unlock()
-			if full {
-				break
-			}
-			s, err := c.make(netip.Addr{}, "", "")
+		for l := c.hungry(); l != nil; l = c.hungry() {
+			s, err := c.makeSlot(l, EndpointRequest{Network: l.ID}, "")
 			if err != nil {
-				if !errors.Is(err, errdefs.ErrResourceExhausted) {
+				if !errdefs.IsResourceExhausted(err) {
 					logFailure("make a network namespace ahead of time", err)
 				}
-				break
+				c.mu.Lock()
+				l.warm = 0
+				if l == c.bridge() { // it may have addresses again
+					time.AfterFunc(time.Second, func() {
+						c.mu.Lock()
+						l.warm = max(c.o.Pool, 0)
+						c.mu.Unlock()
+						wake(c.refill)
+					})
+				}
+				c.mu.Unlock()
+				continue
 			}
 			c.mu.Lock()
-			c.pool = append(c.pool, s)
+			gone := l.dead || c.closed
+			if !gone {
+				l.pool = append(l.pool, s)
+			}
 			c.mu.Unlock()
+			if gone {
+				logFailure("remove a network namespace", c.discard(s))
+			}
 		}
 	}
+}
+
+// hungry is a network whose pool lacks slots.
+func (c *pools) hungry() *lan {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	if b := c.bridge(); len(b.pool) < b.warm {
+		return b
+	}
+	for _, l := range c.lans {
+		if len(l.pool) < l.warm && !l.dead {
+			return l
+		}
+	}
+	return nil
+}
+
+// cool gives up the pools of networks that nobody has used lately.
+func (c *pools) cool() {
+	c.mu.Lock()
+	var drop []*slot
+	for _, l := range c.lans {
+		if l != c.bridge() && l.warm > 0 && time.Since(l.wanted) > coolAfter {
+			drop = append(drop, l.drainLocked()...)
+		}
+	}
+	c.mu.Unlock()
+	for _, s := range drop {
+		logFailure("remove a network namespace", c.discard(s))
+	}
+}
+
+// drainLocked empties the pool.
+func (l *lan) drainLocked() []*slot {
+	pool := l.pool
+	l.pool, l.warm = nil, 0
+	return pool
+}
+
+// discard removes a slot that nobody uses.
+func (c *registry) discard(s *slot) error {
+	err := netns.Remove(s.path)
+	if s.link != nil {
+		c.bury1(s.link)
+	}
+	return err
+}
+
+// nonePath is the handle of a namespace with loopback alone.
+func (c *pools) nonePath(id string) string {
+	return filepath.Join(c.handles(), fmt.Sprintf("none-%.12s-%x", strings.TrimSpace(id), time.Now().UnixNano()))
 }

@@ -3,7 +3,7 @@ package network
 import (
 	"errors"
 	"maps"
-	"path/filepath"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -25,12 +25,17 @@ func (c *Controller) Release(containerID string) {
 	m := c.members[containerID]
 	if m != nil {
 		delete(c.members, containerID)
+		for _, k := range m.links {
+			delete(k.lan.links, containerID)
+		}
 		c.releasing[m] = true
 	}
 	c.mu.Unlock()
 	if m != nil {
 		wake(c.kick)
-		c.announce("disconnect", m.box.NetworkName, containerID)
+		for _, k := range m.links {
+			c.announce("disconnect", k.lan, containerID)
+		}
 	}
 }
 
@@ -38,32 +43,62 @@ func (c *Controller) Release(containerID string) {
 // called for every container that runs.
 func (c *Controller) Sweep() error {
 	c.mu.Lock()
-	left := slices.Collect(maps.Keys(c.unclaimed))
-	c.unclaimed = map[string]bool{}
+	left, strays := slices.Collect(maps.Keys(c.unclaimed)), c.strays
+	c.unclaimed, c.strays = map[string]bool{}, map[string]string{}
 	c.mu.Unlock()
 	for _, path := range left {
 		if err := netns.Remove(path); err != nil {
 			return err
 		}
-		if a, ok := addressOf(filepath.Base(path)); ok {
-			c.mu.Lock()
-			c.dying[a] = true
-			c.mu.Unlock()
-		}
+	}
+	for name, alias := range strays {
+		// Of a namespace that was removed it goes by itself; of a container that runs on,
+		// which never heard of it, it does not.
+		logFailure("remove an interface that nobody knows", netns.RemoveLink(name))
+		c.mu.Lock()
+		c.strayLocked(name, alias)
+		c.mu.Unlock()
 	}
 	wake(c.kick)
 	if c.table == nil {
 		return nil
 	}
-	return c.table.Retain(func(f nft.Forward) bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.used[f.To.Addr()] && !c.dying[f.To.Addr()]
-	})
+	c.mu.Lock()
+	live := map[netip.Addr]bool{}
+	for _, m := range c.members {
+		for _, k := range m.links {
+			live[k.v4.Addr()], live[k.v6.Addr()] = true, true
+		}
+	}
+	c.mu.Unlock()
+	return c.table.Retain(func(f nft.Forward) bool { return live[f.To.Addr()] }, func(d nft.Direct) bool { return live[d.To.Addr()] })
+}
+
+// strayLocked has the addresses of a former engine's interface freed when it is
+// gone.
+func (c *Controller) strayLocked(name, alias string) {
+	for _, l := range c.lans {
+		d := dead{lan: l}
+		for _, a := range addressesOf(alias) {
+			for _, r := range l.ranges {
+				if !r.Subnet.Contains(a) {
+					continue
+				}
+				if a.Is6() {
+					d.v6 = netip.PrefixFrom(a, r.Subnet.Bits())
+				} else {
+					d.v4 = netip.PrefixFrom(a, r.Subnet.Bits())
+				}
+			}
+		}
+		if d.v4.IsValid() || d.v6.IsValid() {
+			c.dying[name] = d
+		}
+	}
 }
 
 // release is the worker behind Release.
-func (c *Controller) release() {
+func (c *publisher) release() {
 	defer c.wg.Done()
 	for {
 		c.mu.Lock()
@@ -87,44 +122,49 @@ func (c *Controller) release() {
 }
 
 // giveBack frees the ports and handles of all that leave.
-func (c *Controller) giveBack() {
+func (c *publisher) giveBack() {
 	c.mu.Lock()
 	leaving, fresh := slices.Collect(maps.Keys(c.releasing)), c.fresh
 	c.fresh = nil
 	c.mu.Unlock()
 	var forwards []nft.Forward
+	var direct []nft.Direct
 	for _, m := range leaving {
-		forwards = append(forwards, m.forwards...)
+		forwards, direct = append(forwards, m.forwards...), append(direct, m.direct...)
 	}
 	if c.table != nil && len(forwards) > 0 {
 		logFailure("take published ports out of nft", c.table.Delete(forwards))
 	}
+	if c.table != nil {
+		logFailure("close the ports at containers' addresses", c.table.SetDirect(nil, direct))
+	}
 	forgetFlows(forwards, fresh)
 	for _, m := range leaving {
 		for _, h := range m.holds {
-			logFailure("close the hold of a port", h.Close())
+			logFailure("close the hold of a port", h.hold.Close())
 		}
-		logFailure("remove a network namespace", netns.Remove(m.slot.path))
+		logFailure("remove a network namespace", netns.Remove(m.path))
 		c.mu.Lock()
 		delete(c.releasing, m)
-		if m.slot.address.IsValid() {
-			c.dying[m.slot.address] = true
+		for _, k := range m.links {
+			if k.lan.Driver != driverNull {
+				c.buryLocked(k)
+			}
 		}
 		c.mu.Unlock()
 		close(m.done)
 	}
 }
 
-// bury frees the addresses whose veths are gone.
-func (c *Controller) bury() {
+// bury frees the addresses whose devices are gone.
+func (c *publisher) bury() {
 	c.mu.Lock()
-	none := len(c.dying) == 0
-	look := maps.Clone(c.dying)
+	look := slices.Collect(maps.Keys(c.dying))
 	c.mu.Unlock()
-	if none {
+	if len(look) == 0 {
 		return
 	}
-	on, err := netns.Ports(c.index)
+	on, err := netns.Names()
 	if errors.Is(err, netlink.ErrDumpInterrupted) {
 		return // devices come and go: look again
 	}
@@ -134,10 +174,11 @@ func (c *Controller) bury() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for a := range look {
-		if !on[c.outside(hexOf(a))] {
-			delete(c.dying, a)
-			delete(c.used, a)
+	for _, name := range look {
+		if _, there := on[name]; !there {
+			d := c.dying[name]
+			delete(c.dying, name)
+			d.lan.freeLocked(d.v4, d.v6)
 		}
 	}
 }

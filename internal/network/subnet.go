@@ -2,10 +2,12 @@ package network
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/ipam"
 	"hezi/internal/network/netns"
 )
 
@@ -21,13 +24,16 @@ import (
 type state struct {
 	Subnet  netip.Prefix
 	Gateway netip.Addr
-	Created time.Time
-	IDs     map[string]string // name of a predefined network to id
+	// Of the network bridge, when it has IPv6; the subnet stays when it has it no more.
+	Subnet6  netip.Prefix
+	Gateway6 netip.Addr
+	Created  time.Time
+	IDs      map[string]string // name of a predefined network to id
 }
 
 // loadState reads the state or makes and stores it. The bridge's subnet is
-// chosen once; o.BIP overrides it.
-func loadState(o Options, bridge string) (state, error) {
+// chosen once; o.BIP overrides it. stored are the other networks.
+func loadState(o Options, bridge string, stored []Config) (state, error) {
 	path := filepath.Join(o.DataRoot, "network", "state.json")
 	var s state
 	data, err := os.ReadFile(path)
@@ -41,40 +47,95 @@ func loadState(o Options, bridge string) (state, error) {
 	before := s
 	if s.IDs == nil {
 		s.Created, s.IDs = time.Now().UTC(), map[string]string{}
-		for _, n := range []string{"bridge", "host", "none"} {
-			id := make([]byte, 32)
-			rand.Read(id) // never fails
-			s.IDs[n] = hex.EncodeToString(id)
+		for _, n := range predefined {
+			s.IDs[n] = newID()
 		}
 	}
-	switch {
-	case o.BIP.IsValid():
-		s.Subnet, s.Gateway = o.BIP.Masked(), o.BIP.Addr()
-	default:
-		busy, err := inUse(bridge)
-		if err != nil {
-			return s, err
-		}
-		switch f := o.FixedCIDR.Masked(); {
-		case f.IsValid() && !(s.Subnet.IsValid() && s.Subnet.Contains(f.Addr()) && s.Subnet.Bits() <= f.Bits()):
-			if overlapsAny(f, busy) {
-				return s, fmt.Errorf("fixed-cidr %s overlaps a network of this host: choose another", f)
-			}
-			s.Subnet, s.Gateway = f, f.Addr().Next()
-		case !s.Subnet.IsValid() || overlapsAny(s.Subnet, busy):
-			if s.Subnet, err = freeSubnet(busy); err != nil {
-				return s, err
-			}
-			s.Gateway = s.Subnet.Addr().Next()
+	busy, err := inUse(map[string]bool{bridge: true})
+	if err != nil {
+		return s, err
+	}
+	for _, c := range stored {
+		for _, i := range c.IPAM.Config {
+			busy = append(busy, i.Subnet)
 		}
 	}
-	if data != nil && before.Subnet == s.Subnet && before.Gateway == s.Gateway {
+	if err := s.choose4(o, busy); err != nil {
+		return s, err
+	}
+	if err := s.choose6(o); err != nil {
+		return s, err
+	}
+	if data != nil && before.Subnet == s.Subnet && before.Gateway == s.Gateway && before.Subnet6 == s.Subnet6 && before.Gateway6 == s.Gateway6 {
 		return s, nil
 	}
 	return s, writeState(path, s)
 }
 
-func writeState(path string, s state) error {
+func (s *state) choose4(o Options, busy []netip.Prefix) (err error) {
+	if o.BIP.IsValid() {
+		s.Subnet, s.Gateway = o.BIP.Masked(), o.BIP.Addr()
+		return nil
+	}
+	if o.Bridge != "" {
+		have, err := netns.AddressOf(o.Bridge)
+		if err != nil {
+			return err
+		}
+		if have.IsValid() {
+			s.Subnet, s.Gateway = have.Masked(), have.Addr()
+			return nil
+		}
+	}
+	switch f := o.FixedCIDR.Masked(); {
+	case f.IsValid() && !(s.Subnet.IsValid() && s.Subnet.Contains(f.Addr()) && s.Subnet.Bits() <= f.Bits()):
+		if overlapsAny(f, busy) {
+			return fmt.Errorf("fixed-cidr %s overlaps a network of this host: choose another", f)
+		}
+		s.Subnet, s.Gateway = f, f.Addr().Next()
+	case !s.Subnet.IsValid() || overlapsAny(s.Subnet, busy):
+		if s.Subnet, err = freeSubnet(busy); err != nil {
+			return err
+		}
+		s.Gateway = s.Subnet.Addr().Next()
+	}
+	return nil
+}
+
+// choose6 gives the bridge a subnet of IPv6 where it is to have one: what was asked
+// for, or a unique local one (RFC 4193) that is chosen once.
+func (s *state) choose6(o Options) error {
+	switch {
+	case !o.IPv6:
+		s.Gateway6 = netip.Addr{}
+		return nil
+	case o.BIP6.IsValid():
+		s.Subnet6, s.Gateway6 = o.BIP6.Masked(), o.BIP6.Addr()
+	case o.FixedCIDR6.IsValid():
+		s.Subnet6 = o.FixedCIDR6.Masked()
+		s.Gateway6 = s.Subnet6.Addr().Next()
+	default:
+		if !s.Subnet6.IsValid() {
+			s.Subnet6 = netip.PrefixFrom(s.local6().Base.Addr(), 64)
+		}
+		s.Gateway6 = s.Subnet6.Addr().Next()
+	}
+	if s.Subnet6.Bits() > 126 {
+		return fmt.Errorf("the IPv6 subnet %s of the network bridge has no place for containers: give one of at most /126", s.Subnet6)
+	}
+	return nil
+}
+
+// local6 is this engine's own range of unique local addresses, which it chose at
+// random once, as RFC 4193 has it.
+func (s *state) local6() ipam.Pool {
+	id := sha256.Sum256([]byte(s.IDs["bridge"]))
+	b := [16]byte{0xfd}
+	copy(b[1:6], id[:5])
+	return ipam.Pool{Base: netip.PrefixFrom(netip.AddrFrom16(b), 48), Size: 64}
+}
+
+func writeState(path string, s any) error {
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode the state of the networks: %w", err)
@@ -91,10 +152,27 @@ func writeState(path string, s state) error {
 	if err == nil {
 		err = os.Rename(path+".new", path)
 	}
+	if err == nil {
+		err = syncFolder(filepath.Dir(path))
+	}
 	if err != nil {
 		return fmt.Errorf("store the state of the networks: %w", err)
 	}
 	return nil
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func newID() string {
+	id := make([]byte, 32)
+	rand.Read(id) // never fails
+	return hex.EncodeToString(id)
 }
 
 // lockSubnets keeps two engines that start at once from choosing one subnet.
@@ -110,36 +188,53 @@ func lockSubnets() (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// inUse are the IPv4 networks that the host routes to or has addresses in,
-// those of the bridge itself left out.
-func inUse(bridge string) ([]netip.Prefix, error) {
-	own := -1
-	if l, err := netlink.LinkByName(bridge); err == nil {
-		own = l.Attrs().Index
+// inUse are the networks that the host routes to or has addresses in, those of the
+// bridges named own left out.
+func inUse(own map[string]bool) ([]netip.Prefix, error) {
+	list, err := foreign(own)
+	busy := make([]netip.Prefix, 0, len(list))
+	for p := range list {
+		busy = append(busy, p)
 	}
-	routes, err := netns.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	return busy, err
+}
+
+// foreign are the same with the devices that they lead to.
+func foreign(own map[string]bool) (map[netip.Prefix]string, error) {
+	links, err := netns.Dump(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list the network devices: %w", err)
+	}
+	routes, err := netns.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("read the host's routes: %w", err)
 	}
-	addrs, err := netns.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	addrs, err := netns.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("read the host's addresses: %w", err)
 	}
-	var busy []netip.Prefix
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	list := map[netip.Prefix]string{}
+	add := func(n *net.IPNet, device int) {
+		if n == nil || own[names[device]] {
+			return
+		}
+		p, err := netip.ParsePrefix(n.String())
+		if err != nil || p.Bits() == 0 || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() || p.Addr().IsLoopback() {
+			return
+		}
+		list[p.Masked()] = names[device]
+	}
 	for _, r := range routes {
-		if r.Dst == nil || r.LinkIndex == own {
-			continue
-		}
-		if p, err := netip.ParsePrefix(r.Dst.String()); err == nil && p.Bits() > 0 {
-			busy = append(busy, p)
-		}
+		add(r.Dst, r.LinkIndex)
 	}
 	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.IPNet.String()); err == nil && a.LinkIndex != own {
-			busy = append(busy, p.Masked())
-		}
+		add(a.IPNet, a.LinkIndex)
 	}
-	return busy, nil
+	return list, nil
 }
 
 func overlapsAny(p netip.Prefix, busy []netip.Prefix) bool {

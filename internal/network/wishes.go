@@ -26,7 +26,7 @@ type wish struct {
 type span struct {
 	first network.Port
 	last  uint16
-	hold  *ports.Hold // once it is taken
+	holds []*ports.Hold // once they are taken, one an address
 }
 
 // further is how many ports follow the first of its range.

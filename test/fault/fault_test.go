@@ -215,6 +215,53 @@ func TestRestartKeepsNetwork(t *testing.T) {
 	e.NothingLeft(t, before, 4)
 }
 
+// TestNetworksOverKill: containers keep their places in networks that users made
+// while hezid is killed, and the next one goes on with them. A network that was
+// made is there after a kill, also when nothing uses it.
+func TestNetworksOverKill(t *testing.T) {
+	e := start(t)
+	e.Must(t, "network", "create", "--subnet", "10.213.1.0/24", "one")
+	e.Must(t, "network", "create", "--ipv6", "two")
+	e.Must(t, "run", "-d", "--name", "web", "--network", "one", "--network", "two", "-p", "127.0.0.1::80", "busybox", "sh", "-c",
+		"mkdir /www; echo served > /www/index.html; exec busybox httpd -f -h /www")
+	e.Must(t, "run", "-d", "--name", "peer", "--network", "two", "busybox", "sleep", "1000")
+	const places = "{{range $n, $e := .NetworkSettings.Networks}}{{$n}} {{$e.IPAddress}} {{$e.GlobalIPv6Address}} {{$e.MacAddress}}\n{{end}}"
+	before := e.Must(t, "inspect", "-f", places, "web", "peer")
+	members := e.Must(t, "network", "inspect", "-f", "{{len .Containers}} {{.Id}}", "one", "two")
+	port := e.Must(t, "port", "web", "80")
+	e.Kill()
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if after := e.Must(t, "inspect", "-f", places, "web", "peer"); after != before {
+		t.Errorf("after the kill:\n%s\nbefore:\n%s", after, before)
+	}
+	if after := e.Must(t, "network", "inspect", "-f", "{{len .Containers}} {{.Id}}", "one", "two"); after != members {
+		t.Errorf("after the kill %s, before %s", after, members)
+	}
+	if out, err := exec.Command("curl", "-sS", "--max-time", "10", port).CombinedOutput(); err != nil || string(out) != "served\n" {
+		t.Errorf("the published port: %v %s", err, out)
+	}
+	address := e.Must(t, "inspect", "-f", "{{.NetworkSettings.Networks.two.GlobalIPv6Address}}", "web")
+	e.Must(t, "exec", "peer", "ping", "-6", "-c", "1", "-W", "5", address)
+	if r := e.Hezi("network", "rm", "two"); r.Code != 1 || !strings.Contains(r.Err, "active endpoints") {
+		t.Errorf("network rm: %d %s", r.Code, r.Err)
+	}
+
+	// What was there before the kill can be changed after it.
+	e.Must(t, "network", "connect", "one", "peer")
+	e.Must(t, "network", "disconnect", "two", "web")
+	e.Must(t, "exec", "peer", "ping", "-c", "1", "-W", "5", e.Must(t, "inspect", "-f", "{{.NetworkSettings.Networks.one.IPAddress}}", "web"))
+	if out, err := exec.Command("curl", "-sS", "--max-time", "10", port).CombinedOutput(); err != nil || string(out) != "served\n" {
+		t.Errorf("the published port after the disconnection: %v %s", err, out)
+	}
+	for range 3 {
+		e.Must(t, "run", "--rm", "--network", "one", "busybox", "true")
+	}
+	e.Must(t, "rm", "-f", "web", "peer")
+	e.Must(t, "network", "rm", "one", "two")
+}
+
 // TestRestartPolicyAfterKill: a container with a policy that ended while
 // hezid was away runs again.
 func TestRestartPolicyAfterKill(t *testing.T) {

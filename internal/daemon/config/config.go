@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,12 +46,7 @@ type Config struct {
 	MaxConcurrentUploads   int
 	MaxDownloadAttempts    int
 
-	BIP       string // the default bridge's address with prefix length
-	FixedCIDR string // the part of it that containers get
-	IP        string // default address of published ports
-	IPForward bool
-	IPMasq    bool
-	MTU       int // 0: the default route's
+	Network
 	DNS       []string
 	DNSSearch []string
 	DNSOpts   []string
@@ -113,7 +107,7 @@ func defaults() *Config {
 		DataRoot: DefaultDataRoot, ExecRoot: DefaultExecRoot, Group: "hezi",
 		LogLevel: "info", LogFormat: "text",
 		MaxConcurrentDownloads: registry.DefaultMaxDownloads, MaxConcurrentUploads: registry.DefaultMaxUploads, MaxDownloadAttempts: registry.DefaultMaxAttempts,
-		IPForward: true, IPMasq: true,
+		Network:        Network{IPForward: true, IPMasq: true, IPTables: true, IP6Tables: true, ICC: true},
 		DefaultShmSize: 64 << 20,
 		LogDriver:      "json-file",
 		StorageDriver:  "overlay2",
@@ -369,54 +363,6 @@ func checkHost(h string) error {
 		return nil
 	}
 	return errors.New("unix:///path, tcp://address:port or fd:// is needed")
-}
-
-func (c *Config) checkNetwork() error {
-	var bip netip.Prefix
-	if c.BIP != "" {
-		p, err := netip.ParsePrefix(c.BIP)
-		switch {
-		case err != nil || !p.Addr().Is4():
-			return fmt.Errorf("bip %q: an IPv4 address with a prefix length is needed, as in 10.88.0.1/16", c.BIP)
-		case p.Bits() < 8 || p.Bits() > 29:
-			return fmt.Errorf("bip %q: a prefix length from 8 to 29 is needed", c.BIP)
-		case p.Addr() == p.Masked().Addr():
-			return fmt.Errorf("bip %q is the network's own address: the bridge needs one of those in it, as in %s/%d", c.BIP, p.Addr().Next(), p.Bits())
-		case !p.Contains(p.Addr().Next()):
-			return fmt.Errorf("bip %q is the network's broadcast address: the bridge needs one of those in it, as in %s/%d", c.BIP, p.Masked().Addr().Next(), p.Bits())
-		}
-		bip = p
-	}
-	if c.FixedCIDR != "" {
-		p, err := netip.ParsePrefix(c.FixedCIDR)
-		switch {
-		case err != nil || !p.Addr().Is4() || p.Bits() < 8 || p.Bits() > 30:
-			return fmt.Errorf("fixed-cidr %q: an IPv4 network is needed, as in 10.88.1.0/24", c.FixedCIDR)
-		case bip.IsValid() && (!bip.Contains(p.Addr()) || p.Bits() < bip.Bits()):
-			return fmt.Errorf("fixed-cidr %s is not a part of the bridge's network %s (bip)", p, bip.Masked())
-		}
-	}
-	if c.IP != "" {
-		if a, err := netip.ParseAddr(c.IP); err != nil || !a.Is4() {
-			return fmt.Errorf("ip %q: an IPv4 address is needed", c.IP)
-		}
-	}
-	for _, l := range []struct {
-		key  string
-		list []string
-	}{{"dns-search", c.DNSSearch}, {"dns-opts", c.DNSOpts}} {
-		for _, v := range l.list {
-			if v == "" || strings.ContainsAny(v, " \t\n#;") {
-				return fmt.Errorf("%s %q: one word is needed", l.key, v)
-			}
-		}
-	}
-	for _, d := range c.DNS {
-		if _, err := netip.ParseAddr(d); err != nil {
-			return fmt.Errorf("dns %q: an IP address is needed", d)
-		}
-	}
-	return nil
 }
 
 func (c *Config) checkTLS() error {

@@ -49,7 +49,19 @@ func (c *Config) options() []option {
 		{key: "max-concurrent-uploads", usage: "layers uploaded at once, over all pushes", value: &number{&c.MaxConcurrentUploads}, reload: true},
 		{key: "max-download-attempts", usage: "tries of each download", value: &number{&c.MaxDownloadAttempts}, reload: true},
 		{key: "bip", usage: "address and prefix length of the default bridge, as in 10.88.0.1/16", value: &text{&c.BIP}},
+		{key: "bip6", usage: "the same of IPv6, as in fd00:88::1/64", value: &text{&c.BIP6}},
+		{key: "bridge", short: "b", usage: "bridge of the host's to attach containers to (default: one that hezid makes)", value: &text{&c.Bridge}},
 		{key: "fixed-cidr", usage: "part of the bridge's network that containers get", value: &text{&c.FixedCIDR}},
+		{key: "fixed-cidr-v6", usage: "the same of IPv6", value: &text{&c.FixedCIDR6}},
+		{key: "default-gateway", usage: "default route of containers on the default bridge (default: the bridge)", value: &text{&c.Gateway}},
+		{key: "default-gateway-v6", usage: "the same of IPv6", value: &text{&c.Gateway6}},
+		{key: "ipv6", usage: "the default bridge has IPv6 as well", value: &boolean{&c.IPv6}},
+		{key: "icc", usage: "containers on the default bridge reach each other", value: &boolean{&c.ICC}},
+		{key: "iptables", usage: "keep firewall rules (nftables); without them no port can be published", value: &boolean{&c.IPTables}},
+		{key: "ip6tables", usage: "the same for IPv6", value: &boolean{&c.IP6Tables}},
+		{key: "default-address-pools", flag: "default-address-pool", usage: "base=NETWORK,size=BITS that networks without --subnet get theirs of", value: &addressPools{&c.Pools}},
+		{key: "default-network-opts", flag: "default-network-opt", usage: "DRIVER=OPTION=VALUE of networks that do not say it", value: &driverOptions{&c.NetworkOptions}},
+		{key: "host-gateway-ips", flag: "host-gateway-ip", usage: "what host-gateway means in --add-host (default: the default bridge's address)", value: &oneOrMore{list{&c.HostGateways}}, alias: "host-gateway-ip"},
 		{key: "ip", usage: "default address of published ports", value: &text{&c.IP}},
 		{key: "ip-forward", usage: "switch net.ipv4.ip_forward on", value: &boolean{&c.IPForward}},
 		{key: "ip-masq", usage: "masquerade what containers send to the outside", value: &boolean{&c.IPMasq}},
@@ -92,19 +104,16 @@ func (c *Config) options() []option {
 // unsupported are dockerd's other keys, each with what to do without it.
 var unsupported = map[string]string{
 	"allow-direct-routing": "publish ports instead", "authorization-plugins": "limit who may open the socket by its group",
-	"bip6": restricted, "bridge": "containers that need no network take --network none; the default bridge is Hezi's own",
 	"bridge-accept-fwmark": restricted, "builder": "there is no builder yet",
 	"cgroup-parent": restricted, "containerd": "Hezi needs no containerd", "containerd-namespace": "Hezi needs no containerd",
 	"containerd-plugin-namespace": "Hezi needs no containerd", "cpu-rt-period": restricted, "cpu-rt-runtime": restricted,
-	"cri-containerd": restricted, "default-address-pools": "use bip for the default bridge's network",
-	"default-cgroupns-mode": "containers have a cgroup namespace of their own", "default-gateway": restricted, "default-gateway-v6": restricted,
-	"default-init": "use init", "default-network-opts": restricted,
-	"default-stop-timeout": "use --stop-timeout of run", "default-ulimits": restricted,
+	"cri-containerd":        restricted,
+	"default-cgroupns-mode": "containers have a cgroup namespace of their own",
+	"default-init":          "use init",
+	"default-stop-timeout":  "use --stop-timeout of run", "default-ulimits": restricted,
 	"experimental": "there are no experimental features to switch",
-	"features":     "there are no features to switch", "firewall-backend": "Hezi uses nftables always", "fixed-cidr-v6": restricted,
-	"host-gateway-ip": "host-gateway is the bridge's address", "host-gateway-ips": "host-gateway is the bridge's address",
-	"icc": restricted, "init-path": "Hezi has an init of its own", "ip-forward-no-drop": "Hezi does not change the policy of FORWARD",
-	"ip6tables": "Hezi uses nftables always", "iptables": "Hezi uses nftables always", "ipv6": restricted,
+	"features":     "there are no features to switch", "firewall-backend": "Hezi uses nftables always",
+	"init-path": "Hezi has an init of its own", "ip-forward-no-drop": "Hezi does not change the policy of FORWARD",
 	"metrics-addr": restricted, "min-api-version": "Hezi serves API 1.24 and newer always",
 	"network-control-plane-mtu": "there is no swarm", "network-diagnostic-port": "there is no swarm", "node-generic-resources": "there is no swarm",
 	"nri-opts": restricted, "raw-logs": "hezid's log has no colours", "resolv-conf": "use dns, dns-search and dns-opts", "rootless": restricted,
@@ -116,12 +125,11 @@ var unsupported = map[string]string{
 // already are the values of unsupported options that say what is so anyway, in
 // JSON: a daemon.json of Docker's that has them needs no change.
 var already = map[string][]string{
-	"userland-proxy": {"false"}, "iptables": {"true"}, "icc": {"true"}, "ipv6": {"false"}, "ip6tables": {"false"},
-	"experimental": {"false"}, "selinux-enabled": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
+	"userland-proxy": {"false"},
+	"experimental":   {"false"}, "selinux-enabled": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
 	"allow-direct-routing": {"false"}, "default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
 	"features":              {"{}", `{"containerd-snapshotter":true}`},
-	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "bridge": {`""`}, "default-ulimits": {"{}"},
-	"default-address-pools": {"[]"},
+	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "default-ulimits": {"{}"},
 }
 
 // restricted is the remedy where there is no other way yet.
@@ -151,13 +159,12 @@ func unsupportedFlags(fs *pflag.FlagSet) {
 	for key := range unsupported {
 		name := key
 		switch key { // keys in the plural whose flags are in the singular
-		case "authorization-plugins", "default-address-pools", "default-network-opts", "default-ulimits",
-			"host-gateway-ips", "node-generic-resources", "storage-opts":
+		case "authorization-plugins", "default-ulimits", "node-generic-resources", "storage-opts":
 			name = key[:len(key)-1]
 		case "features":
 			name = "feature"
 		}
-		if name == "host-gateway-ip" && key == "host-gateway-ips" || fs.Lookup(name) != nil {
+		if fs.Lookup(name) != nil {
 			continue
 		}
 		f := fs.VarPF(refusing{key}, name, "", "")

@@ -69,11 +69,6 @@ func Check(c *container.Config, h *container.HostConfig) error {
 		return err
 	}
 	mode := string(h.NetworkMode)
-	switch {
-	case mode == "", mode == "default", mode == "bridge", mode == "none", mode == "host", h.NetworkMode.IsContainer():
-	default:
-		return invalid("network %s not found: this version of hezi has the networks bridge, host, none and container:NAME", mode)
-	}
 	if h.NetworkMode.IsContainer() && (len(h.DNS)+len(h.DNSSearch)+len(h.DNSOptions)+len(h.ExtraHosts)+len(h.PortBindings)+len(c.ExposedPorts) > 0 || h.PublishAllPorts) {
 		return invalid("conflicting options: -p, -P, --expose, --dns, --dns-search, --dns-option and --add-host cannot be used with --network %s: give them to the container whose network is joined", mode)
 	}

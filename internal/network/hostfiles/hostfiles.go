@@ -17,9 +17,9 @@ const HostGateway = "host-gateway"
 func Hostname(name string) []byte { return []byte(name + "\n") }
 
 // Hosts is the content of /etc/hosts: loopback, then extra (--add-host,
-// "name:address" or "name=address"), then the container's own names. addr may be
-// zero (no network). gateway is what host-gateway means.
-func Hosts(addr netip.Addr, hostname, domain string, aliases, extra []string, gateway netip.Addr) ([]byte, error) {
+// "name:address" or "name=address"), then the container's own names at its
+// addresses, of which there may be none. gateways are what host-gateway means.
+func Hosts(own []netip.Addr, hostname, domain string, aliases, extra []string, gateways []netip.Addr) ([]byte, error) {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n" +
 		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
@@ -34,24 +34,47 @@ func Hosts(addr netip.Addr, hostname, domain string, aliases, extra []string, ga
 		}
 		name, ip := e[:i], strings.Trim(e[i+1:], "[]")
 		if ip == HostGateway {
-			if !gateway.IsValid() {
+			if len(gateways) == 0 {
 				return nil, errdefs.ErrInvalidArgument.WithMessage("unable to derive the IP value for host-gateway")
 			}
-			ip = gateway.String()
+			for _, g := range gateways {
+				fmt.Fprintf(&b, "%s\t%s\n", g, name)
+			}
+			continue
 		}
 		if _, err := netip.ParseAddr(ip); err != nil {
 			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid IP address in add-host: %q", e[i+1:]))
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", ip, name)
 	}
-	if addr.IsValid() {
-		names := []string{hostname}
-		if domain != "" {
-			names = []string{hostname + "." + domain, hostname}
-		}
-		fmt.Fprintf(&b, "%s\t%s\n", addr, strings.Join(append(names, aliases...), " "))
-	}
+	b.WriteString(lines(own, hostname, domain, aliases))
 	return []byte(b.String()), nil
+}
+
+func lines(own []netip.Addr, hostname, domain string, aliases []string) string {
+	names := []string{hostname}
+	if domain != "" {
+		names = []string{hostname + "." + domain, hostname}
+	}
+	var b strings.Builder
+	for _, a := range own {
+		fmt.Fprintf(&b, "%s\t%s\n", a, strings.Join(append(names, aliases...), " "))
+	}
+	return b.String()
+}
+
+// Moved is the content of /etc/hosts after a container lost some addresses and got
+// others. Lines that the container wrote itself stay.
+func Moved(hosts []byte, lost, got []netip.Addr, hostname, domain string) []byte {
+	var b strings.Builder
+	gone := lines(lost, hostname, domain, nil)
+	for line := range strings.Lines(string(hosts)) {
+		if whole := strings.TrimSuffix(line, "\n") + "\n"; !strings.HasPrefix(gone, whole) && !strings.Contains(gone, "\n"+whole) {
+			b.WriteString(whole)
+		}
+	}
+	b.WriteString(lines(got, hostname, domain, nil))
+	return []byte(b.String())
 }
 
 // ResolvConf is the content of /etc/resolv.conf in a container of the bridge.

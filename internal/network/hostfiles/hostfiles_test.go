@@ -6,7 +6,7 @@ import (
 )
 
 func TestHosts(t *testing.T) {
-	got, err := Hosts(netip.MustParseAddr("172.17.0.2"), "box", "example.org", []string{"web"}, []string{"a:10.0.0.1", "h=host-gateway", "six:[fd00::1]"}, netip.MustParseAddr("172.17.0.1"))
+	got, err := Hosts([]netip.Addr{netip.MustParseAddr("172.17.0.2")}, "box", "example.org", []string{"web"}, []string{"a:10.0.0.1", "h=host-gateway", "six:[fd00::1]"}, []netip.Addr{netip.MustParseAddr("172.17.0.1")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -16,7 +16,7 @@ func TestHosts(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	for _, bad := range []string{"nocolon", "a:notanaddress", "h:host-gateway"} {
-		if _, err := Hosts(netip.Addr{}, "x", "", nil, []string{bad}, netip.Addr{}); err == nil {
+		if _, err := Hosts(nil, "x", "", nil, []string{bad}, nil); err == nil {
 			t.Errorf("--add-host %q was accepted", bad)
 		}
 	}
@@ -43,5 +43,14 @@ func TestResolvConf(t *testing.T) {
 	}
 	if !UsesStub([]byte("nameserver 127.0.0.53\n")) || UsesStub([]byte("nameserver 127.0.0.53\nnameserver 1.1.1.1\n")) {
 		t.Error("UsesStub is wrong")
+	}
+}
+
+func TestMoved(t *testing.T) {
+	one, two := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.1.2")
+	before := "127.0.0.1\tlocalhost\n10.0.0.2\tbox.example.org box\n10.0.0.2\tmine\nno end"
+	want := "127.0.0.1\tlocalhost\n10.0.0.2\tmine\nno end\n10.0.1.2\tbox.example.org box\n"
+	if got := string(Moved([]byte(before), []netip.Addr{one}, []netip.Addr{two}, "box", "example.org")); got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -13,7 +13,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -21,22 +24,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Inside is the interface's name inside a namespace.
+// Inside is the name of the first interface inside a namespace.
 const Inside = "eth0"
 
-// Endpoint says how a namespace is connected.
+// Endpoint is an interface of a namespace.
 type Endpoint struct {
-	Bridge  int    // the bridge's interface index
-	Outside string // the name of the host's end
-	MAC     net.HardwareAddr
-	MTU     int // bytes
-	Address netip.Prefix
-	Gateway netip.Addr
+	Kind   string // "bridge", "macvlan" or "ipvlan"
+	Parent int    // interface index of the bridge, or of what a macvlan or ipvlan is on
+	Mode   uint32 // of a macvlan or ipvlan, as netlink has it
+	Flag   uint16 // of an ipvlan
+	// Outside is the name of the host's end of a bridge's.
+	Outside string
+	Inside  string
+	Alias   string           // IFLA_IFALIAS of the host's end
+	MAC     net.HardwareAddr // nil: the kernel's choice
+	MTU     int              // bytes
+	// Addresses of both families, each with the bits of its network.
+	Addresses []netip.Prefix
+	// Gateways of default routes; at most one a family. One without an address is the
+	// interface itself.
+	Gateways []Gateway
+	// Isolated: it reaches no other isolated port of the bridge.
+	Isolated bool
+	// Sysctls of the interface, by their path with IFNAME for its name.
+	Sysctls map[string]string
+}
+
+// Gateway is where a default route leads.
+type Gateway struct {
+	V6      bool
+	Address netip.Addr // zero: on the link
 }
 
 // Make creates a namespace with lo up, mounts its handle at path and, if ep is
-// not nil, connects it to the bridge: when Make returns, packets can flow. With
-// from, a file of a namespace that is new and empty, that one is taken.
+// not nil, connects it: when Make returns, packets can flow. With from, a file of
+// a namespace that is new and empty, that one is taken.
 func Make(path, from string, ep *Endpoint) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
 	if err != nil {
@@ -48,25 +70,101 @@ func Make(path, from string, ep *Endpoint) (err error) {
 			err = errors.Join(err, Remove(path))
 		}
 	}()
-
-	done := make(chan error, 1)
-	go func() { done <- build(path, from, ep) }()
-	if err := <-done; err != nil || ep == nil {
-		return err
-	}
-	return hairpin(ep.Outside)
+	return within(from, func(in *netlink.Handle, out *nl.NetlinkSocket) error {
+		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount a network namespace at %s: %w", path, err)
+		}
+		if err := in.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}}); err != nil {
+			return fmt.Errorf("bring lo up in a new namespace: %w", err)
+		}
+		// Where a network has no IPv6 its interface would have a link-local address, a
+		// second way to other containers that no rule looks at.
+		if err := Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
+			return err
+		}
+		if ep == nil {
+			return nil
+		}
+		return connect(in, out, ep)
+	}, ep)
 }
 
-// hairpin lets the bridge send a packet back to where it came from. A container
-// that asks for its own published port needs it when br_netfilter is loaded: the
-// address is then rewritten inside the bridge.
-func hairpin(name string) error {
-	link, err := netlink.LinkByName(name)
+// Attach adds an interface to the namespace at path.
+func Attach(path string, ep *Endpoint) error {
+	return within(path, func(in *netlink.Handle, out *nl.NetlinkSocket) error { return connect(in, out, ep) }, ep)
+}
+
+// Detach removes an interface from the namespace at path. One that is absent is no
+// error.
+func Detach(path, name string) error {
+	return within(path, func(in *netlink.Handle, _ *nl.NetlinkSocket) error {
+		link, err := in.LinkByName(name)
+		var missing netlink.LinkNotFoundError
+		if errors.As(err, &missing) {
+			return nil
+		}
+		if err == nil {
+			err = in.LinkDel(link)
+		}
+		if err != nil {
+			return fmt.Errorf("remove the interface %s of a container: %w", name, err)
+		}
+		return nil
+	}, nil)
+}
+
+// Route replaces the default routes of the namespace at path: those of the family
+// lead by the gateway on the interface, or nowhere if name is "".
+func Route(path, name string, g Gateway) error {
+	return within(path, func(in *netlink.Handle, _ *nl.NetlinkSocket) error {
+		family := netlink.FAMILY_V4
+		if g.V6 {
+			family = netlink.FAMILY_V6
+		}
+		routes, err := Dump(func() ([]netlink.Route, error) { return in.RouteList(nil, family) })
+		if err != nil {
+			return fmt.Errorf("read a container's routes: %w", err)
+		}
+		for _, r := range routes {
+			if isDefault(&r) && r.Protocol != unix.RTPROT_RA {
+				if err := in.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("remove a container's default route: %w", err)
+				}
+			}
+		}
+		if name == "" {
+			return nil
+		}
+		link, err := in.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find %s in a container: %w", name, err)
+		}
+		return route(in, link, g)
+	}, nil)
+}
+
+func isDefault(r *netlink.Route) bool {
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
+}
+
+// bridgePort sets what a port of a bridge cannot be made with. Hairpin mode lets the
+// bridge send a packet back to where it came from: a container that asks for its
+// own published port needs it when br_netfilter is loaded, because the address is
+// then rewritten inside the bridge.
+func bridgePort(ep *Endpoint) error {
+	link, err := netlink.LinkByName(ep.Outside)
 	if err == nil {
 		err = netlink.LinkSetHairpin(link, true)
 	}
+	if err == nil && ep.Isolated {
+		err = netlink.LinkSetIsolated(link, true)
+	}
 	if err != nil {
-		return fmt.Errorf("switch the hairpin mode of %s on: %w", name, err)
+		return fmt.Errorf("set the bridge port %s: %w", ep.Outside, err)
 	}
 	return nil
 }
@@ -82,9 +180,19 @@ func Dump[T any](list func() ([]T, error)) (all []T, err error) {
 	return all, err
 }
 
-// build does Make's work on a thread of its own while that thread is in the
-// new namespace. The thread ends with the goroutine if it cannot return.
-func build(path, from string, ep *Endpoint) (err error) {
+// within does what needs a thread in a namespace on a thread of its own: in the one
+// at path, or in a new one. in speaks to that namespace, out to the host's. The
+// thread ends with the goroutine if it cannot return.
+func within(path string, do func(in *netlink.Handle, out *nl.NetlinkSocket) error, ep *Endpoint) error {
+	done := make(chan error, 1)
+	go func() { done <- withinThread(path, do) }()
+	if err := <-done; err != nil || ep == nil || ep.Kind != KindBridge {
+		return err
+	}
+	return bridgePort(ep)
+}
+
+func withinThread(path string, do func(in *netlink.Handle, out *nl.NetlinkSocket) error) (err error) {
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -92,15 +200,13 @@ func build(path, from string, ep *Endpoint) (err error) {
 		return fmt.Errorf("open the host's network namespace: %w", err)
 	}
 	defer home.Close()
-	var out *nl.NetlinkSocket
-	if ep != nil {
-		if out, err = nl.Subscribe(unix.NETLINK_ROUTE); err != nil {
-			runtime.UnlockOSThread()
-			return fmt.Errorf("open rtnetlink: %w", err)
-		}
-		defer out.Close()
+	out, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open rtnetlink: %w", err)
 	}
-	if err := enter(from, home); err != nil {
+	defer out.Close()
+	if err := enter(path, home); err != nil {
 		runtime.UnlockOSThread()
 		return err
 	}
@@ -111,31 +217,34 @@ func build(path, from string, ep *Endpoint) (err error) {
 		}
 		runtime.UnlockOSThread()
 	}()
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount a network namespace at %s: %w", path, err)
-	}
 	in, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("open rtnetlink in a new namespace: %w", err)
+		return fmt.Errorf("open rtnetlink in a container's namespace: %w", err)
 	}
 	defer in.Close()
-	if err := in.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}}); err != nil {
-		return fmt.Errorf("bring lo up in a new namespace: %w", err)
-	}
-	if ep == nil {
-		return nil
-	}
-	// The bridge has no IPv6: without this eth0 would have a link-local address,
-	// a second way to other containers that no rule looks at.
-	if err := Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
-		return err
-	}
+	return do(in, out)
+}
+
+// The kinds of endpoints.
+const (
+	KindBridge  = "bridge"
+	KindMacvlan = "macvlan"
+	KindIpvlan  = "ipvlan"
+)
+
+// connect makes an interface in the namespace that the thread is in.
+func connect(in *netlink.Handle, out *nl.NetlinkSocket, ep *Endpoint) error {
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		return fmt.Errorf("open a new network namespace: %w", err)
+		return fmt.Errorf("open a container's network namespace: %w", err)
 	}
 	defer ns.Close()
-	if err := addVeth(out, ep, int(ns.Fd())); err != nil {
+	if ep.Kind == KindBridge {
+		err = addVeth(out, ep, int(ns.Fd()))
+	} else {
+		err = addOnParent(out, ep, int(ns.Fd()))
+	}
+	if err != nil {
 		return err
 	}
 	return address(in, ep)
@@ -178,14 +287,19 @@ func addVeth(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
 	req.AddData(msg)
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(ep.Outside)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(ep.MTU))))
-	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(ep.Bridge))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(ep.Parent))))
+	if ep.Alias != "" {
+		req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(ep.Alias)))
+	}
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
 	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC) // not up: the kernel refuses an end that has no other yet
-	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(Inside))
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(ep.Inside))
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(ep.MTU)))
-	peer.AddRtAttr(unix.IFLA_ADDRESS, ep.MAC)
+	if ep.MAC != nil {
+		peer.AddRtAttr(unix.IFLA_ADDRESS, ep.MAC)
+	}
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns)))
 	req.AddData(info)
 	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
@@ -197,22 +311,125 @@ func addVeth(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
 	return nil
 }
 
-// address gives eth0 its address and the default route, from inside.
-func address(in *netlink.Handle, ep *Endpoint) error {
-	link, err := in.LinkByName(Inside)
-	if err != nil {
-		return fmt.Errorf("find eth0 in a new namespace: %w", err)
+// addOnParent makes a macvlan or an ipvlan with one message, in the namespace ns.
+func addOnParent(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(ep.Inside)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(ep.Parent))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns))))
+	if ep.MTU > 0 {
+		req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(ep.MTU))))
 	}
-	if err := in.AddrAdd(link, &netlink.Addr{IPNet: ipNet(ep.Address), Broadcast: broadcast(ep.Address)}); err != nil {
-		return fmt.Errorf("give eth0 the address %s: %w", ep.Address, err)
+	if ep.MAC != nil && ep.Kind == KindMacvlan {
+		req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, ep.MAC))
 	}
-	if err := in.LinkSetUp(link); err != nil {
-		return fmt.Errorf("bring eth0 up: %w", err)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(ep.Kind))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	if ep.Kind == KindMacvlan {
+		data.AddRtAttr(nl.IFLA_MACVLAN_MODE, nl.Uint32Attr(ep.Mode))
+	} else {
+		data.AddRtAttr(nl.IFLA_IPVLAN_MODE, nl.Uint16Attr(uint16(ep.Mode)))
+		data.AddRtAttr(nl.IFLA_IPVLAN_FLAG, nl.Uint16Attr(ep.Flag))
 	}
-	if err := in.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: ep.Gateway.AsSlice()}); err != nil {
-		return fmt.Errorf("route by %s: %w", ep.Gateway, err)
+	req.AddData(info)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			return NoKindError(ep.Kind)
+		}
+		return fmt.Errorf("make the %s %s: %w", ep.Kind, ep.Inside, err)
 	}
 	return nil
+}
+
+// NoKindError says that the kernel lacks a kind of device.
+type NoKindError string
+
+func (k NoKindError) Error() string {
+	return fmt.Sprintf("this kernel has no %s devices: load the module (modprobe %s), or use another driver", string(k), string(k))
+}
+
+// address gives an interface its addresses and default routes, from inside.
+func address(in *netlink.Handle, ep *Endpoint) error {
+	link, err := in.LinkByName(ep.Inside)
+	if err != nil {
+		return fmt.Errorf("find %s in a container: %w", ep.Inside, err)
+	}
+	if err := sysctls(ep); err != nil {
+		return err
+	}
+	for _, a := range ep.Addresses {
+		if err := in.AddrAdd(link, addrOf(a)); err != nil {
+			return fmt.Errorf("give %s the address %s: %w", ep.Inside, a, err)
+		}
+	}
+	if err := in.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring %s up: %w", ep.Inside, err)
+	}
+	for _, g := range ep.Gateways {
+		if err := route(in, link, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sysctls switches IPv6 on where the interface has addresses of it, and sets what
+// was asked for.
+func sysctls(ep *Endpoint) error {
+	conf := "net/ipv6/conf/" + ep.Inside + "/"
+	for _, a := range ep.Addresses {
+		if a.Addr().Is6() {
+			if _, err := os.Stat("/proc/sys/" + conf); err != nil {
+				return errors.New("this kernel has no IPv6: use a network without it")
+			}
+			if err := errors.Join(Sysctl(conf+"disable_ipv6", "0"), Sysctl(conf+"accept_ra", "0")); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	for key, value := range ep.Sysctls {
+		key = strings.ReplaceAll(strings.ReplaceAll(key, ".", "/"), "IFNAME", ep.Inside)
+		if err := Sysctl(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func route(in *netlink.Handle, link netlink.Link, g Gateway) error {
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Family: netlink.FAMILY_V4}
+	if g.V6 {
+		r.Family = netlink.FAMILY_V6
+	}
+	if g.Address.IsValid() {
+		r.Gw, r.Scope = g.Address.AsSlice(), netlink.SCOPE_UNIVERSE
+	} else { // a route without a gateway needs its network said
+		zero, bits := net.IPv4zero.To4(), 32
+		if g.V6 {
+			zero, bits = net.IPv6zero, 128
+		}
+		r.Dst = &net.IPNet{IP: zero, Mask: net.CIDRMask(0, bits)}
+	}
+	if err := in.RouteAdd(r); err != nil {
+		return fmt.Errorf("route by %s: %w", g.Address, err)
+	}
+	return nil
+}
+
+// addrOf is an address as the kernel gets it. No other has one of IPv6 either: that
+// need not be found out for a second first.
+func addrOf(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	} else {
+		a.Broadcast = broadcast(p)
+	}
+	return a
 }
 
 // Remove unmounts and unlinks a handle. The namespace itself dies, in the
@@ -240,59 +457,97 @@ func Mounted(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
 }
 
-// Bridge finds or makes the bridge with its address, up. It returns the index.
-func Bridge(name string, gateway netip.Prefix, mac net.HardwareAddr, mtu int) (int, error) {
-	link, err := netlink.LinkByName(name)
+// BridgeConfig says how a bridge is to be.
+type BridgeConfig struct {
+	Name string
+	// Addresses of the bridge itself; those that it has beside are removed.
+	Addresses []netip.Prefix
+	MAC       net.HardwareAddr // of one that is made; nil: the kernel's choice
+	MTU       int              // bytes
+	// Foreign: it must be there, and its own addresses stay.
+	Foreign bool
+}
+
+// linkLocal is the gateway's address on a link, which routes may name.
+var linkLocal = netip.MustParsePrefix("fe80::1/64")
+
+// Bridge finds or makes a bridge, up. It returns the index, and whether it was made.
+func Bridge(c BridgeConfig) (index int, made bool, err error) {
+	link, err := netlink.LinkByName(c.Name)
 	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
+	if errors.As(err, &missing) && !c.Foreign {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU, attrs.HardwareAddr = name, mtu, mac
+		attrs.Name, attrs.MTU, attrs.HardwareAddr = c.Name, c.MTU, c.MAC
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-			return 0, fmt.Errorf("make the bridge %s: %w", name, err)
+			return 0, false, fmt.Errorf("make the bridge %s: %w", c.Name, err)
 		}
-		link, err = netlink.LinkByName(name)
+		made = true
+		link, err = netlink.LinkByName(c.Name)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("find the bridge %s: %w", name, err)
+		return 0, made, fmt.Errorf("find the bridge %s: %w", c.Name, err)
 	}
 	if link.Type() != "bridge" {
-		return 0, fmt.Errorf("%s is a %s, not a bridge: rename or remove it", name, link.Type())
+		return 0, made, fmt.Errorf("%s is a %s, not a bridge: rename or remove it", c.Name, link.Type())
+	}
+	addresses, off := c.Addresses, "1"
+	for _, a := range c.Addresses {
+		if a.Addr().Is6() {
+			addresses, off = append(slices.Clone(c.Addresses), linkLocal), "0"
+			break
+		}
 	}
 	// A container can send router advertisements: the host must not take its
 	// addresses and routes from them (CVE-2020-13401).
-	for _, s := range []struct{ key, value string }{{"accept_ra", "0"}, {"disable_ipv6", "1"}} {
-		if err := Sysctl("net/ipv6/conf/"+name+"/"+s.key, s.value); err != nil {
-			return 0, err
+	for _, s := range []struct{ key, value string }{{"accept_ra", "0"}, {"disable_ipv6", off}} {
+		if err := Sysctl("net/ipv6/conf/"+c.Name+"/"+s.key, s.value); err != nil {
+			return 0, made, err
 		}
 	}
-	if link.Attrs().MTU != mtu {
-		if err := netlink.LinkSetMTU(link, mtu); err != nil {
-			return 0, fmt.Errorf("set the MTU of %s to %d: %w", name, mtu, err)
+	if link.Attrs().MTU != c.MTU && c.MTU > 0 {
+		if err := netlink.LinkSetMTU(link, c.MTU); err != nil {
+			return 0, made, fmt.Errorf("set the MTU of %s to %d: %w", c.Name, c.MTU, err)
 		}
 	}
-	have, err := Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
+	if err := bridgeAddresses(link, addresses, c.Foreign); err != nil {
+		return 0, made, err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return 0, made, fmt.Errorf("bring the bridge %s up: %w", c.Name, err)
+	}
+	return link.Attrs().Index, made, nil
+}
+
+// bridgeAddresses gives a bridge its addresses; others go, but for the kernel's
+// own of the link.
+func bridgeAddresses(link netlink.Link, want []netip.Prefix, keep bool) error {
+	name := link.Attrs().Name
+	have, err := Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
-		return 0, fmt.Errorf("read the addresses of %s: %w", name, err)
+		return fmt.Errorf("read the addresses of %s: %w", name, err)
 	}
-	found := false
+	left := slices.Clone(want)
 	for i := range have {
-		if have[i].IPNet.String() == gateway.String() {
-			found = true
+		ones, _ := have[i].Mask.Size()
+		a, _ := netip.AddrFromSlice(have[i].IP)
+		p := netip.PrefixFrom(a.Unmap(), ones)
+		if at := slices.Index(left, p); at >= 0 {
+			left = slices.Delete(left, at, at+1)
+			continue
+		}
+		if keep || p.Addr().IsLinkLocalUnicast() && p.Addr().Is6() {
 			continue
 		}
 		if err := netlink.AddrDel(link, &have[i]); err != nil {
-			return 0, fmt.Errorf("remove the old address %s of %s: %w", have[i].IPNet, name, err)
+			return fmt.Errorf("remove the old address %s of %s: %w", p, name, err)
 		}
 	}
-	if !found {
-		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(gateway), Broadcast: broadcast(gateway)}); err != nil {
-			return 0, fmt.Errorf("give the bridge %s the address %s: %w", name, gateway, err)
+	for _, p := range left {
+		if err := netlink.AddrAdd(link, addrOf(p)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("give the bridge %s the address %s: %w", name, p, err)
 		}
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
-		return 0, fmt.Errorf("bring the bridge %s up: %w", name, err)
-	}
-	return link.Attrs().Index, nil
+	return nil
 }
 
 // Sysctl writes /proc/sys/key in the thread's network namespace, unless it has
@@ -309,8 +564,64 @@ func Sysctl(key, value string) error {
 	return nil
 }
 
-// RemoveBridge deletes a bridge; one that is absent is no error.
-func RemoveBridge(name string) error {
+// KeepAdvertisements has devices that got their routes by router advertisements go
+// on to do so: a host that forwards takes them only where accept_ra is 2.
+func KeepAdvertisements() error {
+	files, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err != nil || strings.TrimSpace(string(b)) != "1" {
+			continue
+		}
+		if err := Sysctl(strings.TrimPrefix(f, "/proc/sys/"), "2"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MakeParent makes a device for macvlans and ipvlans: the VLAN that its name says
+// (eth0.10 is VLAN 10 of eth0), or one that leads nowhere.
+func MakeParent(name string, nowhere bool, mtu int) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	var link netlink.Link
+	if nowhere {
+		attrs.MTU = mtu
+		link = &netlink.Dummy{LinkAttrs: attrs}
+	} else {
+		at := strings.LastIndexByte(name, '.')
+		if at < 1 {
+			return nil, errors.New("this host has no such device: list them with ip link")
+		}
+		id, err := strconv.Atoi(name[at+1:])
+		if err != nil || id < 1 || id > 4094 {
+			return nil, errors.New("this host has no such device; one of a VLAN is named DEVICE.NUMBER, from 1 to 4094")
+		}
+		under, err := netlink.LinkByName(name[:at])
+		if err != nil {
+			return nil, fmt.Errorf("the device %s under the VLAN: %w", name[:at], err)
+		}
+		attrs.ParentIndex = under.Attrs().Index
+		link = &netlink.Vlan{LinkAttrs: attrs, VlanId: id}
+	}
+	err := netlink.LinkAdd(link)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, NoKindError(link.Type())
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return nil, errors.Join(err, netlink.LinkDel(link))
+	}
+	return netlink.LinkByName(name)
+}
+
+// RemoveLink deletes a device; one that is absent is no error.
+func RemoveLink(name string) error {
 	link, err := netlink.LinkByName(name)
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {
@@ -320,7 +631,7 @@ func RemoveBridge(name string) error {
 		err = netlink.LinkDel(link)
 	}
 	if err != nil {
-		return fmt.Errorf("remove the bridge %s: %w", name, err)
+		return fmt.Errorf("remove the device %s: %w", name, err)
 	}
 	return nil
 }
@@ -344,17 +655,33 @@ func DefaultMTU() int {
 	return mtu
 }
 
-// Ports are the names of the devices on the bridge.
-func Ports(bridge int) (map[string]bool, error) {
+// AddressOf is the first IPv4 address that a device of the host has; zero: none.
+func AddressOf(name string) (netip.Prefix, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("find the bridge %s: %w", name, err)
+	}
+	list, err := Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
+	if err != nil || len(list) == 0 {
+		return netip.Prefix{}, err
+	}
+	a, ok := netip.AddrFromSlice(list[0].IP.To4())
+	if !ok {
+		return netip.Prefix{}, nil
+	}
+	ones, _ := list[0].Mask.Size()
+	return netip.PrefixFrom(a, ones), nil
+}
+
+// Names are the names of all network devices of the host, each with its alias.
+func Names() (map[string]string, error) {
 	links, err := Dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the network devices: %w", err)
 	}
-	names := map[string]bool{}
+	names := map[string]string{}
 	for _, l := range links {
-		if l.Attrs().MasterIndex == bridge {
-			names[l.Attrs().Name] = true
-		}
+		names[l.Attrs().Name] = l.Attrs().Alias
 	}
 	return names, nil
 }

@@ -28,11 +28,25 @@ type key struct {
 	host       netip.Addr
 	proto      uint8
 	port, last uint16
+	v6         bool
 }
 
-func (f Forward) key() key { return key{f.Host, f.Proto, f.Port, f.Last} }
+func (f Forward) key() key { return key{f.Host, f.Proto, f.Port, f.Last, f.To.Addr().Is6()} }
 
 func (k key) forward(to netip.AddrPort) Forward { return Forward{k.host, k.proto, k.port, k.last, to} }
+
+// maps are those of one family's published ports.
+type maps struct {
+	any, at          *nftables.Set
+	ranges, rangesAt *nftables.Set // nil: the kernel has no concatenations with intervals
+}
+
+func (m *maps) all() []*nftables.Set {
+	if m.ranges == nil {
+		return []*nftables.Set{m.any, m.at}
+	}
+	return []*nftables.Set{m.any, m.at, m.ranges, m.rangesAt}
+}
 
 // elements are the forwards as the maps can have them. An interval has one
 // value, an address: a range whose ports are others inside, or for a kernel
@@ -41,7 +55,7 @@ func (t *Table) elements(fs []Forward) []Forward {
 	var out []Forward
 	for _, f := range fs {
 		f.Last = max(f.Port, f.Last)
-		if f.Last == f.Port || f.Port == f.To.Port() && t.ranges != nil {
+		if f.Last == f.Port || f.Port == f.To.Port() && t.v4.ranges != nil {
 			out = append(out, f)
 			continue
 		}
@@ -54,39 +68,50 @@ func (t *Table) elements(fs []Forward) []Forward {
 	return out
 }
 
-// sets are the table's maps.
-func (t *Table) sets() []*nftables.Set {
-	if t.ranges == nil {
-		return []*nftables.Set{t.any, t.at}
-	}
-	return []*nftables.Set{t.any, t.at, t.ranges, t.rangesAt}
+// published are the maps of both families.
+func (t *Table) published() []*nftables.Set { return append(t.v4.all(), t.v6.all()...) }
+
+// allMaps are those that a table may have, with intervals or without.
+func (t *Table) allMaps() []*nftables.Set {
+	full := &Table{table: t.table}
+	full.makeMaps(true)
+	return full.published()
 }
 
 // setOf is the map that an element belongs to.
 func (t *Table) setOf(f Forward) *nftables.Set {
+	m := &t.v4
+	if f.To.Addr().Is6() {
+		m = &t.v6
+	}
 	switch {
 	case f.Last > f.Port && f.Host.IsValid():
-		return t.rangesAt
+		return m.rangesAt
 	case f.Last > f.Port:
-		return t.ranges
+		return m.ranges
 	case f.Host.IsValid():
-		return t.at
+		return m.at
 	}
-	return t.any
+	return m.any
 }
 
-// makeSets makes the maps; without intervals for a kernel before 5.6.
-func (t *Table) makeSets(intervals bool) {
+// makeMaps makes the maps; without intervals for a kernel before 5.6.
+func (t *Table) makeMaps(intervals bool) {
 	one := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
-	addressed := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
-	target := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
-	set := func(name string, key, data nftables.SetDatatype, interval bool) *nftables.Set {
-		return &nftables.Set{Table: t.table, Name: name, IsMap: true, Concatenation: true, Interval: interval, KeyType: key, DataType: data}
-	}
-	t.any, t.at = set("published", one, target, false), set("published_at", addressed, target, false)
-	t.ranges, t.rangesAt = nil, nil
-	if intervals {
-		t.ranges, t.rangesAt = set("ranges", one, nftables.TypeIPAddr, true), set("ranges_at", addressed, nftables.TypeIPAddr, true)
+	for _, x := range []struct {
+		m      *maps
+		suffix string
+		addr   nftables.SetDatatype
+	}{{&t.v4, "", nftables.TypeIPAddr}, {&t.v6, "6", nftables.TypeIP6Addr}} {
+		addressed := nftables.MustConcatSetType(x.addr, nftables.TypeInetProto, nftables.TypeInetService)
+		target := nftables.MustConcatSetType(x.addr, nftables.TypeInetService)
+		set := func(name string, key, data nftables.SetDatatype, interval bool) *nftables.Set {
+			return &nftables.Set{Table: t.table, Name: name + x.suffix, IsMap: true, Concatenation: true, Interval: interval, KeyType: key, DataType: data}
+		}
+		*x.m = maps{any: set("published", one, target, false), at: set("published_at", addressed, target, false)}
+		if intervals {
+			x.m.ranges, x.m.rangesAt = set("ranges", one, x.addr, true), set("ranges_at", addressed, x.addr, true)
+		}
 	}
 }
 
@@ -109,12 +134,17 @@ func encode(f Forward) nftables.SetElement {
 	return e
 }
 
-func decode(e nftables.SetElement) (f Forward, ok bool) {
-	key, end := e.Key, e.KeyEnd
-	if len(key) == 12 {
-		f.Host, key = netip.AddrFrom4([4]byte(key)), key[4:]
+// decode reads an element of a map of IPv6 or of IPv4.
+func decode(e nftables.SetElement, v6 bool) (f Forward, ok bool) {
+	key, end, size := e.Key, e.KeyEnd, 4
+	if v6 {
+		size = 16
 	}
-	if len(key) != 8 || len(e.Val) < 4 {
+	if len(key) == size+8 {
+		f.Host, _ = netip.AddrFromSlice(key[:size])
+		key = key[size:]
+	}
+	if len(key) != 8 || len(e.Val) < size {
 		return Forward{}, false
 	}
 	f.Proto, f.Port = key[0], binary.BigEndian.Uint16(key[4:])
@@ -123,11 +153,12 @@ func decode(e nftables.SetElement) (f Forward, ok bool) {
 	switch {
 	case len(end) >= 8:
 		f.Last = binary.BigEndian.Uint16(end[len(end)-4:])
-	case len(e.Val) >= 6:
-		port = binary.BigEndian.Uint16(e.Val[4:])
+	case len(e.Val) >= size+2:
+		port = binary.BigEndian.Uint16(e.Val[size:])
 	default:
 		return Forward{}, false
 	}
-	f.To = netip.AddrPortFrom(netip.AddrFrom4([4]byte(e.Val)), port)
+	to, _ := netip.AddrFromSlice(e.Val[:size])
+	f.To = netip.AddrPortFrom(to, port)
 	return f, true
 }

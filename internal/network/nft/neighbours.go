@@ -38,7 +38,7 @@ func (t *Table) Blockers() ([]Blocker, error) {
 			continue
 		}
 		inTable := slices.DeleteFunc(slices.Clone(chains), func(o *nftables.Chain) bool { return *o.Table != *ch.Table })
-		if known, err := t.mentioned(c, inTable); err != nil || known {
+		if known, err := mentioned(c, inTable, bridgePrefix); err != nil || known {
 			continue // a rule that cannot be read is no reason to accuse its table
 		}
 		found = append(found, Blocker{ch.Table.Name, ch.Name, t.remedy(ch, inTable)})
@@ -60,7 +60,7 @@ func (t *Table) drops(ch *nftables.Chain) bool {
 }
 
 func (t *Table) remedy(ch *nftables.Chain, inTable []*nftables.Chain) string {
-	b := t.cfg.Bridge
+	b := bridgePrefix + "+"
 	if ch.Table.Name == "firewalld" {
 		return "firewall-cmd --permanent --zone=trusted --add-interface=" + b + " && firewall-cmd --reload"
 	}
@@ -68,29 +68,54 @@ func (t *Table) remedy(ch *nftables.Chain, inTable []*nftables.Chain) string {
 		return "ufw route allow in on " + b + "; for published ports also ufw route allow out on " + b + " to any port PORT, with the port inside the container"
 	}
 	where := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyINet: "inet"}[ch.Table.Family] + " " + ch.Table.Name + " " + ch.Name
-	return fmt.Sprintf("nft insert rule %s iifname %s accept; nft insert rule %s oifname %s accept", where, b, where, b)
+	return fmt.Sprintf("nft insert rule %s iifname %s* accept; nft insert rule %s oifname %s* accept", where, bridgePrefix, where, bridgePrefix)
 }
 
-// mentioned says whether a rule of the chains names our bridge.
-func (t *Table) mentioned(c *nftables.Conn, chains []*nftables.Chain) (bool, error) {
+// bridgePrefix is how the names of our bridges begin: one rule of others is enough
+// for all of them.
+const bridgePrefix = "hezi"
+
+// mentioned says whether a rule of the chains names the interface, or all whose
+// names begin with it.
+func mentioned(c *nftables.Conn, chains []*nftables.Chain, name string) (bool, error) {
 	for _, ch := range chains {
 		rules, err := c.GetRules(ch.Table, ch)
 		if err != nil {
 			return false, fmt.Errorf("read the rules of the chain %s %s: %w", ch.Table.Name, ch.Name, err)
 		}
-		if slices.ContainsFunc(rules, t.names) {
+		if slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return names(r, name) }) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// names says whether a rule compares an interface's name with our bridge's.
-func (t *Table) names(r *nftables.Rule) bool {
+// names says whether a rule compares an interface's name with one that is or, if
+// it is the prefix, begins with name.
+func names(r *nftables.Rule, name string) bool {
 	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
 		cmp, ok := e.(*expr.Cmp)
-		return ok && string(bytes.TrimRight(cmp.Data, "\x00")) == t.cfg.Bridge
+		if !ok {
+			return false
+		}
+		is := string(bytes.TrimRight(cmp.Data, "\x00"))
+		return is == name || name == bridgePrefix && strings.HasPrefix(is, name)
 	})
+}
+
+// ownNames are what other programs must let pass: the prefix, and bridges that
+// were given other names.
+func (t *Table) ownNames() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := []string{bridgePrefix}
+	for b := range t.networks {
+		if !strings.HasPrefix(b, bridgePrefix) {
+			list = append(list, b)
+		}
+	}
+	slices.Sort(list[1:])
+	return list
 }
 
 // PassDocker lets what our own chains let through pass Docker's FORWARD too, by
@@ -116,21 +141,36 @@ func (t *Table) PassDocker() (added bool, err error) {
 	if user == nil || !needed {
 		return false, nil
 	}
-	if known, err := t.mentioned(c, []*nftables.Chain{user}); err != nil || known {
-		return false, err
+	for _, name := range t.ownNames() {
+		if known, err := mentioned(c, []*nftables.Chain{user}, name); err != nil {
+			return false, err
+		} else if known {
+			continue
+		}
+		added = true
+		match := ifname(name)
+		if name == bridgePrefix {
+			match = []byte(name)
+		}
+		for _, key := range []expr.MetaKey{expr.MetaKeyOIFNAME, expr.MetaKeyIIFNAME} {
+			c.InsertRule(&nftables.Rule{Table: user.Table, Chain: user, UserData: userdata.AppendString(nil, userdata.TypeComment, "hezi"),
+				Exprs: []expr.Any{&expr.Meta{Key: key, Register: regWide}, &expr.Cmp{Op: expr.CmpOpEq, Register: regWide, Data: match},
+					&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}}})
+		}
 	}
-	for _, key := range []expr.MetaKey{expr.MetaKeyOIFNAME, expr.MetaKeyIIFNAME} {
-		c.InsertRule(&nftables.Rule{Table: user.Table, Chain: user, UserData: userdata.AppendString(nil, userdata.TypeComment, "hezi"),
-			Exprs: append(iface(key, expr.CmpOpEq, t.cfg.Bridge), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept})})
+	if !added {
+		return false, nil
 	}
 	if err := c.Flush(); err != nil {
-		return false, fmt.Errorf("let the containers of %s pass Docker's FORWARD by its chain %s: %w", t.cfg.Bridge, dockerUser, err)
+		return false, fmt.Errorf("let containers pass Docker's FORWARD by its chain %s: %w", dockerUser, err)
 	}
 	return true, nil
 }
 
-// leaveDocker takes the rules of PassDocker away.
+// leaveDocker takes the rules of PassDocker away. Another engine of ours that needs
+// them sees that, and adds them again.
 func (t *Table) leaveDocker(c *nftables.Conn) error {
+	own := t.ownNames()
 	chain := &nftables.Chain{Name: dockerUser, Table: &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}}
 	rules, err := c.GetRules(chain.Table, chain)
 	if err != nil {
@@ -140,7 +180,7 @@ func (t *Table) leaveDocker(c *nftables.Conn) error {
 		return err
 	}
 	for _, r := range rules {
-		if t.names(r) {
+		if slices.ContainsFunc(own, func(name string) bool { return names(r, name) }) {
 			if err := c.DelRule(r); err != nil {
 				return err
 			}

@@ -10,18 +10,40 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 3
+const rulesVersion = 4
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h
 	ipsDstNAT = 1 << 5 // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
 	regWide   = 1      // NFT_REG_1, four words that begin at NFT_REG32_00
+	regWide2  = 2      // NFT_REG_2, the four words behind it
 	regWord   = 8      // NFT_REG32_00
-	saddrOff  = 12     // of the IPv4 header
-	daddrOff  = 16
 )
 
-// addRules writes every chain and returns how many rules each has.
+// ipHeader says where the addresses are in the header of a family.
+type ipHeader struct {
+	family             uint32 // unix.NFPROTO_IPV4 or NFPROTO_IPV6
+	source, dest, size uint32
+	loopback           netip.Prefix
+	icmp               byte
+	suffix             string // of the family's sets
+}
+
+var (
+	header4 = ipHeader{unix.NFPROTO_IPV4, 12, 16, 4, netip.MustParsePrefix("127.0.0.0/8"), unix.IPPROTO_ICMP, ""}
+	header6 = ipHeader{unix.NFPROTO_IPV6, 8, 24, 16, netip.MustParsePrefix("::1/128"), unix.IPPROTO_ICMPV6, suffix6}
+)
+
+// words is how many words of four bytes an address has.
+func (h ipHeader) words() uint32 { return h.size / 4 }
+
+// only matches the family.
+func (h ipHeader) only() []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: regWide}, &expr.Cmp{Op: expr.CmpOpEq, Register: regWide, Data: []byte{byte(h.family)}}}
+}
+
+// addRules writes every chain but the administrator's and returns how many rules
+// each has.
 func addRules(c *nftables.Conn, t *Table) map[string]int {
 	count := map[string]int{}
 	chain := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) func(...[]expr.Any) {
@@ -35,58 +57,114 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 			c.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: all})
 		}
 	}
-	loopback := netip.MustParsePrefix("127.0.0.0/8")
-	bridge := t.cfg.Bridge
+	families := []ipHeader{header4, header6}
 	masq := []expr.Any{&expr.Masq{}}
+	in, out := t.iface(expr.MetaKeyIIFNAME, setBridges), t.iface(expr.MetaKeyOIFNAME, setBridges)
 
 	raw := chain("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-	raw(iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), within(daddrOff, loopback), verdict(expr.VerdictDrop))
-	raw(iface(expr.MetaKeyIIFNAME, expr.CmpOpEq, bridge), within(saddrOff, loopback), verdict(expr.VerdictDrop))
+	raw(iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), header4.only(), header4.within(header4.dest, header4.loopback), verdict(expr.VerdictDrop))
+	raw(in, header4.only(), header4.within(header4.source, header4.loopback), verdict(expr.VerdictDrop))
 
 	for _, n := range []struct {
 		name string
 		hook *nftables.ChainHook
 	}{{"prerouting", nftables.ChainHookPrerouting}, {"output", nftables.ChainHookOutput}} {
 		nat := chain(n.name, nftables.ChainTypeNAT, n.hook, nftables.ChainPriorityNATDest)
-		nat(toHost(), []expr.Any{load(expr.PayloadBaseNetworkHeader, daddrOff, 4, regWord)}, protoPort(regWord+1), dnat(t.at))
-		nat(toHost(), protoPort(regWord), dnat(t.any))
-		if t.ranges != nil {
-			nat(toHost(), []expr.Any{load(expr.PayloadBaseNetworkHeader, daddrOff, 4, regWord)}, protoPort(regWord+1), dnat(t.rangesAt))
-			nat(toHost(), protoPort(regWord), dnat(t.ranges))
+		for _, h := range families {
+			m := &t.v4
+			if h.family == header6.family {
+				m = &t.v6
+			}
+			at := []expr.Any{load(expr.PayloadBaseNetworkHeader, h.dest, h.size, regWord)}
+			nat(h.only(), toHost(), at, protoPort(regWord+h.words()), h.dnat(m.at))
+			nat(h.only(), toHost(), protoPort(regWord), h.dnat(m.any))
+			if m.ranges != nil {
+				nat(h.only(), toHost(), at, protoPort(regWord+h.words()), h.dnat(m.rangesAt))
+				nat(h.only(), toHost(), protoPort(regWord), h.dnat(m.ranges))
+			}
 		}
 	}
 
 	post := chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	out := iface(expr.MetaKeyOIFNAME, expr.CmpOpEq, bridge)
-	if t.cfg.Masquerade {
-		post(iface(expr.MetaKeyOIFNAME, expr.CmpOpNeq, bridge), within(saddrOff, t.cfg.Subnet), masq)
+	for _, h := range families {
+		// A program of the host that asked its own loopback for a published port, and a
+		// container that asked the host for one: answers must come back this way.
+		post(out, h.only(), h.within(h.source, h.loopback), masq)
+		post(out, h.only(), t.addressed(h, h.source, setSubnets), ct(expr.CtKeySTATUS, ipsDstNAT), masq)
 	}
-	post(out, within(saddrOff, loopback), masq)
-	post(out, within(saddrOff, t.cfg.Subnet), ct(expr.CtKeySTATUS, ipsDstNAT), masq)
+	post(out, []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
+	for _, h := range families {
+		post(h.only(), t.addressed(h, h.source, setMasq), masq)
+		post(h.only(), []expr.Any{load(expr.PayloadBaseNetworkHeader, h.source, h.size, regWide), t.lookup(setSources+h.suffix, true),
+			&expr.NAT{Type: expr.NATTypeSourceNAT, Family: h.family, RegAddrMin: regWide}})
+	}
 
+	c.AddChain(&nftables.Chain{Name: userChain, Table: t.table})
 	fwd := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
+	fwd([]expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: userChain}})
+	fwd(pair(), []expr.Any{t.lookup(setBetween, false)}, verdict(expr.VerdictAccept))
+	fwd(t.iface(expr.MetaKeyIIFNAME, setInternal), verdict(expr.VerdictDrop))
+	fwd(t.iface(expr.MetaKeyOIFNAME, setInternal), verdict(expr.VerdictDrop))
 	fwd(out, ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
-	fwd(iface(expr.MetaKeyIIFNAME, expr.CmpOpEq, bridge), verdict(expr.VerdictAccept))
 	fwd(out, ct(expr.CtKeySTATUS, ipsDstNAT), verdict(expr.VerdictAccept))
+	for _, h := range families {
+		fwd(h.only(), t.iface(expr.MetaKeyOIFNAME, setOpen+h.suffix), verdict(expr.VerdictAccept))
+		fwd(h.only(), t.iface(expr.MetaKeyOIFNAME, setRouted+h.suffix), proto(h.icmp), verdict(expr.VerdictAccept))
+		fwd(h.only(), out, []expr.Any{load(expr.PayloadBaseNetworkHeader, h.dest, h.size, regWord)}, protoPort(regWord+h.words()),
+			[]expr.Any{&expr.Lookup{SourceRegister: regWord, SetName: setDirect + h.suffix, SetID: t.sets[setDirect+h.suffix].ID}}, verdict(expr.VerdictAccept))
+	}
 	fwd(out, verdict(expr.VerdictDrop))
+	fwd(in, verdict(expr.VerdictAccept))
 	return count
 }
 
+// userChain is the administrator's: it is asked first of what is forwarded, and is
+// never flushed.
+const userChain = "hezi-user"
+
+func (t *Table) lookup(set string, isMap bool) expr.Any {
+	l := &expr.Lookup{SourceRegister: regWide, SetName: set, SetID: t.sets[set].ID}
+	if isMap {
+		l.DestRegister, l.IsDestRegSet = regWide, true
+	}
+	return l
+}
+
+// iface matches an interface that a set has.
+func (t *Table) iface(key expr.MetaKey, set string) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: regWide}, t.lookup(set, false)}
+}
+
+// addressed matches an address of the header that a set of the family has.
+func (t *Table) addressed(h ipHeader, offset uint32, set string) []expr.Any {
+	return []expr.Any{load(expr.PayloadBaseNetworkHeader, offset, h.size, regWide), t.lookup(set+h.suffix, false)}
+}
+
+// pair loads the interfaces that a packet comes from and goes to.
+func pair() []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: regWide}, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: regWide2}}
+}
+
+func proto(p byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regWide}, &expr.Cmp{Op: expr.CmpOpEq, Register: regWide, Data: []byte{p}}}
+}
+
 func iface(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
-	return []expr.Any{&expr.Meta{Key: key, Register: regWide}, &expr.Cmp{Op: op, Register: regWide, Data: padded}}
+	return []expr.Any{&expr.Meta{Key: key, Register: regWide}, &expr.Cmp{Op: op, Register: regWide, Data: ifname(name)}}
 }
 
 func load(base expr.PayloadBase, offset, length, reg uint32) expr.Any {
 	return &expr.Payload{OperationType: expr.PayloadLoad, Base: base, Offset: offset, Len: length, DestRegister: reg}
 }
 
-// within matches an address of the IPv4 header with a network.
-func within(offset uint32, p netip.Prefix) []expr.Any {
-	mask := binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-p.Bits()))
-	return []expr.Any{load(expr.PayloadBaseNetworkHeader, offset, 4, regWide),
-		&expr.Bitwise{SourceRegister: regWide, DestRegister: regWide, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+// within matches an address of the header with a network.
+func (h ipHeader) within(offset uint32, p netip.Prefix) []expr.Any {
+	mask := make([]byte, h.size)
+	for i := range p.Bits() {
+		mask[i/8] |= 1 << (7 - i%8)
+	}
+	return []expr.Any{load(expr.PayloadBaseNetworkHeader, offset, h.size, regWide),
+		&expr.Bitwise{SourceRegister: regWide, DestRegister: regWide, Len: h.size, Mask: mask, Xor: make([]byte, h.size)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: regWide, Data: p.Masked().Addr().AsSlice()}}
 }
 
@@ -102,10 +180,10 @@ func protoPort(reg uint32) []expr.Any {
 
 // dnat sends to what the map has for the registers' key; a map of intervals
 // leaves the port.
-func dnat(s *nftables.Set) []expr.Any {
-	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: regWide}
+func (h ipHeader) dnat(s *nftables.Set) []expr.Any {
+	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: h.family, RegAddrMin: regWide}
 	if !s.Interval {
-		nat.RegProtoMin, nat.Specified = regWord+1, true
+		nat.RegProtoMin, nat.Specified = regWord+h.words(), true
 	}
 	return []expr.Any{&expr.Lookup{SourceRegister: regWord, DestRegister: regWide, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}, nat}
 }

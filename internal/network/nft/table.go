@@ -1,22 +1,27 @@
 // Package nft keeps the one nftables table of the engine.
 //
-//	table ip hezi {
+//	table inet hezi {
 //	  map published    { proto . port : address . port }            bound to every host address
 //	  map published_at { hostaddress . proto . port : address . port }  bound to one
 //	  map ranges       { proto . ports : address }                  many ports, the same inside
 //	  map ranges_at    { hostaddress . proto . ports : address }
+//	  set bridges, internal, between, subnets, masked, sources, open, routed, direct
+//	                   what each network is: see networks.go
 //	  set rules-HASH   { the version of the rules below }
+//	  chain hezi-user   the administrator's own rules, asked first of what is forwarded
 //	  chain raw         prerouting: drop what is for 127/8, or of it, and does not come from lo
 //	  chain prerouting  nat: packets for the host's addresses by the maps
 //	  chain output      the same for the host's own programs
-//	  chain postrouting nat: masquerade out of the bridge; hairpin; the host's loopback
-//	  chain forward     established, out of the bridge, or published; nothing else goes in
+//	  chain postrouting nat: masquerade out of the bridges; hairpin; the host's loopback
+//	  chain forward     within a network, established, published, or out; nothing else goes in
 //	}
 //
-// The number of rules never grows: containers are elements of the maps. Adds are
-// cheap, a transaction that deletes costs a grace period, so deletes are batched
-// by the caller. What the table must hold is remembered: after somebody's
-// `nft flush ruleset` Restore writes it again in one transaction.
+// Each map and set of addresses is there once more for IPv6, with a 6 behind its
+// name. The number of rules never grows: networks and containers are elements.
+// Adds are cheap, a transaction that deletes costs a grace period, so deletes are
+// batched by the caller. What the table must hold is remembered: after somebody's
+// `nft flush ruleset` Restore writes it again in one transaction. Before version 4
+// of the rules the table was one of IPv4 alone.
 package nft
 
 import (
@@ -27,6 +32,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/google/nftables"
@@ -34,44 +40,53 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config is what the rules depend on.
+// Config of a table.
 type Config struct {
-	Table      string
-	Bridge     string
-	Subnet     netip.Prefix
-	Masquerade bool
+	Table string
+	// Networks that there are.
+	Networks []Network
 }
 
 // Table is the engine's table. Its methods are safe for concurrent use.
 type Table struct {
-	cfg   Config
-	table *nftables.Table
-	any   *nftables.Set // published
-	at    *nftables.Set // published_at
+	name   string
+	table  *nftables.Table
+	v4, v6 maps
+	sets   map[string]*nftables.Set // of the networks
+	order  []string                 // of their names
 
-	ranges, rangesAt *nftables.Set // nil: the kernel has no concatenations with intervals
-
-	mu    sync.Mutex // also held over a transaction: they are ordered
-	want  map[key]netip.AddrPort
-	rules map[string]int // how many each chain has
+	mu       sync.Mutex // also held over a transaction: they are ordered
+	want     map[key]netip.AddrPort
+	networks map[string]Network // by bridge
+	direct   map[Direct]bool
+	rules    map[string]int // how many each chain has
 }
 
-// Open finds or makes the table. What a former engine left in the maps stays
-// until Retain.
+// Open finds or makes the table. What a former engine left in the maps of
+// published ports stays until Retain.
 func Open(cfg Config) (*Table, error) {
-	t := &Table{cfg: cfg, table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyIPv4}, want: map[key]netip.AddrPort{}}
+	t := &Table{name: cfg.Table, table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyINet},
+		want: map[key]netip.AddrPort{}, networks: map[string]Network{}, direct: map[Direct]bool{}}
+	for _, n := range cfg.Networks {
+		t.networks[n.Bridge] = n
+	}
 	c := &nftables.Conn{}
 	for _, intervals := range []bool{true, false} {
 		t.shape(intervals)
 		if t.intactLocked(c) {
-			return t, t.load(c)
+			if err := t.load(c); err != nil || t.sameNetworks(c) {
+				return t, err
+			}
+			return t, t.Restore()
 		}
 	}
 	t.shape(true)
-	if _, err := c.ListTableOfFamily(cfg.Table, nftables.TableFamilyIPv4); err == nil {
+	if _, err := c.ListTableOfFamily(cfg.Table, t.table.Family); err == nil {
 		if err := t.load(c); err != nil {
 			slog.Info("the nft table is of another version and is written anew", "table", cfg.Table, "reason", err)
 		}
+	} else if err := t.fromIPv4(c); err != nil {
+		return nil, err
 	}
 	err := t.Restore()
 	if err != nil {
@@ -81,9 +96,32 @@ func Open(cfg Config) (*Table, error) {
 	return t, err
 }
 
-// shape makes the maps and counts the rules, with maps of intervals or without.
+// fromIPv4 takes over what a table of version 3 publishes, and removes it.
+func (t *Table) fromIPv4(c *nftables.Conn) error {
+	old := &nftables.Table{Name: t.name, Family: nftables.TableFamilyIPv4}
+	if _, err := c.ListTableOfFamily(old.Name, old.Family); err != nil {
+		return nil
+	}
+	now := t.table
+	t.table = old
+	t.shape(true)
+	if err := t.load(c); err != nil {
+		slog.Info("the published ports of the nft table ip "+t.name+" are not taken over", "reason", err)
+	}
+	t.table = now
+	t.shape(true)
+	c.DelTable(old)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("remove the nft table ip %s of an earlier version: %w", t.name, err)
+	}
+	return nil
+}
+
+// shape makes the maps and sets and counts the rules, with maps of intervals or
+// without.
 func (t *Table) shape(intervals bool) {
-	t.makeSets(intervals)
+	t.makeMaps(intervals)
+	t.makeSets()
 	t.rules = addRules(&nftables.Conn{}, t) // never sent
 	have := t.wantedLocked()
 	t.want = map[key]netip.AddrPort{}
@@ -102,24 +140,173 @@ func (t *Table) wantedLocked() []Forward {
 
 // load remembers what the maps hold.
 func (t *Table) load(c *nftables.Conn) error {
-	for _, s := range t.sets() {
+	var errs []error
+	for _, s := range t.published() {
 		elems, err := c.GetSetElements(s)
 		if err != nil {
-			return fmt.Errorf("read the published ports of the nft table %s: %w", t.cfg.Table, err)
+			errs = append(errs, fmt.Errorf("read the published ports of the nft table %s: %w", t.name, err))
+			continue
 		}
 		for _, e := range elems {
-			if f, ok := decode(e); ok {
+			if f, ok := decode(e, slices.Contains(t.v6.all(), s)); ok {
 				t.want[f.key()] = f.To
+			}
+		}
+	}
+	elems, err := c.GetSetElements(t.sets[setDirect])
+	elems6, err6 := c.GetSetElements(t.sets[setDirect+suffix6])
+	for _, e := range append(elems, elems6...) {
+		if d, ok := decodeDirect(e); ok {
+			t.direct[d] = true
+		}
+	}
+	return errors.Join(append(errs, err, err6)...)
+}
+
+// wantedElements are those of all networks, by set.
+func (t *Table) wantedElements() map[string][]nftables.SetElement {
+	all := map[string][]nftables.SetElement{}
+	for _, n := range t.networks {
+		for _, e := range n.elements() {
+			all[e.set] = append(all[e.set], e.SetElement)
+		}
+	}
+	for d := range t.direct {
+		e := d.element()
+		all[e.set] = append(all[e.set], e.SetElement)
+	}
+	return all
+}
+
+// sameNetworks says whether the kernel's sets have the networks that there are.
+func (t *Table) sameNetworks(c *nftables.Conn) bool {
+	want := t.wantedElements()
+	for _, name := range t.order {
+		have, err := c.GetSetElements(t.sets[name])
+		if err != nil || !same(have, want[name]) {
+			return false
+		}
+	}
+	return true
+}
+
+// SetNetwork adds a network, or changes one with the same bridge.
+func (t *Table) SetNetwork(n Network) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old, known := t.networks[n.Bridge]
+	t.networks[n.Bridge] = n
+	err := t.change(old, n, known)
+	if err != nil {
+		if known {
+			t.networks[n.Bridge] = old
+		} else {
+			delete(t.networks, n.Bridge)
+		}
+	}
+	return err
+}
+
+// RemoveNetwork removes one; an unknown bridge is none of its business.
+func (t *Table) RemoveNetwork(bridge string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old, known := t.networks[bridge]
+	if !known {
+		return nil
+	}
+	delete(t.networks, bridge)
+	return t.change(old, Network{}, true)
+}
+
+// change writes what is new of a network and takes away what it has no more.
+func (t *Table) change(old, now Network, known bool) error {
+	had, has := map[string]element{}, map[string]element{}
+	fill := func(m map[string]element, n Network) (list []element) {
+		if n.Bridge == "" {
+			return nil
+		}
+		list = n.elements()
+		for _, e := range list {
+			m[e.set+string(e.Key)+string(e.Val)+fmt.Sprint(e.IntervalEnd)] = e
+		}
+		return list
+	}
+	var before []element
+	if known {
+		before = fill(had, old)
+	}
+	after := fill(has, now)
+	key := func(e element) string { return e.set + string(e.Key) + string(e.Val) + fmt.Sprint(e.IntervalEnd) }
+	before = slices.DeleteFunc(before, func(e element) bool { _, stays := has[key(e)]; return stays })
+	after = slices.DeleteFunc(after, func(e element) bool { _, was := had[key(e)]; return was })
+	c := &nftables.Conn{}
+	if err := errors.Join(t.eachSet(before, c.SetDeleteElements), t.eachSet(after, c.SetAddElements)); err != nil {
+		return fmt.Errorf("encode a network for nft: %w", err)
+	}
+	if err := c.Flush(); err != nil {
+		if err2 := t.restoreLocked(); err2 != nil {
+			return errors.Join(fmt.Errorf("change a network in the nft table %s: %w", t.name, err), err2)
+		}
+	}
+	return nil
+}
+
+// eachSet hands the elements of each set to do, one after the other.
+func (t *Table) eachSet(list []element, do func(*nftables.Set, []nftables.SetElement) error) error {
+	by := map[string][]nftables.SetElement{}
+	for _, e := range list {
+		by[e.set] = append(by[e.set], e.SetElement)
+	}
+	for _, name := range t.order {
+		if len(by[name]) > 0 {
+			if err := do(t.sets[name], by[name]); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
+// SetDirect opens and closes ports at containers' own addresses.
+func (t *Table) SetDirect(add, del []Direct) error {
+	if len(add)+len(del) == 0 {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var in, out []element
+	for _, d := range del {
+		if t.direct[d] {
+			delete(t.direct, d)
+			out = append(out, d.element())
+		}
+	}
+	for _, d := range add {
+		if !t.direct[d] {
+			t.direct[d] = true
+			in = append(in, d.element())
+		}
+	}
+	c := &nftables.Conn{}
+	err := errors.Join(t.eachSet(out, c.SetDeleteElements), t.eachSet(in, c.SetAddElements))
+	if err == nil {
+		err = c.Flush()
+	}
+	if err != nil {
+		if err := t.restoreLocked(); err != nil {
+			return fmt.Errorf("open ports at containers' addresses: %w", err)
+		}
+	}
+	return nil
+}
+
+const markerPrefix = "rules-"
+
 // marker is the name of the set that tells which rules a table has.
-func (t *Table) marker() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d %+v", rulesVersion, t.cfg))
-	return "rules-" + hex.EncodeToString(sum[:])[:12]
+func marker(t *Table) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d", rulesVersion))
+	return markerPrefix + hex.EncodeToString(sum[:])[:12]
 }
 
 // Add publishes ports in one transaction.
@@ -175,12 +362,19 @@ func (t *Table) Delete(fs []Forward) error {
 	return nil
 }
 
-// Retain deletes every published port whose target keep does not claim.
-func (t *Table) Retain(keep func(Forward) bool) error {
+// Retain deletes every published port whose target keep does not claim, and every
+// open one that open does not.
+func (t *Table) Retain(keep func(Forward) bool, open func(Direct) bool) error {
 	t.mu.Lock()
 	drop := slices.DeleteFunc(t.wantedLocked(), keep)
+	var shut []Direct
+	for d := range t.direct {
+		if !open(d) {
+			shut = append(shut, d)
+		}
+	}
 	t.mu.Unlock()
-	return t.Delete(drop)
+	return errors.Join(t.Delete(drop), t.SetDirect(nil, shut))
 }
 
 // Len is the number of elements of the maps.
@@ -202,7 +396,7 @@ func (t *Table) commit(del, add []Forward) error {
 		return fmt.Errorf("encode published ports: %w", err)
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("change the published ports in the nft table %s: %w", t.cfg.Table, err)
+		return fmt.Errorf("change the published ports in the nft table %s: %w", t.name, err)
 	}
 	return nil
 }
@@ -252,37 +446,92 @@ func (t *Table) restoreLocked() error {
 	if err != nil {
 		return err
 	}
-	c.AddTable(t.table) // so that the deletion finds one
-	c.DelTable(t.table)
+	if err := t.clear(c); err != nil {
+		return err
+	}
 	c.AddTable(t.table)
-	mark := &nftables.Set{Table: t.table, Name: t.marker(), KeyType: nftables.TypeInetService}
-	for _, s := range append(t.sets(), mark) {
+	mark := &nftables.Set{Table: t.table, Name: marker(t), KeyType: nftables.TypeInetService}
+	all := append(t.published(), mark)
+	for _, name := range t.order {
+		all = append(all, t.sets[name])
+	}
+	for _, s := range all {
 		s.ID = 0
 		if err := c.AddSet(s, nil); err != nil {
 			return fmt.Errorf("encode the nft set %s: %w", s.Name, err)
 		}
 	}
 	addRules(c, t)
+	want := t.wantedElements()
+	for _, name := range t.order {
+		for part := range slices.Chunk(want[name], 500) {
+			if err := c.SetAddElements(t.sets[name], part); err != nil {
+				return fmt.Errorf("encode the networks for nft: %w", err)
+			}
+		}
+	}
 	if err := t.each(t.wantedLocked(), c.SetAddElements); err != nil {
 		return fmt.Errorf("encode published ports: %w", err)
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("write the nft table %s (does the kernel have nf_tables with nat?): %w", t.cfg.Table, err)
+		return fmt.Errorf("write the nft table %s (does the kernel have nf_tables with nat?): %w", t.name, err)
 	}
 	return nil
 }
 
-// Destroy removes the table, and what PassDocker added.
+// clear takes our chains and sets out of the table in the transaction of c, and
+// leaves what the administrator has in it.
+func (t *Table) clear(c *nftables.Conn) error {
+	ask := &nftables.Conn{}
+	if _, err := ask.ListTableOfFamily(t.name, t.table.Family); err != nil {
+		return nil // there is none
+	}
+	chains, err := ask.ListChainsOfTableFamily(t.table.Family)
+	if err != nil {
+		return fmt.Errorf("read the chains of the nft table %s: %w", t.name, err)
+	}
+	var own []*nftables.Chain
+	for _, ch := range chains {
+		if _, ours := t.rules[ch.Name]; ours && ch.Table.Name == t.name {
+			own = append(own, &nftables.Chain{Name: ch.Name, Table: t.table})
+			c.FlushChain(own[len(own)-1])
+		}
+	}
+	for _, ch := range own {
+		c.DelChain(ch)
+	}
+	sets, err := ask.GetSets(t.table)
+	if err != nil {
+		return fmt.Errorf("read the sets of the nft table %s: %w", t.name, err)
+	}
+	for _, s := range sets {
+		_, network := t.sets[s.Name]
+		published := slices.ContainsFunc(t.allMaps(), func(o *nftables.Set) bool { return o.Name == s.Name })
+		if network || published || strings.HasPrefix(s.Name, markerPrefix) {
+			c.DelSet(&nftables.Set{Table: t.table, Name: s.Name})
+		}
+	}
+	return nil
+}
+
+// Destroy removes the table, and what PassDocker added. Rules of the administrator
+// stay.
 func (t *Table) Destroy() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	c := &nftables.Conn{}
 	if err := t.leaveDocker(c); err != nil {
-		return fmt.Errorf("take the rules of %s out of Docker's chain: %w", t.cfg.Bridge, err)
+		return fmt.Errorf("take the rules of %s out of Docker's chain: %w", t.name, err)
 	}
-	c.DelTable(t.table)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if rules, err := c.GetRules(t.table, &nftables.Chain{Name: userChain, Table: t.table}); err == nil && len(rules) > 0 {
+		if err := t.clear(c); err != nil {
+			return err
+		}
+	} else {
+		c.DelTable(t.table)
+	}
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove the nft table %s: %w", t.cfg.Table, err)
+		return fmt.Errorf("remove the nft table %s: %w", t.name, err)
 	}
 	return nil
 }
@@ -295,7 +544,7 @@ func (t *Table) Intact() bool {
 }
 
 func (t *Table) intactLocked(c *nftables.Conn) bool {
-	if _, err := c.GetSetByName(t.table, t.marker()); err != nil {
+	if _, err := c.GetSetByName(t.table, marker(t)); err != nil {
 		return false
 	}
 	for name, n := range t.rules {

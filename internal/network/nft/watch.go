@@ -82,7 +82,7 @@ func (w *Watch) deadline(at time.Time) {
 // look restores what others removed, and looks whether Docker came.
 func (w *Watch) look(t *Table) {
 	if !t.Intact() {
-		slog.Warn("the nft table was changed by another program, restoring it", "table", t.cfg.Table)
+		slog.Warn("the nft table was changed by another program, restoring it", "table", t.name)
 		if err := t.Restore(); err != nil {
 			slog.Error("restore the nft table", "error", err)
 		}
@@ -96,7 +96,7 @@ func (w *Watch) look(t *Table) {
 func (t *Table) meetDocker() error {
 	added, err := t.PassDocker()
 	if added {
-		slog.Info("Docker drops what is forwarded: its chain DOCKER-USER now accepts our bridge; what comes in is still limited to published ports", "bridge", t.cfg.Bridge)
+		slog.Info("Docker drops what is forwarded: its chain DOCKER-USER now accepts our bridges; what comes in is still limited to published ports")
 	}
 	return err
 }

@@ -40,6 +40,9 @@ func probe(addr netip.Addr, proto uint8, first, last uint16) error {
 	if err != nil {
 		return err
 	}
+	if mark < 0 {
+		return nil
+	}
 	defer unix.Close(mark)
 	var st unix.Stat_t
 	if err := unix.Fstat(mark, &st); err != nil {
@@ -90,23 +93,37 @@ func bindError(addr netip.Addr, proto uint8, port uint16, who string, err error)
 	return fmt.Errorf("%s: %w", where, err)
 }
 
-// bind makes a socket that has the port and does not listen.
+// bind makes a socket that has the port and does not listen. -1 without an error is
+// a port of a protocol that the kernel does not speak: nobody else can have it.
 func bind(addr netip.Addr, proto uint8, port uint16, reuse bool) (int, error) {
 	typ := unix.SOCK_STREAM
 	if proto == unix.IPPROTO_UDP {
 		typ = unix.SOCK_DGRAM
 	}
-	fd, err := unix.Socket(unix.AF_INET, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(proto))
+	family, to := unix.AF_INET, unix.Sockaddr(nil)
+	if addr.Is6() {
+		family, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(port), Addr: addr.As16()}
+	} else {
+		to = &unix.SockaddrInet4{Port: int(port), Addr: addr.As4()}
+	}
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(proto))
+	if proto == unix.IPPROTO_SCTP && errors.Is(err, unix.EPROTONOSUPPORT) {
+		return -1, nil
+	}
 	if err != nil {
 		return -1, fmt.Errorf("make a socket: %w", err)
 	}
-	if reuse {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-			_ = unix.Close(fd)
-			return -1, fmt.Errorf("set SO_REUSEADDR: %w", err)
-		}
+	if addr.Is6() { // IPv4 has a socket of its own
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: addr.As4()}); err != nil {
+	if err == nil && reuse {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("set up a socket: %w", err)
+	}
+	if err := unix.Bind(fd, to); err != nil {
 		_ = unix.Close(fd)
 		return -1, err
 	}

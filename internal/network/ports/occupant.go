@@ -33,7 +33,8 @@ type sockets map[uint16][]socket
 
 // meets says whether the socket keeps others from the port on addr.
 func (s socket) meets(addr netip.Addr) bool {
-	return s.addr == addr || s.addr.IsUnspecified() || addr.IsUnspecified() && s.addr.Is4()
+	// A socket of :: may have IPv4 too: the kernel does not tell.
+	return s.addr == addr || s.addr.IsUnspecified() && (s.addr.Is6() || addr.Is4()) || addr.IsUnspecified() && s.addr.Is4() == addr.Is4()
 }
 
 func (l sockets) has(port uint16, inode uint64) bool {

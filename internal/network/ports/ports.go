@@ -22,8 +22,8 @@ type Owner struct{ ID, Name string }
 
 // Hold is what is held: one port, or a range. Close gives it back.
 type Hold struct {
-	Addr       netip.Addr // 0.0.0.0 for all
-	Proto      uint8      // unix.IPPROTO_TCP or IPPROTO_UDP
+	Addr       netip.Addr // 0.0.0.0 or :: for all of the family
+	Proto      uint8      // unix.IPPROTO_TCP, IPPROTO_UDP or IPPROTO_SCTP
 	Port, Last uint16     // the same for one port
 	Owner      Owner
 
@@ -161,7 +161,7 @@ func (t *Table) reserve(h *Hold) error {
 func (t *Table) otherLocked(h *Hold) *Hold {
 	meets := func(o *Hold) bool {
 		return o.Proto == h.Proto && o.Port <= h.Last && h.Port <= o.Last &&
-			(o.Addr == h.Addr || o.Addr.IsUnspecified() || h.Addr.IsUnspecified())
+			o.Addr.Is6() == h.Addr.Is6() && (o.Addr == h.Addr || o.Addr.IsUnspecified() || h.Addr.IsUnspecified())
 	}
 	if i := slices.IndexFunc(t.ranges, meets); i >= 0 {
 		return t.ranges[i]
@@ -235,10 +235,13 @@ func (t *Table) Len() int {
 	return n
 }
 
-// ProtoName is "tcp" or "udp".
+// ProtoName is "tcp", "udp" or "sctp".
 func ProtoName(proto uint8) string {
-	if proto == unix.IPPROTO_UDP {
+	switch proto {
+	case unix.IPPROTO_UDP:
 		return "udp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
 	}
 	return "tcp"
 }

@@ -1,0 +1,189 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/engine/attach"
+	hostnet "hezi/internal/network"
+	"hezi/internal/network/hostfiles"
+)
+
+// Attachments are the containers' places in networks.
+type Attachments struct{ *Engine }
+
+// Connect attaches a container to a network: at once while it runs, else from its
+// next start on. Errors: NotFound, InvalidArgument, PermissionDenied where the
+// container or the network takes no more.
+func (e Attachments) Connect(ctx context.Context, ref, net string, s *network.EndpointSettings) error {
+	id, name, err := e.o.Networks.Resolve(net)
+	if err != nil {
+		return err
+	}
+	if s, err = attach.Connect(name, s); err != nil {
+		return err
+	}
+	c, unlock, err := e.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := c.latest.Load()
+	if err := mayConnect(r, name); err != nil {
+		return err
+	}
+	if _, there := r.attachedTo(e.records, id); there {
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("endpoint with name %s already exists in network %s", strings.TrimPrefix(r.Name, "/"), name))
+	}
+	box := r.Net
+	if r.running() {
+		if box, err = e.o.Networks.Connect(ctx, r.ID, r.attached().Request(name, s)); err != nil {
+			return err
+		}
+	}
+	_, err = e.change(c, func(r *record) {
+		wanted := maps.Clone(r.wanted())
+		wanted[name] = s
+		r.Networks, r.Net = wanted, box
+	})
+	if err == nil {
+		e.moved(r, box)
+	}
+	if err != nil && r.running() {
+		if _, back := e.o.Networks.Disconnect(context.WithoutCancel(ctx), r.ID, id); back != nil {
+			e.o.Log.Error("take a connection back that could not be stored", "container", r.ID, "network", name, "error", back)
+		}
+	}
+	return err
+}
+
+// Disconnect takes a container out of a network.
+func (e Attachments) Disconnect(ctx context.Context, ref, net string) error {
+	id, name, err := e.o.Networks.Resolve(net)
+	if err != nil {
+		return err
+	}
+	c, unlock, err := e.lock(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	r := c.latest.Load()
+	key, there := r.attachedTo(e.records, id)
+	switch {
+	case r.HostConfig.NetworkMode.IsHost() && name == network.NetworkHost:
+		return errdefs.ErrPermissionDenied.WithMessage("container cannot be disconnected from host network or connected to host network")
+	case !there:
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("container %s is not connected to network %s", r.ID, name))
+	}
+	box := r.Net
+	if r.running() {
+		if box, err = e.o.Networks.Disconnect(ctx, r.ID, id); err != nil {
+			return err
+		}
+	}
+	_, err = e.change(c, func(r *record) {
+		wanted := maps.Clone(r.wanted())
+		delete(wanted, key)
+		r.Networks, r.Net = wanted, box
+	})
+	if err == nil {
+		e.moved(r, box)
+	}
+	return err
+}
+
+// moved writes a running container's addresses into its /etc/hosts. The file is
+// written in place, since it is mounted.
+func (e Attachments) moved(before *record, box *hostnet.Sandbox) {
+	had, has := before.Net.Addresses(), box.Addresses()
+	if !before.running() || slices.Equal(had, has) {
+		return
+	}
+	lost := slices.DeleteFunc(slices.Clone(had), func(a netip.Addr) bool { return slices.Contains(has, a) })
+	got := slices.DeleteFunc(slices.Clone(has), func(a netip.Addr) bool { return slices.Contains(had, a) })
+	if err := rewriteHosts(e.etcFile(before, "hosts"), lost, got, before.Config); err != nil {
+		e.o.Log.Error("a container's /etc/hosts does not have its new addresses", "container", before.ID, "error", err)
+	}
+}
+
+// maxHosts bounds what a container may have made of its /etc/hosts, in bytes.
+const maxHosts = 1 << 20
+
+func rewriteHosts(path string, lost, got []netip.Addr, c *container.Config) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxHosts+1))
+	if err != nil {
+		return err
+	}
+	if len(text) > maxHosts {
+		return fmt.Errorf("%s has more than %d bytes", path, maxHosts)
+	}
+	text = hostfiles.Moved(text, lost, got, c.Hostname, c.Domainname)
+	if _, err := f.WriteAt(text, 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(text)))
+}
+
+// mayConnect says why a container can be connected to no other network.
+func mayConnect(r *record, name string) error {
+	mode := r.HostConfig.NetworkMode
+	switch {
+	case mode.IsContainer():
+		return errdefs.ErrPermissionDenied.WithMessage("container sharing network namespace with another container or host cannot be connected to any other network")
+	case mode.IsHost() || name == network.NetworkHost:
+		return errdefs.ErrPermissionDenied.WithMessage("container cannot be disconnected from host network or connected to host network")
+	case name == network.NetworkNone:
+		return errdefs.ErrPermissionDenied.WithMessage("container cannot be connected to the network none: make it with --network none")
+	}
+	return nil
+}
+
+// wanted are the networks that the container asks for.
+func (r *record) wanted() attach.Wanted {
+	if r.Networks != nil {
+		return r.Networks
+	}
+	w := attach.Wanted{}
+	for _, q := range r.attached().Requests() {
+		w[q.Network] = &network.EndpointSettings{}
+	}
+	return w
+}
+
+// attachedTo says by which name the container asks for a network.
+func (r *record) attachedTo(e *records, id string) (name string, ok bool) {
+	for name := range r.wanted() {
+		if e.o.Networks.NetworkID(name) == id {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// InNetwork names the containers that ask for a network, running or not.
+func (e Attachments) InNetwork(id string) (names []string) {
+	for _, c := range e.entries() {
+		if r := c.latest.Load(); !r.HostConfig.NetworkMode.IsContainer() {
+			if _, ok := r.attachedTo(e.records, id); ok {
+				names = append(names, strings.TrimPrefix(r.Name, "/"))
+			}
+		}
+	}
+	return names
+}

@@ -1,0 +1,156 @@
+package network
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"hezi/internal/network/netns"
+	"hezi/internal/network/nft"
+)
+
+// Connect gives a container that has a namespace a place in one more network, and
+// answers what it then has. Errors: NotFound, Conflict, PermissionDenied for a
+// network that takes no more.
+func (c *Controller) Connect(ctx context.Context, containerID string, req EndpointRequest) (*Sandbox, error) {
+	m, l, err := c.both(containerID, req.Network)
+	if err != nil {
+		return nil, err
+	}
+	m.work.Lock()
+	defer m.work.Unlock()
+	switch {
+	case slices.ContainsFunc(m.links, func(k *link) bool { return k.lan == l }):
+		return nil, forbidden("endpoint with name %s already exists in network %s", strings.TrimPrefix(m.name, "/"), l.Name)
+	case l.Driver == driverHost:
+		return nil, forbidden("container cannot be connected to host network: its network mode is chosen with --network host when it is made")
+	case l.Driver == driverNull || slices.ContainsFunc(m.links, func(k *link) bool { return k.lan.Driver == driverNull }):
+		return nil, forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	}
+	if err := c.attach(m, l, req); err != nil {
+		return nil, err
+	}
+	k := m.links[len(m.links)-1]
+	if err := c.moved(ctx, m); err != nil {
+		c.detach(m, k)
+		logFailure("take a container's connection back", c.moved(ctx, m))
+		return nil, err
+	}
+	c.mu.Lock()
+	l.links[m.id] = k
+	c.mu.Unlock()
+	c.announce("connect", l, m.id)
+	return m.box, nil
+}
+
+// Disconnect takes a container's place in a network away.
+func (c *Controller) Disconnect(ctx context.Context, containerID, ref string) (*Sandbox, error) {
+	m, l, err := c.both(containerID, ref)
+	if err != nil {
+		return nil, err
+	}
+	m.work.Lock()
+	defer m.work.Unlock()
+	i := slices.IndexFunc(m.links, func(k *link) bool { return k.lan == l })
+	if i < 0 || l.Driver == driverNull {
+		return nil, forbidden("container %s is not connected to network %s", strings.TrimPrefix(m.name, "/"), l.Name)
+	}
+	c.detach(m, m.links[i])
+	if err := c.moved(ctx, m); err != nil {
+		return nil, err
+	}
+	c.announce("disconnect", l, m.id)
+	return m.box, nil
+}
+
+// detach removes a link from the member and from its namespace.
+func (c *Controller) detach(m *member, k *link) {
+	logFailure("take an interface out of a container", netns.Detach(m.path, k.inside))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.links = slices.DeleteFunc(slices.Clone(m.links), func(o *link) bool { return o == k })
+	delete(k.lan.links, m.id)
+	c.buryLocked(k)
+	wake(c.kick)
+}
+
+// moved sets routes and published ports as the links now have them.
+func (c *Controller) moved(ctx context.Context, m *member) error {
+	if err := c.reroute(m); err != nil {
+		return err
+	}
+	old, oldDirect := m.forwards, m.direct
+	forwards, direct := m.targets()
+	if c.table != nil {
+		if err := c.table.Add(forwards); err != nil {
+			return err
+		}
+		stays := map[nft.Forward]bool{}
+		for _, f := range forwards {
+			stays[f] = true
+		}
+		// Those of a same port that lead elsewhere now were replaced.
+		if err := c.table.Delete(slices.DeleteFunc(slices.Clone(old), func(f nft.Forward) bool { return stays[f] })); err != nil {
+			return err
+		}
+		if err := c.table.SetDirect(direct, without(oldDirect, direct)); err != nil {
+			return err
+		}
+		forgetFlows(without(old, forwards), nil)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.forwards, m.direct = forwards, direct
+	m.box = m.boxOf(m.box.Ports, m.box.Sockets)
+	return nil
+}
+
+func without[T comparable](list, take []T) []T {
+	return slices.DeleteFunc(slices.Clone(list), func(v T) bool { return slices.Contains(take, v) })
+}
+
+// targets are the forwards of what is held, to the links that now lead out.
+func (m *member) targets() (forwards []nft.Forward, direct []nft.Direct) {
+	for _, h := range m.holds {
+		f, d := m.target(h)
+		forwards = append(forwards, f...)
+		direct = append(direct, d...)
+	}
+	return forwards, direct
+}
+
+func (c *registry) both(containerID, ref string) (*member, *lan, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l, err := c.resolveLocked(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := c.members[containerID]
+	if m == nil {
+		return nil, nil, conflict("container %s has no network namespace of its own: it does not run, or it is in the host's or another container's", containerID)
+	}
+	return m, l, nil
+}
+
+// Addresses are those that the members of a network have, by container, for
+// tests and for the names that others resolve.
+func (c *registry) Addresses(networkID string) map[string][]netip.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lans[networkID]
+	if l == nil {
+		return nil
+	}
+	all := map[string][]netip.Addr{}
+	for id, k := range maps.Clone(l.links) {
+		for _, p := range []netip.Prefix{k.v4, k.v6} {
+			if p.IsValid() {
+				all[id] = append(all[id], p.Addr())
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,263 @@
+package network
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/network/nft"
+	"hezi/internal/network/options"
+	"hezi/internal/network/ports"
+)
+
+// target is where a hold's ports lead: to the link that leads out for the family,
+// by address translation or, in a routed network, at the container's own address.
+func (m *member) target(h *held) (f []nft.Forward, d []nft.Direct) {
+	v6 := h.hold.Addr.Is6()
+	k, _ := m.gatewayOf(v6)
+	if k == nil || !k.lan.bridged() {
+		return nil, nil
+	}
+	to, mode := k.v4.Addr(), k.lan.o.Mode4
+	if v6 {
+		to, mode = k.v6.Addr(), k.lan.o.Mode6
+	}
+	if mode == options.Routed {
+		for p := int(h.port); p <= int(h.port)+int(h.hold.Last-h.hold.Port); p++ {
+			d = append(d, nft.Direct{Proto: h.hold.Proto, To: netip.AddrPortFrom(to, uint16(p))})
+		}
+		return nil, d
+	}
+	one := nft.Forward{Proto: h.hold.Proto, Port: h.hold.Port, Last: h.hold.Last, To: netip.AddrPortFrom(to, h.port)}
+	if !h.hold.Addr.IsUnspecified() {
+		one.Host = h.hold.Addr
+	}
+	return []nft.Forward{one}, nil
+}
+
+// held is a hold with the container's port that it is for, the first of a range.
+type held struct {
+	hold *ports.Hold
+	port uint16
+}
+
+// families says for which families the member's ports can be published.
+func (m *member) families() (v4, v6 bool) {
+	k4, _ := m.gatewayOf(false)
+	k6, _ := m.gatewayOf(true)
+	return k4 != nil && k4.lan.bridged(), k6 != nil && k6.lan.bridged()
+}
+
+// hosts are the addresses that a binding is for; none if the container's networks
+// publish nothing.
+func (c *publisher) hosts(m *member, p network.Port, b network.PortBinding) ([]netip.Addr, error) {
+	v4, v6 := m.families()
+	a := b.HostIP.Unmap()
+	if !a.IsValid() {
+		a = c.o.DefaultBind
+		if k, _ := m.gatewayOf(false); k != nil && k.lan.o.Binding.IsValid() && k.lan != c.bridge() {
+			a = k.lan.o.Binding
+		}
+	}
+	switch {
+	case !v4 && !v6:
+		return nil, nil
+	case !a.IsValid(), a == netip.IPv4Unspecified() && !b.HostIP.IsValid():
+		var list []netip.Addr
+		if v4 {
+			list = append(list, netip.IPv4Unspecified())
+		}
+		if v6 {
+			list = append(list, netip.IPv6Unspecified())
+		}
+		return list, nil
+	case a.Is4() && !v4:
+		return nil, invalid("port %s cannot be published on %s: the container has no IPv4 address that leads out", p, a)
+	case a.Is6() && !v6:
+		return nil, invalid("port %s cannot be published on %s: the container has no IPv6 address that leads out: connect it to a network made with --ipv6, or publish on an IPv4 address", p, a)
+	}
+	return []netip.Addr{a}, nil
+}
+
+// publish holds the ports, writes them into nft and registers the member.
+func (c *publisher) publish(ctx context.Context, m *member) (_ *Sandbox, err error) {
+	chosen := make(network.PortMap, len(m.ports))
+	for p, list := range m.ports {
+		if len(list) == 0 {
+			chosen[p] = nil
+		}
+	}
+	asked := wishes(m.ports)
+	all := make([]network.PortBinding, 0, len(asked))
+	first := 0 // of the bindings of one port
+	for i, w := range asked {
+		if !w.many() || w.port == w.span.first {
+			if w.span.holds, err = c.grant(ctx, m, w); err != nil {
+				return nil, err
+			}
+		}
+		for _, h := range w.span.holds {
+			number := w.binding.HostPort // of a range: shared with the request
+			if !w.many() {
+				number = strconv.Itoa(int(h.Port))
+			}
+			all = append(all, network.PortBinding{HostIP: h.Addr, HostPort: number})
+		}
+		if n := i + 1; n == len(asked) || asked[n].port != w.port {
+			chosen[w.port], first = all[first:len(all):len(all)], len(all)
+		}
+	}
+	m.forwards, m.direct = m.targets()
+	if c.table != nil {
+		if len(m.forwards) > 0 {
+			if err = c.table.Add(m.forwards); err != nil {
+				return nil, err
+			}
+		}
+		if err = c.table.SetDirect(m.direct, nil); err != nil {
+			return nil, err
+		}
+	}
+	var sockets []int
+	for _, h := range m.holds {
+		if fd, ok := h.hold.Socket(); ok {
+			sockets = append(sockets, fd)
+		}
+	}
+	m.ports = nil // chosen tells more, and thousands of them take memory
+	m.box = m.boxOf(chosen, sockets)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, unavailable("the networks are closed")
+	}
+	for _, k := range m.links {
+		if k.lan.dead {
+			return nil, notFound("network %s not found", k.lan.Name)
+		}
+	}
+	c.members[m.id] = m
+	for _, k := range m.links {
+		k.lan.links[m.id] = k
+	}
+	for _, f := range m.forwards {
+		if f.Proto == unix.IPPROTO_UDP && !m.adopted {
+			c.fresh = append(c.fresh, f)
+			defer wake(c.kick)
+		}
+	}
+	return m.box, nil
+}
+
+// grant holds what one wish asks of the host, on each of its addresses.
+func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*ports.Hold, err error) {
+	addrs, err := c.hosts(m, w.port, w.binding)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		b := w.binding
+		b.HostIP = a
+		if n := len(holds); n > 0 && !w.many() { // the same number on each
+			b.HostPort = strconv.Itoa(int(holds[n-1].Port))
+		}
+		var h *ports.Hold
+		if m.kept > 0 && !w.many() {
+			m.kept--
+			h, err = c.claim(m, w, b)
+		} else {
+			h, err = c.hold(ctx, m, w, b)
+		}
+		if err != nil && m.adopted {
+			// Another program took the port meanwhile, or the address is gone.
+			slog.Warn("a published port is not held while its container runs: what arrives there still goes to the container", "container", m.id, "port", w.port, "error", err)
+			h, err = c.claim(m, w, b)
+		}
+		if err != nil {
+			return nil, err
+		}
+		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num()})
+	}
+	return holds, nil
+}
+
+// claim registers what a running container has, without a socket.
+func (c *publisher) claim(m *member, w wish, b network.PortBinding) (*ports.Hold, error) {
+	addr, proto, r, err := CheckBinding(w.port, b)
+	if err != nil {
+		return nil, err
+	}
+	return c.ports.Claim(addr, proto, r.Start(), r.Start()+w.further(), ports.Owner{ID: m.id, Name: m.name}), nil
+}
+
+// hold takes what one binding asks of the host. A port that a container on its way out still has is waited for.
+func (c *publisher) hold(ctx context.Context, m *member, w wish, b network.PortBinding) (*ports.Hold, error) {
+	if c.table == nil {
+		return nil, errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published: the engine was started with --iptables=false")
+	}
+	addr, proto, r, err := CheckBinding(w.port, b)
+	if err != nil {
+		return nil, err
+	}
+	owner := ports.Owner{ID: m.id, Name: m.name}
+	for {
+		var h *ports.Hold
+		if w.many() {
+			h, err = c.ports.TakeRange(addr, proto, r.Start(), r.Start()+w.further(), owner)
+		} else {
+			h, err = c.ports.TakeOneOf(addr, proto, r.Start(), r.End(), owner)
+		}
+		if !errdefs.IsConflict(err) || !c.waitReleases(ctx) {
+			return h, err
+		}
+	}
+}
+
+// CheckBinding reads what is asked of the host for a container's port, and
+// refuses what cannot be. A range of 0 is any port.
+func CheckBinding(p network.Port, b network.PortBinding) (addr netip.Addr, proto uint8, r network.PortRange, err error) {
+	switch p.Proto() {
+	case network.TCP:
+		proto = unix.IPPROTO_TCP
+	case network.UDP:
+		proto = unix.IPPROTO_UDP
+	case network.SCTP:
+		proto = unix.IPPROTO_SCTP
+	default:
+		return addr, 0, r, invalid("port %s: only tcp, udp and sctp can be published", p)
+	}
+	if addr = b.HostIP.Unmap(); !addr.IsValid() {
+		addr = netip.IPv4Unspecified()
+	}
+	if b.HostPort != "" && b.HostPort != "0" {
+		if r, err = network.ParsePortRange(b.HostPort); err != nil {
+			return addr, 0, r, invalid("invalid host port %q for %s: %v", b.HostPort, p, err)
+		}
+	}
+	return addr, proto, r, nil
+}
+
+// waitReleases waits until the containers on their way out have given their
+// ports back; false if there are none.
+func (c *publisher) waitReleases(ctx context.Context) bool {
+	c.mu.Lock()
+	leaving := slices.Collect(maps.Keys(c.releasing))
+	c.mu.Unlock()
+	for _, m := range leaving {
+		select {
+		case <-m.done:
+		case <-c.stop:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return len(leaving) > 0
+}

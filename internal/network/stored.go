@@ -1,0 +1,175 @@
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/vishvananda/netlink"
+
+	"hezi/internal/network/netns"
+	"hezi/internal/network/options"
+)
+
+var predefined = []string{network.NetworkBridge, network.NetworkHost, network.NetworkNone}
+
+func isPredefined(name string) bool { return slices.Contains(predefined, name) }
+
+// folder has a file of each network that users made.
+func folder(dataRoot string) string { return filepath.Join(dataRoot, "network", "networks") }
+
+func (c *registry) file(id string) string { return filepath.Join(folder(c.o.DataRoot), id+".json") }
+
+// loadConfigs reads the networks that users made, oldest first.
+func loadConfigs(dataRoot string) (list []Config, err error) {
+	entries, err := os.ReadDir(folder(dataRoot))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the networks: %w", err)
+	}
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue // half of a write that a crash ended
+		}
+		path := filepath.Join(folder(dataRoot), e.Name())
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read a network: %w", err)
+		}
+		var c Config
+		if err := json.Unmarshal(data, &c); err != nil || c.ID != id {
+			return nil, fmt.Errorf("read the network %s (remove the file to lose it): %w", path, errors.Join(err, fmt.Errorf("its id is %q", c.ID)))
+		}
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b Config) int { return a.Created.Compare(b.Created) })
+	return list, nil
+}
+
+// predefined are bridge, host and none.
+func (c *registry) predefined(bridge string) []Config {
+	var list []Config
+	for _, name := range predefined {
+		conf := Config{ID: c.st.IDs[name], Name: name, Driver: name, Created: c.st.Created, IPv4: true,
+			Labels: map[string]string{}, Options: map[string]string{}, IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{}}}
+		switch name {
+		case network.NetworkNone:
+			conf.Driver = driverNull
+		case network.NetworkBridge:
+			conf.IPAM.Config = append(conf.IPAM.Config, network.IPAMConfig{Subnet: c.st.Subnet, Gateway: c.st.Gateway, IPRange: c.o.FixedCIDR, AuxAddress: auxiliary(gatewayAux4, c.o.Way)})
+			conf.Options = map[string]string{
+				options.DefaultBridge:    "true",
+				options.EnableICC:        strconv.FormatBool(c.o.ICC),
+				options.EnableMasquerade: strconv.FormatBool(c.o.IPMasq),
+				options.HostBindingIPv4:  "0.0.0.0",
+				options.BridgeName:       bridge,
+				options.MTU:              strconv.Itoa(c.o.MTU),
+			}
+			if c.o.DefaultBind.IsValid() {
+				conf.Options[options.HostBindingIPv4] = c.o.DefaultBind.String()
+			}
+			if conf.IPv6 = c.o.IPv6; conf.IPv6 {
+				conf.IPAM.Config = append(conf.IPAM.Config, network.IPAMConfig{Subnet: c.st.Subnet6, Gateway: c.st.Gateway6, IPRange: within(c.o.FixedCIDR6, c.st.Subnet6), AuxAddress: auxiliary(gatewayAux6, c.o.Way6)})
+			}
+		}
+		list = append(list, conf)
+	}
+	return list
+}
+
+func auxiliary(name string, a netip.Addr) map[string]netip.Addr {
+	if !a.IsValid() {
+		return nil
+	}
+	return map[string]netip.Addr{name: a}
+}
+
+// within is a range that is less than its subnet.
+func within(p, subnet netip.Prefix) netip.Prefix {
+	if p == subnet {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// raise finds or makes a network's device. It is not called under the lock.
+func (c *registry) raise(l *lan) (err error) {
+	switch l.Driver {
+	case driverBridge:
+		l.bridge = l.o.Name
+		if l.bridge == "" {
+			l.bridge = "hezi-" + l.ID[:10]
+		}
+		conf := l.bridgeConfig(c.o.MTU)
+		conf.Foreign = l.Name == network.NetworkBridge && c.o.Bridge != ""
+		l.index, _, err = netns.Bridge(conf)
+		return err
+	case driverMacvlan, driverIpvlan:
+		return c.raiseParent(l)
+	}
+	return nil
+}
+
+// raiseParent finds the device that a macvlan or ipvlan is on, or makes it: of a
+// VLAN (eth0.10), or one that leads nowhere for an internal network.
+func (c *registry) raiseParent(l *lan) error {
+	name := l.v.Parent
+	if name == "" {
+		name = "hz-" + l.ID[:10]
+	}
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		if link, err = netns.MakeParent(name, l.v.Parent == "", c.o.MTU); err == nil {
+			l.made = name
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the parent device %s of the network %s: %w", name, l.Name, err)
+	}
+	l.index = link.Attrs().Index
+	if l.mtu == 0 {
+		l.mtu = link.Attrs().MTU
+	}
+	return nil
+}
+
+// lower removes a network's device, if it is ours.
+func (c *registry) lower(l *lan) error {
+	switch {
+	case l.bridged() && l.bridge != "" && !(l.Name == network.NetworkBridge && c.o.Bridge != ""):
+		return netns.RemoveLink(l.bridge)
+	case l.made != "":
+		return netns.RemoveLink(l.made)
+	case l.v.Parent == "" && (l.Driver == driverMacvlan || l.Driver == driverIpvlan):
+		return netns.RemoveLink("hz-" + l.ID[:10])
+	}
+	return nil
+}
+
+// busy is what no new network may overlap: the host's routes and addresses, and
+// the networks that there are.
+func (c *registry) busy() ([]netip.Prefix, error) {
+	c.mu.Lock()
+	own := map[string]bool{}
+	var taken []netip.Prefix
+	for _, l := range c.lans {
+		if l.bridge != "" {
+			own[l.bridge] = true
+		}
+		taken = append(taken, l.subnets()...)
+	}
+	c.mu.Unlock()
+	hosts, err := inUse(own)
+	return append(taken, hosts...), err
+}
