@@ -122,10 +122,12 @@ type Networks interface {
 	Prune(ctx context.Context, o disk.PruneOptions) (network.PruneReport, error)
 }
 
-// Attachments is what connects containers. *engine.Engine has it.
+// Attachments is what connects containers to networks and publishes their ports.
+// engine.Attachments has it.
 type Attachments interface {
 	Connect(ctx context.Context, container, network string, s *network.EndpointSettings) error
 	Disconnect(ctx context.Context, container, network string) error
+	Publish(ctx context.Context, container string, add, remove network.PortMap) (network.PortMap, error)
 }
 
 // System is what /info, /version and /events need. The daemon implements it.

@@ -14,6 +14,7 @@ var networkRoutes = []route{
 	{method: "POST", path: "/networks/{id}/connect", handle: networkConnect},
 	{method: "POST", path: "/networks/{id}/disconnect", handle: networkDisconnect},
 	{method: "DELETE", path: "/networks/{id}", handle: networkRemove},
+	{method: "POST", path: "/hezi/containers/{id}/ports", handle: containerPorts},
 }
 
 func networkCreate(c *call) error {
@@ -52,6 +53,20 @@ func networkDisconnect(c *call) error {
 		return err
 	}
 	return c.ok(c.backend.Attachments.Disconnect(c.lasting(), q.Container, c.arg))
+}
+
+// containerPorts is Hezi's own: it changes the published ports of a container, also
+// while it runs, and answers what is then published.
+func containerPorts(c *call) error {
+	var q struct{ Add, Remove network.PortMap }
+	if err := c.body(&q); err != nil {
+		return err
+	}
+	now, err := c.backend.Attachments.Publish(c.lasting(), c.arg, q.Add, q.Remove)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, now)
 }
 
 func networkList(c *call) error {

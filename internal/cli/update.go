@@ -3,15 +3,20 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/docker/cli/opts"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"hezi/internal/cli/endpoint"
+	"hezi/internal/cli/request"
 )
 
 func newUpdate(a *App) *cobra.Command {
@@ -21,6 +26,7 @@ func newUpdate(a *App) *cobra.Command {
 	var cpus opts.NanoCPUs
 	var restart string
 	var pids int64
+	var publish, unpublish []string
 	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, nil)}
 	f := cmd.Flags()
 	f.Uint16Var(&r.BlkioWeight, "blkio-weight", 0, "Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)")
@@ -37,15 +43,26 @@ func newUpdate(a *App) *cobra.Command {
 	f.StringVar(&restart, "restart", "", "Restart policy to apply when a container exits")
 	f.Int64Var(&pids, "pids-limit", 0, "Tune container pids limit (set -1 for unlimited)")
 	f.Var(&cpus, "cpus", "Number of CPUs")
+	f.StringArrayVar(&publish, "publish-add", nil, "Publish a port as -p of run does; the container runs on")
+	f.StringArrayVar(&unpublish, "publish-rm", nil, "Take a published port away: the container's port, or what --publish-add or -p said")
 	f.Var(&kernel, "kernel-memory", "Kernel memory limit (deprecated)")
 	_ = f.MarkDeprecated("kernel-memory", "and no longer supported by the kernel") // the flag exists
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		if f.NFlag() == 0 {
 			return errors.New("you must provide one or more flags when using this command")
 		}
+		ports, err := portChange(publish, unpublish)
+		if err != nil {
+			return err
+		}
+		own := 0
+		for _, name := range []string{"publish-add", "publish-rm"} {
+			if f.Changed(name) {
+				own++
+			}
+		}
 		policy := container.RestartPolicy{}
 		if restart != "" {
-			var err error
 			if policy, err = opts.ParseRestartPolicy(restart); err != nil {
 				return err
 			}
@@ -56,7 +73,15 @@ func newUpdate(a *App) *cobra.Command {
 		}
 		var mu sync.Mutex
 		var warnings []string
-		err := a.each(ctx, args, func(ctx context.Context, name string) error {
+		err = a.each(ctx, args, func(ctx context.Context, name string) error {
+			if own > 0 {
+				if err := engine.PostOwn(ctx, "/hezi/containers/"+url.PathEscape(name)+"/ports", nil, nil, ports, nil); err != nil {
+					return ownPorts(err)
+				}
+				if own == f.NFlag() {
+					return nil
+				}
+			}
 			res, err := engine.ContainerUpdate(ctx, name, client.ContainerUpdateOptions{Resources: &r, RestartPolicy: &policy})
 			mu.Lock()
 			warnings = append(warnings, res.Warnings...)
@@ -69,4 +94,30 @@ func newUpdate(a *App) *cobra.Command {
 		return err
 	})
 	return cmd
+}
+
+// portChange is the body of a request of Hezi's own.
+func portChange(publish, unpublish []string) (map[string]network.PortMap, error) {
+	_, add, err := request.Published(publish)
+	if err != nil {
+		return nil, err
+	}
+	_, remove, err := request.Published(unpublish)
+	if err != nil {
+		return nil, err
+	}
+	for p, list := range remove {
+		if slices.ContainsFunc(list, func(b network.PortBinding) bool { return b.HostPort == "" && !b.HostIP.IsValid() }) {
+			remove[p] = nil // all of the port's
+		}
+	}
+	return map[string]network.PortMap{"Add": add, "Remove": remove}, nil
+}
+
+// ownPorts says why another engine cannot do it.
+func ownPorts(err error) error {
+	if errors.Is(err, endpoint.ErrNotHezi) {
+		return fmt.Errorf("hezi update --publish-add and --publish-rm: %w: with Docker's engine, a container that is to have other ports is made anew", err)
+	}
+	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	apinet "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/volume"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -78,6 +79,7 @@ type networks interface {
 	Adopt(ctx context.Context, r network.SandboxRequest, s *network.Sandbox) (*network.Sandbox, error)
 	Connect(ctx context.Context, containerID string, r network.EndpointRequest) (*network.Sandbox, error)
 	Disconnect(ctx context.Context, containerID, ref string) (*network.Sandbox, error)
+	Republish(ctx context.Context, containerID string, add, remove apinet.PortMap) (*network.Sandbox, error)
 	Resolve(ref string) (id, name string, err error)
 	Release(containerID string)
 	NetworkID(name string) string

@@ -186,6 +186,11 @@ func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 	return s, err
 }
 
+// Ports changes which sockets are kept for a running container. Error: NotFound.
+func (c *Client) Ports(ctx context.Context, r PortsRequest) error {
+	return c.call(ctx, OpPorts, r, nil, r.Ports...)
+}
+
 // Prepare makes the namespaces of a container that Start is to follow for. A
 // failed step is a *box.Error. A second one of the same container ends the first.
 func (c *Client) Prepare(ctx context.Context, r PrepareRequest) (Prepared, error) {

@@ -39,6 +39,14 @@ type StartRequest struct {
 // MaxPorts leaves room for a process's other descriptors on one message.
 const MaxPorts = MaxFiles - 8
 
+// PortsRequest changes which sockets are kept for a running container: those that
+// StartRequest brought and Keep does not name are closed. It answers nothing.
+type PortsRequest struct {
+	ContainerID string
+	Keep        []string // local addresses with the protocol, as 0.0.0.0:80/tcp
+	Ports       []int    `json:"-"` // further sockets
+}
+
 // PrepareRequest makes the namespaces of a box with users of its own, for its
 // network namespace to be filled before StartRequest comes for it (see
 // box.Runtime.Prepare).

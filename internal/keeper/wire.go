@@ -36,6 +36,7 @@ const (
 	OpSweep      Op = "sweep"
 	OpUpdate     Op = "update"
 	OpPrepare    Op = "prepare"
+	OpPorts      Op = "ports"
 	OpUpgrade    Op = "upgrade"
 	OpStop       Op = "stop"
 )

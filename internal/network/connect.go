@@ -84,26 +84,26 @@ func (c *Controller) moved(ctx context.Context, m *member) error {
 	old, oldDirect := m.forwards, m.direct
 	forwards, direct := m.targets()
 	if c.table != nil {
-		if err := c.table.Add(forwards); err != nil {
+		if err := c.lead(old, forwards, oldDirect, direct); err != nil {
 			return err
 		}
-		stays := map[nft.Forward]bool{}
-		for _, f := range forwards {
-			stays[f] = true
-		}
-		// Those of a same port that lead elsewhere now were replaced.
-		if err := c.table.Delete(slices.DeleteFunc(slices.Clone(old), func(f nft.Forward) bool { return stays[f] })); err != nil {
-			return err
-		}
-		if err := c.table.SetDirect(direct, without(oldDirect, direct)); err != nil {
-			return err
-		}
-		forgetFlows(without(old, forwards), nil)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m.forwards, m.direct = forwards, direct
-	m.box = m.boxOf(m.box.Ports, m.box.Sockets)
+	m.box = m.boxOf(m.box.Ports, nil)
+	return nil
+}
+
+// lead has the firewall send to the new places what it sent to the old ones.
+func (c *registry) lead(old, now []nft.Forward, oldDirect, nowDirect []nft.Direct) error {
+	if err := nft.Replace(c.table, without(old, now), without(now, old)); err != nil {
+		return err
+	}
+	if err := c.table.SetDirect(without(nowDirect, oldDirect), without(oldDirect, nowDirect)); err != nil {
+		return err
+	}
+	forgetFlows(without(old, now), nil)
 	return nil
 }
 

@@ -49,8 +49,8 @@ type Sandbox struct {
 	Endpoints []Endpoint
 	// Ports with the host ports that were chosen.
 	Ports network.PortMap
-	// Sockets hold the ports, each its own, in an order that Adopt knows. They are
-	// valid until Release.
+	// Sockets hold the ports that were taken by the call that answered this, each its
+	// own. They are valid until Release.
 	Sockets []int `json:"-"`
 }
 

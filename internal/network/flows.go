@@ -26,8 +26,14 @@ func forgetFlows(gone, fresh []nft.Forward) {
 	if len(s.gone)+len(s.fresh) == 0 {
 		return
 	}
-	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, s)
-	logFailure("forget the flows of a published port", err)
+	six := func(f nft.Forward) bool { return f.To.Addr().Is6() }
+	four := func(f nft.Forward) bool { return !six(f) }
+	for family, has := range map[netlink.InetFamily]func(nft.Forward) bool{netlink.FAMILY_V4: four, netlink.FAMILY_V6: six} {
+		if slices.ContainsFunc(s.gone, has) || slices.ContainsFunc(s.fresh, has) {
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, s)
+			logFailure("forget the flows of a published port", err)
+		}
+	}
 }
 
 var _ netlink.CustomConntrackFilter = (*staleFlows)(nil)
@@ -45,7 +51,7 @@ func (s *staleFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 		return ok && target == answers
 	}) || to == answers && slices.ContainsFunc(s.fresh, func(g nft.Forward) bool {
 		_, ok := g.Target(to.Port())
-		return ok && (!g.Host.IsValid() && isLocal(to.Addr()) || g.Host == to.Addr())
+		return ok && g.To.Addr().Is6() == to.Addr().Is6() && (!g.Host.IsValid() && isLocal(to.Addr()) || g.Host == to.Addr())
 	})
 }
 

@@ -86,9 +86,9 @@ func (c *publisher) hosts(m *member, p network.Port, b network.PortBinding) ([]n
 	return []netip.Addr{a}, nil
 }
 
-// publish holds the ports, writes them into nft and registers the member.
-func (c *publisher) publish(ctx context.Context, m *member) (_ *Sandbox, err error) {
-	chosen := make(network.PortMap, len(m.ports))
+// take holds the ports that the member asks for, and says which were chosen.
+func (c *publisher) take(ctx context.Context, m *member) (chosen network.PortMap, err error) {
+	chosen = make(network.PortMap, len(m.ports))
 	for p, list := range m.ports {
 		if len(list) == 0 {
 			chosen[p] = nil
@@ -114,25 +114,53 @@ func (c *publisher) publish(ctx context.Context, m *member) (_ *Sandbox, err err
 			chosen[w.port], first = all[first:len(all):len(all)], len(all)
 		}
 	}
+	return chosen, nil
+}
+
+// sockets of the holds, in the order in which Adopt asks for them: of the wishes.
+func (m *member) sockets(chosen network.PortMap) (list []int) {
+	type place struct {
+		proto      uint8
+		addr       netip.Addr
+		host, port uint16
+	}
+	open := map[place]int{}
+	for _, h := range m.holds {
+		if fd, ok := h.hold.Socket(); ok {
+			open[place{h.hold.Proto, h.hold.Addr, h.hold.Port, h.port}] = fd
+		}
+	}
+	for _, w := range wishes(chosen) {
+		addr, proto, r, err := CheckBinding(w.port, w.binding)
+		if err != nil || w.many() {
+			continue
+		}
+		if fd, ok := open[place{proto, addr, r.Start(), w.port.Num()}]; ok {
+			list = append(list, fd)
+		}
+	}
+	return list
+}
+
+// publish holds the ports, writes them into nft and registers the member.
+func (c *publisher) publish(ctx context.Context, m *member) (*Sandbox, error) {
+	chosen, err := c.take(ctx, m)
+	if err != nil {
+		return nil, err
+	}
 	m.forwards, m.direct = m.targets()
 	if c.table != nil {
 		if len(m.forwards) > 0 {
-			if err = c.table.Add(m.forwards); err != nil {
+			if err := c.table.Add(m.forwards); err != nil {
 				return nil, err
 			}
 		}
-		if err = c.table.SetDirect(m.direct, nil); err != nil {
+		if err := c.table.SetDirect(m.direct, nil); err != nil {
 			return nil, err
 		}
 	}
-	var sockets []int
-	for _, h := range m.holds {
-		if fd, ok := h.hold.Socket(); ok {
-			sockets = append(sockets, fd)
-		}
-	}
 	m.ports = nil // chosen tells more, and thousands of them take memory
-	m.box = m.boxOf(chosen, sockets)
+	m.box = m.boxOf(chosen, m.sockets(chosen))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -147,13 +175,21 @@ func (c *publisher) publish(ctx context.Context, m *member) (_ *Sandbox, err err
 	for _, k := range m.links {
 		k.lan.links[m.id] = k
 	}
-	for _, f := range m.forwards {
-		if f.Proto == unix.IPPROTO_UDP && !m.adopted {
+	if !m.adopted {
+		c.forgetLaterLocked(m.forwards)
+	}
+	return m.box, nil
+}
+
+// forgetLaterLocked has the flows forgotten that came for UDP ports before they
+// were published: they would go to the host until they end.
+func (c *publisher) forgetLaterLocked(list []nft.Forward) {
+	for _, f := range list {
+		if f.Proto == unix.IPPROTO_UDP {
 			c.fresh = append(c.fresh, f)
 			defer wake(c.kick)
 		}
 	}
-	return m.box, nil
 }
 
 // grant holds what one wish asks of the host, on each of its addresses.

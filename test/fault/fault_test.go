@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -260,6 +261,50 @@ func TestNetworksOverKill(t *testing.T) {
 	}
 	e.Must(t, "rm", "-f", "web", "peer")
 	e.Must(t, "network", "rm", "one", "two")
+}
+
+// TestPublishedLaterOverKill: ports that were published while the container ran stay
+// taken while hezid is away, and are known again afterwards.
+func TestPublishedLaterOverKill(t *testing.T) {
+	e := start(t)
+	e.Must(t, "run", "-d", "--name", "web", "-p", "127.0.0.1::8080", "hezi/hello", "serve")
+	e.Must(t, "update", "--publish-add", "127.0.0.1::8081", "--publish-add", "127.0.0.1::8080", "web")
+	before := e.Must(t, "port", "web")
+	taken := func(when string) {
+		t.Helper()
+		for _, line := range strings.Split(before, "\n") {
+			_, addr, _ := strings.Cut(line, " -> ")
+			if l, err := net.Listen("tcp", addr); err == nil {
+				l.Close()
+				t.Errorf("%s: %s could be taken", when, addr)
+			}
+		}
+	}
+	taken("at first")
+	e.Kill()
+	taken("while hezid is away")
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if after := e.Must(t, "port", "web"); after != before {
+		t.Errorf("after the kill:\n%s\nbefore:\n%s", after, before)
+	}
+	keeper, _ := e.Keeper()
+	if err := syscall.Kill(keeper, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	taken("after the keeper was killed")
+	e.Must(t, "update", "--publish-rm", "8081", "web")
+	for _, line := range strings.Split(before, "\n") {
+		port, addr, _ := strings.Cut(line, " -> ")
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			l.Close()
+		}
+		if free := err == nil; free != strings.HasPrefix(port, "8081") {
+			t.Errorf("%s after 8081 was taken away: %v", line, err)
+		}
+	}
 }
 
 // TestRestartPolicyAfterKill: a container with a policy that ended while

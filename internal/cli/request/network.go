@@ -14,41 +14,50 @@ import (
 	"github.com/moby/moby/api/types/network"
 )
 
-// ports sets what -p and --expose give.
-func (n *networking) ports(config *container.Config, host *container.HostConfig) error {
-	specs, err := shortPorts(n.publish.GetSlice())
+// Published reads values of -p: the containers' ports, and where they are published.
+func Published(specs []string) (network.PortSet, network.PortMap, error) {
+	short, err := shortPorts(specs)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	exposed, bindings, err := nat.ParsePortSpecs(specs)
+	parsed, bindings, err := nat.ParsePortSpecs(short)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	config.ExposedPorts, host.PortBindings = network.PortSet{}, network.PortMap{}
-	for port := range exposed {
+	exposed, published := network.PortSet{}, network.PortMap{}
+	for port := range parsed {
 		p, err := network.ParsePort(string(port))
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		config.ExposedPorts[p] = struct{}{}
+		exposed[p] = struct{}{}
 	}
 	for port, list := range bindings {
 		p, err := network.ParsePort(string(port))
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		published := []network.PortBinding{}
+		published[p] = []network.PortBinding{}
 		for _, b := range list {
 			binding := network.PortBinding{HostPort: b.HostPort}
 			if b.HostIP != "" {
 				if binding.HostIP, err = netip.ParseAddr(b.HostIP); err != nil {
-					return fmt.Errorf("-p %s: %w", b.HostIP, err)
+					return nil, nil, fmt.Errorf("-p %s: %w", b.HostIP, err)
 				}
 			}
-			published = append(published, binding)
+			published[p] = append(published[p], binding)
 		}
-		host.PortBindings[p] = published
 	}
+	return exposed, published, nil
+}
+
+// ports sets what -p and --expose give.
+func (n *networking) ports(config *container.Config, host *container.HostConfig) error {
+	exposed, published, err := Published(n.publish.GetSlice())
+	if err != nil {
+		return err
+	}
+	config.ExposedPorts, host.PortBindings = exposed, published
 	for _, e := range n.expose.GetSlice() {
 		span, err := network.ParsePortRange(e)
 		if err != nil {

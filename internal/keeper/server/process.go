@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
@@ -269,29 +267,6 @@ func (p *process) eachFile(f func(name string, file *os.File)) {
 		add([]string{fileStdout, fileStderr}[i], s.f)
 		if s.spool != nil {
 			add([]string{fileSpool, fileSpoolEr}[i], s.spool.f)
-		}
-	}
-}
-
-// portFiles makes files of a start request's sockets.
-func portFiles(fds []int) (ports []*os.File) {
-	for i, fd := range fds {
-		ports = append(ports, os.NewFile(uintptr(fd), filePort+strconv.Itoa(i)))
-	}
-	return ports
-}
-
-// releasePorts gives up the container's ports, before anybody can know that it
-// has ended and start it again.
-func (p *process) releasePorts() {
-	p.mu.Lock()
-	ports := p.ports
-	p.ports = nil
-	p.mu.Unlock()
-	closeFiles(ports...)
-	for _, f := range ports {
-		if err := p.srv.link.drop(p.key, f.Name()); err != nil && !errors.Is(err, errdefs.ErrUnavailable) {
-			p.srv.logger.Warn("give up a container's port", "container", p.rec.ContainerID, "error", err)
 		}
 	}
 }

@@ -176,6 +176,12 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 			r.Ports, fds = fds, nil
 			answer, err = s.start(r)
 		}
+	case keeper.OpPorts:
+		var r *keeper.PortsRequest
+		if r, err = decode[keeper.PortsRequest](req.Body); err == nil {
+			r.Ports, fds = fds, nil
+			err = keepPorts(s, r)
+		}
 	default:
 		answer, err = s.answer(ctx, c, req)
 	}

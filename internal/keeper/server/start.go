@@ -18,7 +18,7 @@ const attachWait = 10 * time.Second
 
 func (s *Server) start(req *keeper.StartRequest) (keeper.Started, error) {
 	id := req.Spec.ID
-	ports := portFiles(req.Ports)
+	ports := portFiles(req.Ports, 0)
 	p := newProcess(s, record{ContainerID: id, StdinOnce: req.StdinOnce, Log: req.Log, Terminal: req.Spec.Process.Terminal, HostPID: req.Spec.Namespaces.PID.Mode != box.NamespaceNew, Limited: req.Spec.Cgroup.Resources.Memory > 0 || req.Spec.Cgroup.Foreign})
 	s.mu.Lock()
 	if s.containers[id] != nil || s.starting[id] {

@@ -310,15 +310,28 @@ func marker(t *Table) string {
 }
 
 // Add publishes ports in one transaction.
-func (t *Table) Add(fs []Forward) error {
-	if len(fs) == 0 {
+func (t *Table) Add(fs []Forward) error { return Replace(t, nil, fs) }
+
+// Delete takes ports away in one transaction.
+func (t *Table) Delete(fs []Forward) error { return Replace(t, fs, nil) }
+
+// Replace takes ports away and publishes others in one transaction. One that leads
+// elsewhere so far is replaced; one to be deleted that does is not deleted.
+func Replace(t *Table, del, add []Forward) error {
+	if len(del)+len(add) == 0 {
 		return nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	fs = t.elements(fs)
-	add, del := make([]Forward, 0, len(fs)), []Forward(nil)
-	for _, f := range fs {
+	var out []Forward
+	for _, f := range t.elements(del) {
+		if t.want[f.key()] == f.To {
+			delete(t.want, f.key())
+			out = append(out, f)
+		}
+	}
+	in := make([]Forward, 0, len(add))
+	for _, f := range t.elements(add) {
 		old, ok := t.want[f.key()]
 		if ok && old == f.To {
 			continue
@@ -326,38 +339,21 @@ func (t *Table) Add(fs []Forward) error {
 		if ok {
 			stale := f
 			stale.To = old
-			del = append(del, stale)
+			out = append(out, stale)
 		}
-		add = append(add, f)
+		in = append(in, f)
 		t.want[f.key()] = f.To
 	}
-	if err := t.commit(del, add); err != nil {
+	if len(out)+len(in) == 0 {
+		return nil
+	}
+	if err := t.commit(out, in); err != nil {
 		if err2 := t.restoreLocked(); err2 != nil {
-			for _, f := range add {
+			for _, f := range in {
 				delete(t.want, f.key())
 			}
 			return errors.Join(err, err2)
 		}
-	}
-	return nil
-}
-
-// Delete takes ports away in one transaction.
-func (t *Table) Delete(fs []Forward) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var del []Forward
-	for _, f := range t.elements(fs) {
-		if t.want[f.key()] == f.To {
-			delete(t.want, f.key())
-			del = append(del, f)
-		}
-	}
-	if len(del) == 0 {
-		return nil
-	}
-	if err := t.commit(del, nil); err != nil {
-		return t.restoreLocked()
 	}
 	return nil
 }

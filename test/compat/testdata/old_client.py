@@ -230,10 +230,27 @@ with tarfile.open(fileobj=archive, mode="w") as t:
 api.import_image_from_data(archive.getvalue(), repository=name + "/import", tag="v1")
 d.images.remove(name + "/import:v1")
 
+# Networks.
+n = d.networks.create(name + "-net", driver="bridge", labels={"of": name})
+assert [x.id for x in d.networks.list(names=[name + "-net"])] == [n.id]
+c = d.containers.run("busybox", ["sleep", "1000"], detach=True, network=n.name)
+c.reload()
+assert list(c.attrs["NetworkSettings"]["Networks"]) == [n.name]
+n.reload()
+assert [x.id for x in n.containers] == [c.id], n.attrs
+d.networks.get("bridge").connect(c)
+c.reload()
+assert set(c.attrs["NetworkSettings"]["Networks"]) == {n.name, "bridge"}
+refused(403, "already exists", d.networks.get("bridge").connect, c)
+refused(403, "active endpoints", n.remove)
+n.disconnect(c)
+c.remove(force=True)
+n.remove()
+refused(404, "not found", d.networks.get, name + "-net")
+
 # What is not there yet says so.
 c = d.containers.create("busybox", "true")
 refused(501, "not supported", c.diff)
-refused(501, "not supported", d.networks.create, "n")
 refused(503, "This node is not a swarm manager", d.services.list)
 assert minor < 25 or d.plugins.list() == []
 c.remove()
