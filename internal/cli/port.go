@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -12,11 +13,28 @@ import (
 	"github.com/spf13/cobra"
 
 	"hezi/internal/cli/endpoint"
+	"hezi/internal/cli/format"
 )
 
 func newPort(a *App) *cobra.Command {
-	cmd := &cobra.Command{Use: "CONTAINER [PRIVATE_PORT[/PROTO]]", Args: rangeArgs(1, 2), ValidArgsFunction: completeContainers(a, 1, isRunning)}
+	var exposed bool
+	var source string
+	cmd := &cobra.Command{Use: "CONTAINER [PRIVATE_PORT[/PROTO]]", ValidArgsFunction: completeContainers(a, 1, isRunning)}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if exposed {
+			return noArgs(cmd, args)
+		}
+		return rangeArgs(1, 2)(cmd, args)
+	}
+	cmd.Flags().BoolVar(&exposed, "exposed", false, "List what other machines can reach, of all containers")
+	cmd.Flags().StringVar(&source, "format", "", "With --exposed: "+formatHelp)
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
+		if exposed {
+			return a.exposed(ctx, engine, source)
+		}
+		if source != "" {
+			return errors.New("--format is for --exposed")
+		}
 		c, err := engine.ContainerInspect(ctx, args[0], client.ContainerInspectOptions{})
 		if err != nil {
 			return err
@@ -51,4 +69,23 @@ func newPort(a *App) *cobra.Command {
 		return nil
 	})
 	return cmd
+}
+
+// exposed lists what other machines can reach if the host's own firewall lets them.
+func (a *App) exposed(ctx context.Context, engine *endpoint.Connection, source string) error {
+	list, err := engine.ContainerList(ctx, client.ContainerListOptions{})
+	if err != nil {
+		return err
+	}
+	nets, err := engine.NetworkList(ctx, client.NetworkListOptions{})
+	if err != nil {
+		return err
+	}
+	if source == "" {
+		source = "table"
+	}
+	if source == "table" {
+		source = "table {{.Container}}\t{{.Port}}\t{{.Address}}\t{{.Why}}"
+	}
+	return format.Rows(format.Printer{Out: a.Out, Source: source, Headers: format.ExposedHeaders}, format.Exposures(list.Items, nets.Items))
 }

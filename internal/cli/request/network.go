@@ -74,6 +74,15 @@ func (n *networking) ports(config *container.Config, host *container.HostConfig)
 func shortPorts(specs []string) ([]string, error) {
 	short := make([]string, 0, len(specs))
 	for _, spec := range specs {
+		if rest, ok := strings.CutPrefix(spec, "local:"); ok { // a scope of Hezi's own
+			spec = "127.0.0.1:" + rest
+			if !strings.Contains(rest, ":") { // local:80 is 80 of the container's
+				spec = "127.0.0.1::" + rest
+			}
+		}
+		if strings.HasPrefix(spec, "lan:") {
+			return nil, fmt.Errorf("-p %s: the scope lan is not there yet: give the address that this host has in that network, as in -p 192.168.1.5:%s", spec, strings.TrimPrefix(spec, "lan:"))
+		}
 		if !strings.Contains(spec, "=") {
 			short = append(short, spec)
 			continue

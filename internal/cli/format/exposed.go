@@ -1,0 +1,93 @@
+package format
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+)
+
+// ExposedHeaders are the columns of `port --exposed`.
+var ExposedHeaders = Headers{"Container": "CONTAINER", "Port": "PORT", "Address": "REACHED AT", "Why": "BECAUSE"}
+
+// Exposure is a row of `port --exposed`: something that other machines can reach.
+type Exposure struct {
+	Container string
+	Port      string // the container's
+	Address   string // where it is reached
+	Why       string
+}
+
+// MarshalJSON prints all fields.
+func (e *Exposure) MarshalJSON() ([]byte, error) { return Fields(e) }
+
+// Exposures are what other machines can reach of running containers, as far as the
+// engine decides it.
+func Exposures(list []container.Summary, nets []network.Summary) []*Exposure {
+	modes := map[string]network.Summary{}
+	for _, n := range nets {
+		modes[n.ID] = n
+	}
+	var rows []*Exposure
+	for _, c := range list {
+		name := shownID(c.ID, true)
+		if len(c.Names) > 0 {
+			name = strings.TrimPrefix(c.Names[0], "/")
+		}
+		if c.HostConfig.NetworkMode == "host" {
+			rows = append(rows, &Exposure{name, "all that it opens", "the host's addresses", "--network host"})
+			continue
+		}
+		for _, p := range c.Ports {
+			if p.PublicPort == 0 || p.IP.IsLoopback() {
+				continue
+			}
+			rows = append(rows, &Exposure{name, fmt.Sprintf("%d/%s", p.PrivatePort, p.Type),
+				net.JoinHostPort(p.IP.String(), strconv.Itoa(int(p.PublicPort))), "published"})
+		}
+		if c.NetworkSettings == nil {
+			continue
+		}
+		for lan, s := range c.NetworkSettings.Networks {
+			rows = append(rows, direct(name, lan, s, modes)...)
+		}
+	}
+	slices.SortFunc(rows, func(a, b *Exposure) int {
+		return cmp.Or(strings.Compare(a.Container, b.Container), strings.Compare(a.Port, b.Port), strings.Compare(a.Address, b.Address))
+	})
+	return rows
+}
+
+// direct are the container's own addresses that a network lets others reach.
+func direct(name, lan string, s *network.EndpointSettings, nets map[string]network.Summary) (rows []*Exposure) {
+	if s == nil {
+		return nil
+	}
+	n := nets[s.NetworkID]
+	for _, f := range []struct {
+		option  string
+		address string
+	}{
+		{"com.docker.network.bridge.gateway_mode_ipv4", s.IPAddress.String()},
+		{"com.docker.network.bridge.gateway_mode_ipv6", s.GlobalIPv6Address.String()},
+	} {
+		if n.Options[f.option] == "nat-unprotected" && f.address != "invalid IP" {
+			rows = append(rows, &Exposure{name, "all that it opens", f.address, "the network " + lan + " has the gateway mode nat-unprotected"})
+		}
+	}
+	switch n.Driver {
+	case "macvlan", "ipvlan":
+		if !n.Internal && s.IPAddress.IsValid() {
+			rows = append(rows, &Exposure{name, "all that it opens", s.IPAddress.String(), "the network " + lan + " is on a device of the host's (" + n.Driver + ")"})
+		}
+	}
+	if trusted := n.Options["com.docker.network.bridge.trusted_host_interfaces"]; trusted != "" && s.IPAddress.IsValid() {
+		rows = append(rows, &Exposure{name, "all that it opens", s.IPAddress.String(), "the network " + lan + " trusts what comes in by " + trusted})
+	}
+	return rows
+}
