@@ -1,11 +1,14 @@
 package network
 
 import (
+	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/network/nft"
@@ -65,4 +68,37 @@ func addrPort(ip net.IP, port uint16) netip.AddrPort {
 func isLocal(a netip.Addr) bool {
 	routes, err := netlink.RouteGet(a.AsSlice())
 	return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+}
+
+// Of linux/netfilter/nfnetlink_conntrack.h.
+const (
+	ctaFilter      = 25
+	ctaFilterOrig  = 1
+	ctaFilterReply = 2
+	ctaFilterIPSrc = 1 << 0
+)
+
+// forgetAddress drops what the kernel tracks of connections from and to a container's
+// address, before another container gets it: its packets would be taken for answers. The
+// kernel picks the entries (since Linux 5.8; an older one refuses, and nothing is done).
+func forgetAddress(a netip.Addr) {
+	family, source := uint8(unix.AF_INET), nl.CTA_IP_V4_SRC
+	if a.Is6() {
+		family, source = unix.AF_INET6, nl.CTA_IP_V6_SRC
+	}
+	// Who answers is the source of the reply, whatever was translated.
+	for _, side := range []struct{ tuple, flags int }{{nl.CTA_TUPLE_ORIG, ctaFilterOrig}, {nl.CTA_TUPLE_REPLY, ctaFilterReply}} {
+		req := nl.NewNetlinkRequest(int(netlink.ConntrackTable)<<8|nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
+		tuple := nl.NewRtAttr(side.tuple|unix.NLA_F_NESTED, nil)
+		tuple.AddRtAttr(nl.CTA_TUPLE_IP|unix.NLA_F_NESTED, nil).AddRtAttr(source, a.AsSlice())
+		req.AddData(tuple)
+		filter := nl.NewRtAttr(ctaFilter|unix.NLA_F_NESTED, nil)
+		filter.AddRtAttr(side.flags, nl.Uint32Attr(ctaFilterIPSrc))
+		req.AddData(filter)
+		if _, err := req.Execute(unix.NETLINK_NETFILTER, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			slog.Debug("forget the connections of an address", "address", a, "error", err)
+			return
+		}
+	}
 }

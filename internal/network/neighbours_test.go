@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/network/netns"
 )
@@ -18,7 +22,7 @@ import (
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
 	var err error
-	for range 100 {
+	for range 400 { // the kernel may take long to end a namespace
 		if err = f(); err == nil {
 			return
 		}
@@ -194,6 +198,61 @@ func TestStaleFlows(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// TestGoneConnections: when a container is gone and its address can be had again, the
+// kernel tracks no connection of it.
+func TestGoneConnections(t *testing.T) {
+	o := testOptions(t, "gone")
+	o.IPv6 = true
+	c := open(t, o)
+	world := outsideWorld(t)
+	sh(t, `ip addr add 2001:db8:1::1/64 dev world nodad; nsenter --net=`+world+` sh -ec 'for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 0 > $f; done; ip addr add 2001:db8:1::2/64 dev w0 nodad; ip -6 route add default via 2001:db8:1::1'`)
+	serveBoth(t, world)
+	s := join(t, c, "a", bind("80/tcp", "", "8080"))
+	t.Run("talk", func(t *testing.T) { // its end closes the servers, which keep the namespace
+		serveBoth(t, s.Path)
+		answers(t, s.Path, "tcp", "198.51.100.2:80", "*")
+		answers(t, s.Path, "tcp", "[2001:db8:1::2]:80", "*")
+		answers(t, s.Path, "udp", "198.51.100.2:80", "*")
+		answers(t, world, "tcp", "198.51.100.1:8080", "*")
+	})
+	addresses := s.Addresses()
+	tracked := func() (n int) {
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			list, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range list {
+				for _, a := range addresses {
+					if f.Forward.SrcIP.String() == a.String() || f.Reverse.SrcIP.String() == a.String() {
+						n++
+					}
+				}
+			}
+		}
+		return n
+	}
+	if n := tracked(); n < 4 {
+		t.Fatalf("%d connections are tracked, of four", n)
+	}
+	c.Release("a")
+	eventually(t, "no connection is left", func() error {
+		c.mu.Lock()
+		dying := len(c.dying) + len(c.releasing)
+		c.mu.Unlock()
+		if n := tracked(); n > 0 || dying > 0 {
+			return fmt.Errorf("%d connections, %d devices", n, dying)
+		}
+		return nil
+	})
+}
+
+func BenchmarkForgetAddress(b *testing.B) {
+	for b.Loop() {
+		forgetAddress(netip.MustParseAddr("172.17.9.9"))
 	}
 }
 

@@ -172,13 +172,25 @@ func (c *publisher) bury() {
 		logFailure("look for dying veths", err)
 		return
 	}
+	gone := map[string]dead{}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, name := range look {
 		if _, there := on[name]; !there {
-			d := c.dying[name]
-			delete(c.dying, name)
-			d.lan.freeLocked(d.v4, d.v6)
+			gone[name] = c.dying[name]
 		}
+	}
+	c.mu.Unlock()
+	for _, d := range gone {
+		for _, p := range []netip.Prefix{d.v4, d.v6} {
+			if p.IsValid() {
+				forgetAddress(p.Addr())
+			}
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, d := range gone {
+		delete(c.dying, name)
+		d.lan.freeLocked(d.v4, d.v6)
 	}
 }
