@@ -362,6 +362,49 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestOverlapLater: a network of the host's that comes up later, as a VPN's, moves the
+// bridge at the next start, but not from under running containers.
+func TestOverlapLater(t *testing.T) {
+	o := testOptions(t, "later")
+	o.Pool = -1
+	c, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := join(t, c, "a", nil)
+	subnet := c.Subnet()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "ip link add vpn type veth peer name vpn0; ip link set vpn up; ip link set vpn0 up; ip addr add "+subnet.Addr().Next().Next().Next().String()+"/20 dev vpn")
+	defer exec.Command("ip", "link", "del", "vpn").Run()
+	if c, err = New(o); err != nil {
+		t.Fatal(err)
+	}
+	if c.Subnet() != subnet {
+		t.Errorf("a container runs in %s, and the bridge went to %s", subnet, c.Subnet())
+	}
+	if w := strings.Join(c.Warnings(), "\n"); !strings.Contains(w, "the network bridge has the subnet "+subnet.String()) || !strings.Contains(w, "by vpn") {
+		t.Errorf("warnings: %s", w)
+	}
+	if _, err := c.Adopt(context.Background(), SandboxRequest{ContainerID: "a", ContainerName: "/a", Endpoints: onBridge()}, s); err != nil {
+		t.Error(err)
+	}
+	c.Release("a")
+	eventually(t, "the container is gone", func() error {
+		if entries, _ := os.ReadDir(c.handles()); len(entries) > 0 {
+			return errors.New("its namespace is there")
+		}
+		return nil
+	})
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c = open(t, o); c.Subnet() == subnet {
+		t.Errorf("the bridge stays in %s, which the host has elsewhere", subnet)
+	}
+}
+
 func TestTwoEngines(t *testing.T) {
 	x, y := open(t, testOptions(t, "left")), open(t, testOptions(t, "right"))
 	if x.Subnet().Overlaps(y.Subnet()) || x.bridge().bridge == y.bridge().bridge {

@@ -93,13 +93,20 @@ func (s *state) choose4(o Options, busy []netip.Prefix) (err error) {
 			return fmt.Errorf("fixed-cidr %s overlaps a network of this host: choose another", f)
 		}
 		s.Subnet, s.Gateway = f, f.Addr().Next()
-	case !s.Subnet.IsValid() || overlapsAny(s.Subnet, busy):
+	case !s.Subnet.IsValid() || overlapsAny(s.Subnet, busy) && !inhabited(o.ExecRoot):
 		if s.Subnet, err = freeSubnet(busy); err != nil {
 			return err
 		}
 		s.Gateway = s.Subnet.Addr().Next()
 	}
 	return nil
+}
+
+// inhabited says whether a former engine left namespaces: their containers run on
+// with the addresses that they have.
+func inhabited(execRoot string) bool {
+	entries, err := os.ReadDir(filepath.Join(execRoot, "netns"))
+	return err == nil && len(entries) > 0
 }
 
 // choose6 gives the bridge a subnet of IPv6 where it is to have one: what was asked
