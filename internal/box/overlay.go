@@ -1,6 +1,7 @@
 package box
 
 import (
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,11 @@ func finishOverlay(fs int, o *Overlay) (int, error) {
 			return -1, overlayError(fs, o, err)
 		}
 	}
+	if o.Label != "" {
+		if err := unix.FsconfigSetString(fs, "context", o.Label); err != nil {
+			return -1, labelError(o.Label, err)
+		}
+	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, overlayError(fs, o, err)
 	}
@@ -51,6 +57,10 @@ func finishOverlay(fs int, o *Overlay) (int, error) {
 		return -1, overlayError(fs, o, err)
 	}
 	return fd, nil
+}
+
+func labelError(label string, err error) error {
+	return stepError(StepRoot, label, err, "cannot give the root file system the SELinux label "+strconv.Quote(label)+" (is SELinux enabled?)")
 }
 
 // overlayError explains the errors that overlay gives without words.

@@ -73,6 +73,9 @@ func mountPrivately(o *Overlay) (int, error) {
 			options = append(options, "volatile")
 		}
 	}
+	if o.Label != "" {
+		options = append(options, `context="`+o.Label+`"`)
+	}
 	data := strings.Join(options, ",")
 	if len(data) >= unix.Getpagesize() {
 		return fail(unix.E2BIG)

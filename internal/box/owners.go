@@ -166,7 +166,7 @@ func mappedByDescriptor(o *Overlay, userns int) (int, error) {
 func mappedByPath(o *Overlay, userns int) (int, error) {
 	fail := func(err error) (int, error) { return -1, overlayError(-1, o, err) }
 	tops := append([]string{}, o.Lower...)
-	below := Overlay{Volatile: o.Volatile}
+	below := Overlay{Volatile: o.Volatile, Label: o.Label}
 	top := ""
 	if o.Upper != "" {
 		top = commonDir([]string{filepath.Dir(o.Upper), filepath.Dir(o.Work)})
@@ -220,7 +220,7 @@ func mappedByPath(o *Overlay, userns int) (int, error) {
 // device. The file system is the host's, and so the devices in it work.
 func (b *bundle) devices(m *plan.Mount, list []Device, users *Users) error {
 	uid, gid, _ := users.Root()
-	fd, err := initproc.NewMount("tmpfs", fmt.Sprintf("%s,uid=%d,gid=%d", m.Data, uid, gid), m.Set&^unix.MOUNT_ATTR_RDONLY)
+	fd, err := initproc.NewLabelled("tmpfs", fmt.Sprintf("%s,uid=%d,gid=%d", m.Data, uid, gid), b.plan.FileLabel, m.Set&^unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return stepError(StepMount, "/dev", err, "cannot make a file system for /dev")
 	}

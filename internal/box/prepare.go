@@ -99,7 +99,7 @@ func stepError(step, subject string, err error, message string) *Error {
 func (b *bundle) fill(spec *Spec) error {
 	p := &b.plan
 	p.ID, p.Hostname, p.Domainname = spec.ID, spec.Hostname, spec.Domainname
-	p.ReadonlyRoot, p.Ordered = spec.Root.ReadOnly, spec.Root.AsIs
+	p.ReadonlyRoot, p.Ordered, p.FileLabel = spec.Root.ReadOnly, spec.Root.AsIs, spec.FileLabel
 	p.Masked, p.Readonly = spec.MaskedPaths, spec.ReadonlyPaths
 	for _, key := range sortedKeys(spec.Sysctl) {
 		p.Sysctl = append(p.Sysctl, plan.Pair{Key: key, Value: spec.Sysctl[key]})

@@ -27,6 +27,9 @@ type Spec struct {
 	Process Process
 	Devices []Device          // created in /dev beside the default ones
 	Sysctl  map[string]string // written through init's private procfs
+	// FileLabel is the SELinux label of the file systems that are made for the box in
+	// memory; "": what the policy says. An overlay has one of its own.
+	FileLabel string `json:",omitempty"`
 
 	MaskedPaths   []string // inside
 	ReadonlyPaths []string // inside
@@ -55,7 +58,8 @@ type Overlay struct {
 	Lower    []string // host paths of read-only layers, topmost first
 	Upper    string   // host path; "" with Work "" makes the overlay read-only
 	Work     string
-	Volatile bool // no sync on unmount: for containers that are removed at exit
+	Volatile bool   // no sync on unmount: for containers that are removed at exit
+	Label    string `json:",omitempty"` // SELinux label of all files; "": those that they have
 }
 
 // Mount types.

@@ -23,6 +23,9 @@ const stockTime = 5 * time.Second // for a spare to build it
 // stockOf is the stock of a plan, or nil when the box needs its own order: a
 // mount of the user's in /proc must lie below the masks.
 func stockOf(p *plan.Plan) *stock {
+	if p.FileLabel != "" { // no other box has it
+		return nil
+	}
 	s := plan.Plan{Stock: true, Root: plan.NoFD, Null: plan.NoFD, Tiny: plan.NoFD, UserFD: plan.NoFD, CgroupDir: plan.NoFD,
 		Stdio: [3]int{plan.NoFD, plan.NoFD, plan.NoFD}, UnshareCgroup: p.UnshareCgroup}
 	found := map[string]bool{}

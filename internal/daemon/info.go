@@ -19,6 +19,7 @@ import (
 	"hezi/internal/box/cgroup"
 	"hezi/internal/daemon/config"
 	"hezi/internal/engine"
+	"hezi/internal/engine/labels"
 	"hezi/internal/image"
 	"hezi/internal/version"
 )
@@ -162,6 +163,9 @@ func securityOptions(c *config.Config) []string {
 		profile = c.SeccompProfile
 	}
 	out = append(out, "name=seccomp,profile="+profile)
+	if labels.Enabled() {
+		out = append(out, "name=selinux")
+	}
 	out = append(out, "name=cgroupns") // each container has one of its own, on both versions
 	if c.UsernsRemap != "" && c.UsernsRemap != "root" || strings.HasPrefix(c.Userns, "auto") {
 		out = append(out, "name=userns")

@@ -23,6 +23,7 @@ import (
 	"hezi/internal/disk"
 	"hezi/internal/engine"
 	"hezi/internal/engine/cdi"
+	"hezi/internal/engine/labels"
 	"hezi/internal/engine/oci"
 	"hezi/internal/engine/scope"
 	"hezi/internal/engine/users"
@@ -167,6 +168,9 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 		if err := apparmor.Ensure(); err != nil {
 			return nil, err
 		}
+	}
+	if w := labels.Enable(c.SELinux); w != "" {
+		d.log.Warn(w)
 	}
 	o.DataRoot, o.ExecRoot, o.Walls.Seccomp, o.Walls.NoNewPrivileges, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, c.NoNewPrivileges, cgroupParent(id)
 	o.Defaults = engine.Defaults{

@@ -88,8 +88,12 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err := (mapper{e.records}).assign(r); err != nil {
 		return container.CreateResponse{}, err
 	}
+	if err := (labeller{e.records}).assign(r); err != nil {
+		e.o.Users.Give(r.ID)
+		return container.CreateResponse{}, err
+	}
 	undoing := context.WithoutCancel(ctx)
-	undo := []func() error{func() error { e.o.Users.Give(r.ID); return nil }}
+	undo := []func() error{func() error { e.o.Users.Give(r.ID); labeller{e.records}.giveBack(r); return nil }}
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
 			err = errors.Join(err, undo[i]())

@@ -23,6 +23,7 @@ import (
 	"hezi/internal/engine/attach"
 	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/execs"
+	"hezi/internal/engine/labels"
 	"hezi/internal/engine/names"
 	"hezi/internal/engine/oci"
 	"hezi/internal/engine/proc"
@@ -151,6 +152,8 @@ type record struct {
 	// container whose user namespace it joins, and with it these ids; "": none.
 	Users   *box.Users `json:",omitempty"`
 	UsersOf string     `json:",omitempty"`
+	// Labels are its SELinux labels.
+	Labels labels.Pair `json:",omitzero"`
 
 	State    State
 	Exit     int // code

@@ -216,6 +216,7 @@ func (e *Execs) execProcess(r *record, v *execs.Execution, o ExecStartOptions) (
 	if caps, err = spec.Capabilities(h.CapAdd, h.CapDrop, r.HostConfig.Privileged); err != nil {
 		return p, err
 	}
+	p.SELinuxLabel = r.Labels.Process
 	return p, e.o.Walls.Confine(&p, r.HostConfig, security, caps)
 }
 

@@ -34,8 +34,8 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 		ID: r.ID, Created: stamp(r.Created), Path: path, Args: args, State: r.state(), Image: r.ImageID,
 		Name: "/" + r.Name, RestartCount: r.Restarts, Driver: rootDriver, Platform: r.Platform,
 		ExecIDs: e.index.Running(r.ID), HostConfig: r.hostConfig(), Mounts: q.mountPoints(ctx, r), Config: r.config(), NetworkSettings: q.networkSettings(r),
-		AppArmorProfile: e.o.Walls.AppArmorOf(r.HostConfig),
-		Storage:         &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: rootDriver}}},
+		AppArmorProfile: e.o.Walls.AppArmorOf(r.HostConfig), ProcessLabel: r.Labels.Process, MountLabel: r.Labels.Files,
+		Storage: &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: rootDriver}}},
 	}
 	slices.Sort(resp.ExecIDs)
 	if r.Manifest.Digest != "" {

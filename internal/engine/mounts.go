@@ -83,6 +83,11 @@ func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 			}
 			m.Type, m.Source, m.Layers, m.Recursive = box.MountImage, p.Source, layers, false
 		}
+		if p.Type != mount.TypeImage {
+			if err := r.relabel(p, m.Source); err != nil {
+				return nil, err
+			}
+		}
 		var err error
 		if m.Owners, err = owners.Of(p.Owners, p.Source, p.Target, p.Type == mount.TypeVolume); err != nil {
 			return nil, err

@@ -93,6 +93,7 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 	e.o.Images.Touch(digest.Digest(r.ImageID))
 	e.names.Release(r.ID)
 	mapper{e.records}.giveBack(r)
+	labeller{e.records}.giveBack(r)
 	e.publish(r, events.ActionDestroy)
 	errs = append(errs, e.o.Keeper.Remove(ctx, r.ID, e.folder(r.ID)))
 	if err := errors.Join(errs...); err != nil {

@@ -205,6 +205,9 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err := e.o.Walls.Confine(&s.Process, r.HostConfig, security, s.Process.Capabilities.Bounding); err != nil {
 		return none, err
 	}
+	if err := (labeller(e)).apply(r, &s); err != nil {
+		return none, err
+	}
 	if err := e.place(ctx, r, &s, init); err != nil {
 		return none, err
 	}

@@ -76,6 +76,9 @@ func (e *records) loadAll() error {
 				e.o.Log.Error("two containers have the same ids on the host: make one of them anew", "error", err)
 			}
 		}
+		if err := r.Labels.Reserve(); err != nil {
+			e.o.Log.Error("the SELinux label of a container cannot be kept from being given again", "container", r.ID, "error", err)
+		}
 		e.add(newEntry(r))
 	}
 	return nil

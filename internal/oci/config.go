@@ -59,7 +59,7 @@ func boxSpec(id, bundle string, c *specs.Spec, warn func(string)) (*box.Spec, er
 	s := &box.Spec{
 		ID: id, Hostname: c.Hostname, Domainname: c.Domainname, Sysctl: c.Linux.Sysctl,
 		Root:        box.Root{Path: c.Root.Path, ReadOnly: c.Root.Readonly, AsIs: true, Propagation: c.Linux.RootfsPropagation},
-		MaskedPaths: c.Linux.MaskedPaths, ReadonlyPaths: c.Linux.ReadonlyPaths,
+		MaskedPaths: c.Linux.MaskedPaths, ReadonlyPaths: c.Linux.ReadonlyPaths, FileLabel: c.Linux.MountLabel,
 	}
 	if !filepath.IsAbs(s.Root.Path) {
 		s.Root.Path = filepath.Join(bundle, s.Root.Path)
@@ -116,7 +116,7 @@ func checkSpec(c *specs.Spec) error {
 		name string
 		set  bool
 	}{
-		{"linux.netDevices", len(l.NetDevices) > 0}, {"linux.mountLabel", l.MountLabel != ""}, {"linux.intelRdt", l.IntelRdt != nil},
+		{"linux.netDevices", len(l.NetDevices) > 0}, {"linux.intelRdt", l.IntelRdt != nil},
 		{"linux.memoryPolicy", l.MemoryPolicy != nil}, {"linux.timeOffsets", len(l.TimeOffsets) > 0},
 		{"linux.personality", l.Personality != nil && (l.Personality.Domain != specs.PerLinux || len(l.Personality.Flags) > 0)},
 		{"linux.rootfsPropagation " + l.RootfsPropagation, l.RootfsPropagation != "" && !slices.Contains(propagations, l.RootfsPropagation)},

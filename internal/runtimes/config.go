@@ -23,7 +23,7 @@ func config(s *box.Spec, l *Launch, root string, mounts []box.Mount, who box.Ide
 		Process: process(&s.Process, who),
 		Linux: &specs.Linux{
 			CgroupsPath: cgroups, Sysctl: map[string]string{}, Seccomp: l.Seccomp,
-			MaskedPaths: s.MaskedPaths, ReadonlyPaths: s.ReadonlyPaths,
+			MaskedPaths: s.MaskedPaths, ReadonlyPaths: s.ReadonlyPaths, MountLabel: s.FileLabel,
 			Resources: resources(&s.Cgroup.Resources),
 		},
 	}

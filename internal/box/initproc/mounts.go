@@ -25,6 +25,11 @@ var attributes = map[string]uint64{
 // NewMount makes a detached file system. The kernel's own words about a bad
 // option are part of the error.
 func NewMount(kind, data string, attr uint64) (int, error) {
+	return NewLabelled(kind, data, "", attr)
+}
+
+// NewLabelled is NewMount with an SELinux label for all files, or "".
+func NewLabelled(kind, data, label string, attr uint64) (int, error) {
 	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -50,6 +55,11 @@ func NewMount(kind, data string, attr uint64) (int, error) {
 		}
 		if err != nil {
 			return -1, &optionError{option, fsLog(fs), err}
+		}
+	}
+	if label != "" {
+		if err := unix.FsconfigSetString(fs, "context", label); err != nil {
+			return -1, &optionError{"context=" + label, fsLog(fs), err}
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
@@ -192,7 +202,38 @@ func (s *session) mountOne(m *plan.Mount) error {
 			return err
 		}
 	}
-	return attach(fd, target)
+	if err := attach(fd, target); err != nil {
+		return err
+	}
+	return s.labelQueues(m, fd)
+}
+
+// labels is what the files of a file system that init makes are to have. Those of
+// proc and sysfs have the kernel's.
+func (s *session) labels(kind string) string {
+	if kind == "tmpfs" || kind == "devpts" {
+		return s.plan.FileLabel
+	}
+	return ""
+}
+
+// labelQueues labels the folder of message queues, which takes no option for
+// it in a user namespace.
+func (s *session) labelQueues(m *plan.Mount, fd int) error {
+	if m.Type != "mqueue" || m.FD >= 0 || s.plan.FileLabel == "" {
+		return nil
+	}
+	err := unix.Fchdir(s.proc)
+	if err == nil {
+		err = unix.Setxattr("self/fd/"+strconv.Itoa(fd), "security.selinux", []byte(s.plan.FileLabel), 0)
+	}
+	if err == unix.ENOTSUP {
+		err = nil
+	}
+	if back := unix.Fchdir(s.root); err == nil {
+		err = back
+	}
+	return err
 }
 
 // more sets what a bind asks for beside the usual.
@@ -296,7 +337,7 @@ func (s *session) tree(m *plan.Mount) (int, error) {
 	if m.Type == "tmpfs" && !strings.Contains(","+data, ",mode=") {
 		data = modeOf(s.root, m.Target) + data
 	}
-	fd, err := NewMount(m.Type, data, attr)
+	fd, err := NewLabelled(m.Type, data, s.labels(m.Type), attr)
 	if err == nil && m.Propagation != 0 {
 		err = setPropagation(fd, m.Propagation, false)
 	}
@@ -374,7 +415,7 @@ func (s *session) mountCgroup(m *plan.Mount) error {
 		}
 		return attach(fd, target)
 	}
-	dir, err := NewMount("tmpfs", "mode=755", m.Set&^unix.MOUNT_ATTR_RDONLY)
+	dir, err := NewLabelled("tmpfs", "mode=755", s.plan.FileLabel, m.Set&^unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return err
 	}
@@ -480,7 +521,7 @@ func (s *session) mask(target int, empty *int) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		first = *empty < 0
 		if first {
-			fd, err := NewMount("tmpfs", "mode=755", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+			fd, err := NewLabelled("tmpfs", "mode=755", s.plan.FileLabel, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 			if err != nil {
 				return err
 			}

@@ -16,13 +16,13 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // as root: identity, terminal, lookup, and the tape that ends in execve.
 func (s *session) prepareProgram() error {
 	p := &s.plan.Process
-	if s.plan.UserFD < 0 { // else in its user namespace
-		if err := s.keyring(); err != nil {
+	if !s.plan.Join {
+		if err := s.processAttributes(); err != nil {
 			return err
 		}
 	}
-	if !s.plan.Join {
-		if err := s.processAttributes(); err != nil {
+	if s.plan.UserFD < 0 { // else in its user namespace
+		if err := s.keyring(); err != nil {
 			return err
 		}
 	}
@@ -89,7 +89,11 @@ func (s *session) processAttributes() error {
 		}
 	}
 	if p.SELinux != "" {
-		if err := s.writeProc("self/attr/exec", p.SELinux); err != nil {
+		err := s.writeProc("self/attr/exec", p.SELinux)
+		if err == nil { // that of the session's keyring, until exec clears it
+			err = s.writeProc("self/attr/keycreate", p.SELinux)
+		}
+		if err != nil {
 			return fail("exec", p.SELinux, err, "cannot use the SELinux label "+strconv.Quote(p.SELinux)+" (is SELinux enabled?)")
 		}
 	}

@@ -48,6 +48,7 @@ type Plan struct {
 
 	Hostname   string
 	Domainname string
+	FileLabel  string // SELinux label of the file systems that init makes, or ""
 
 	Root         int    // detached mount; of a join: a directory to make the root, or NoFD
 	RootAt       string // where it is mounted, in a mount namespace that is not the box's own

@@ -58,6 +58,7 @@ type Config struct {
 
 	Init            bool
 	NoNewPrivileges bool
+	SELinux         bool   // containers have labels
 	SeccompProfile  string // "": the built-in default; "unconfined"; or a file
 	DefaultShmSize  int64
 	IPCMode         string // "", private or shareable

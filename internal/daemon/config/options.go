@@ -71,6 +71,7 @@ func (c *Config) options() []option {
 		{key: "dns-opts", flag: "dns-opt", usage: "resolv.conf option of containers", value: &list{&c.DNSOpts}},
 		{key: "init", usage: "run an init in every container that does not say otherwise", value: &boolean{&c.Init}},
 		{key: "no-new-privileges", usage: "set no-new-privileges in every container that does not say otherwise", value: &boolean{&c.NoNewPrivileges}},
+		{key: "selinux-enabled", usage: "give containers SELinux labels", value: &boolean{&c.SELinux}},
 		{key: "seccomp-profile", usage: "seccomp profile of containers: a file, or unconfined (default: built in)", value: &text{&c.SeccompProfile}},
 		{key: "cdi-spec-dirs", flag: "cdi-spec-dir", usage: "folder of CDI specifications of devices (default /etc/cdi and /var/run/cdi)", value: &list{&c.CDISpecDirs}},
 		{key: "runtimes", flag: "add-runtime", usage: "NAME=PATH of another OCI runtime", value: &declared{&c.Runtimes}, reload: true},
@@ -117,7 +118,7 @@ var unsupported = map[string]string{
 	"metrics-addr": restricted, "min-api-version": "Hezi serves API 1.24 and newer always",
 	"network-control-plane-mtu": "there is no swarm", "network-diagnostic-port": "there is no swarm", "node-generic-resources": "there is no swarm",
 	"nri-opts": restricted, "raw-logs": "hezid's log has no colours", "resolv-conf": "use dns, dns-search and dns-opts", "rootless": restricted,
-	"selinux-enabled": restricted, "storage-opts": restricted,
+	"storage-opts":                 restricted,
 	"swarm-default-advertise-addr": "there is no swarm", "swarm-raft-election-tick": "there is no swarm", "swarm-raft-heartbeat-tick": "there is no swarm",
 	"userland-proxy": "Hezi needs no proxy processes for published ports", "userland-proxy-path": "Hezi needs no proxy processes for published ports",
 }
@@ -126,7 +127,7 @@ var unsupported = map[string]string{
 // JSON: a daemon.json of Docker's that has them needs no change.
 var already = map[string][]string{
 	"userland-proxy": {"false"},
-	"experimental":   {"false"}, "selinux-enabled": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
+	"experimental":   {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
 	"allow-direct-routing": {"false"}, "default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
 	"features":              {"{}", `{"containerd-snapshotter":true}`},
 	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "default-ulimits": {"{}"},

@@ -27,6 +27,7 @@ type Point struct {
 	NonRecursive  bool              `json:",omitempty"` // bind: without the mounts below its source
 	ReadOnlyTop   bool              `json:",omitempty"` // bind: read-only does not hold for the mounts below
 	Subpath       string            `json:",omitempty"` // volume and image: what below its root is mounted
+	Inherited     bool              `json:",omitempty"` // by --volumes-from
 	Anonymous     bool              `json:",omitempty"` // volume: it goes with its last container
 	Driver        string            `json:",omitempty"` // volume: of one that is made
 	DriverOptions map[string]string `json:",omitempty"`
@@ -167,7 +168,7 @@ func Inherit(to, theirs []Point, readOnly bool) []Point {
 		if p.Type == mount.TypeTmpfs {
 			continue
 		}
-		p.ReadOnly, p.NoCopy, p.Create = p.ReadOnly || readOnly, true, false
+		p.ReadOnly, p.NoCopy, p.Create, p.Inherited = p.ReadOnly || readOnly, true, false, true
 		p.Mode = "" // of the one that asked
 		out := to[:0:0]
 		for _, q := range to {

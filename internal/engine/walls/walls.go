@@ -15,6 +15,7 @@ import (
 	"hezi/internal/box"
 	"hezi/internal/box/apparmor"
 	"hezi/internal/box/seccomp"
+	"hezi/internal/engine/labels"
 	"hezi/internal/engine/spec"
 )
 
@@ -46,18 +47,7 @@ func (w *Walls) Check(h *container.HostConfig) error {
 	if _, err := w.appArmorProfile(h, s); err != nil {
 		return err
 	}
-	return checkLabels(s.Labels)
-}
-
-// checkLabels takes what asks for no SELinux label: this engine sets none.
-func checkLabels(labels []string) error {
-	for _, l := range labels {
-		if l != "disable" {
-			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
-				"invalid --security-opt: \"label=%s\": SELinux is not enabled for this engine: leave it out, or write label=disable", l))
-		}
-	}
-	return nil
+	return labels.Check(s.Labels)
 }
 
 // seccompProfile is the profile of a container's processes; nil is none.
