@@ -59,7 +59,7 @@ bench: build ## compare with docker, podman, crun and runc, as far as they are i
 	$(GO) run ./test/bench
 
 .PHONY: test-vm
-test-vm: build ## cgroup v2, systemd, AppArmor, a reboot and an older kernel, in virtual machines; sets itself up, as root
+test-vm: build ## cgroup v2, systemd, AppArmor, SELinux, a reboot and an older kernel, in virtual machines; sets itself up, as root
 	test/vm/all.sh
 
 .PHONY: vm

@@ -228,6 +228,11 @@ func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundl
 	b.lendStdio(stdio)
 	if spec.Init {
 		tiny, err := r.tinyInit()
+		if err == nil && spec.FileLabel != "" { // its own: the policy allows no other to be its first program
+			if tiny, err = initbin.Tiny(spec.FileLabel); err == nil {
+				defer tiny.Close()
+			}
+		}
 		if err != nil {
 			return nil, stepError(StepExec, "hezi-tiny", nil, err.Error())
 		}
@@ -323,6 +328,6 @@ func (c *child) lost(ctx context.Context, err error) error {
 }
 
 func (r *Runtime) tinyInit() (*os.File, error) {
-	r.tinyOnce.Do(func() { r.tiny, r.tinyErr = initbin.Tiny() })
+	r.tinyOnce.Do(func() { r.tiny, r.tinyErr = initbin.Tiny("") })
 	return r.tiny, r.tinyErr
 }

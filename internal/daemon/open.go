@@ -172,10 +172,13 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 	if w := labels.Enable(c.SELinux); w != "" {
 		d.log.Warn(w)
 	}
+	if err := labels.OfLayers(filepath.Join(c.DataRoot, "layers"), filepath.Join(c.DataRoot, "writable")); err != nil {
+		return nil, err
+	}
 	o.DataRoot, o.ExecRoot, o.Walls.Seccomp, o.Walls.NoNewPrivileges, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, c.NoNewPrivileges, cgroupParent(id)
 	o.Defaults = engine.Defaults{
 		LogDriver: c.LogDriver, LogOptions: c.LogOpts, ShmSize: c.DefaultShmSize, Init: c.Init,
-		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts, IPCMode: container.IpcMode(c.IPCMode), Userns: container.UsernsMode(c.Userns),
+		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts, IPCMode: container.IpcMode(c.IPCMode), CgroupParent: c.CgroupParent, Userns: container.UsernsMode(c.Userns),
 		Restarts: engine.Restarts{First: c.RestartFirst, Last: c.RestartLast, Reset: c.RestartReset, CrashLoop: c.CrashLoop},
 	}
 	if c.UsernsRemap != "" {

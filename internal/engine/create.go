@@ -203,8 +203,9 @@ func (e *records) checkHost(h *container.HostConfig) error {
 	if _, err := hostfiles.Hosts(nil, "", "", nil, h.ExtraHosts, hostGateways(&e.o)); err != nil {
 		return err
 	}
-	if p := "/" + strings.Trim(h.CgroupParent, "/") + "/"; h.CgroupParent != "" && e.o.CgroupParent != "" && strings.HasPrefix(p, e.o.CgroupParent+"/") {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the cgroup parent %s is in the engine's own cgroup %s: name another", h.CgroupParent, e.o.CgroupParent))
+	parent := (scoping{e}).parent(h)
+	if p := "/" + strings.Trim(parent, "/") + "/"; parent != "" && e.o.CgroupParent != "" && strings.HasPrefix(p, e.o.CgroupParent+"/") {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the cgroup parent %s is in the engine's own cgroup %s: name another", parent, e.o.CgroupParent))
 	}
 	if err := (scoping{e}).check(h); err != nil {
 		return err

@@ -127,6 +127,8 @@ type Defaults struct {
 	HostGateway []netip.Addr // nil: the bridge's
 	Restarts    Restarts
 	IPCMode     container.IpcMode // "": private
+	// CgroupParent is --cgroup-parent of containers that do not say it.
+	CgroupParent string
 	// Userns is --userns of containers that do not say it; Remap the users of those
 	// for which neither does (userns-remap), nil for the host's.
 	Userns container.UsernsMode

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -33,8 +34,13 @@ func (e scoping) check(h *container.HostConfig) error {
 	if !e.o.Systemd {
 		return nil
 	}
-	_, _, err := scope.Slice(h.CgroupParent)
+	_, _, err := scope.Slice(e.parent(h))
 	return err
+}
+
+// parent is the cgroup that a container is to be in; "": the driver's.
+func (e scoping) parent(h *container.HostConfig) string {
+	return cmp.Or(h.CgroupParent, e.o.Defaults.CgroupParent)
 }
 
 // place has systemd make the scope that a container starts in, around its init:
@@ -51,7 +57,7 @@ func (e launcher) place(ctx context.Context, r *record, s *box.Spec, init int) e
 		return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("a container of the runtime %s cannot be put into a scope of systemd's: "+
 			"start hezid with native.cgroupdriver=cgroupfs, or leave --runtime out", r.HostConfig.Runtime))
 	}
-	slice, dir, err := scope.Slice(r.HostConfig.CgroupParent)
+	slice, dir, err := scope.Slice(scoping(e).parent(r.HostConfig))
 	if err != nil {
 		return err
 	}

@@ -177,7 +177,7 @@ func (c *Client) start(ctx context.Context, s *box.Spec, l *Launch, stdio box.St
 	}
 	told := config(s, l, root, mounts, who, filepath.Join(parent, s.ID))
 	if s.Init {
-		if err := c.addInit(told, dir); err != nil {
+		if err := c.addInit(told, s.FileLabel, dir); err != nil {
 			return nil, err
 		}
 	}
@@ -230,7 +230,7 @@ const initPath = "/sbin/docker-init"
 
 // addInit has the tiny init be process 1. It is bound into the container, where
 // it may run whatever the flags of the exec root's file system are.
-func (c *Client) addInit(told *specs.Spec, dir string) error {
+func (c *Client) addInit(told *specs.Spec, label, dir string) error {
 	f, err := c.boxes.InitFile()
 	if err != nil {
 		return err
@@ -242,6 +242,11 @@ func (c *Client) addInit(told *specs.Spec, dir string) error {
 	path := filepath.Join(dir, "init")
 	if err := os.WriteFile(path, text, 0o755); err != nil {
 		return err
+	}
+	if label != "" {
+		if err := unix.Setxattr(path, "security.selinux", []byte(label), 0); err != nil {
+			return fmt.Errorf("the SELinux label %q: %w", label, err)
+		}
 	}
 	told.Mounts = append(told.Mounts, specs.Mount{Destination: initPath, Type: box.MountBind, Source: path, Options: []string{"bind", "ro", "nosuid", "nodev", "exec"}})
 	told.Process.Args = append([]string{initPath, told.Process.Args[0]}, told.Process.Args...)

@@ -1,16 +1,16 @@
 #!/bin/sh
 # Tests what this machine's kernel and init do not have, in virtual machines:
-# cgroup v2 (engine.sh), systemd on cgroup v2 and on its hybrid of v1 and v2
+# cgroup v2 (engine.sh), SELinux (the same), systemd on cgroup v2 and on its hybrid of v1 and v2
 # (debian.sh). It installs and makes what is missing first (as root, on Debian),
 # then runs two machines at a time and prints what each has said.
 #
-# Usage: all.sh [MACHINE...]    of: unified engine reboot hybrid legacy; all but the last if none is named
+# Usage: all.sh [MACHINE...]    of: unified engine reboot hybrid selinux legacy; all but the last if none is named
 # The variables of engine.sh and debian.sh hold; each machine ends within LIMIT (600) seconds.
 set -eu
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" = 0 ] || { echo "the virtual machines' roots are made as root: run it with sudo" >&2; exit 1; }
 export LIMIT="${LIMIT:-600}"
-[ $# -gt 0 ] || set -- unified engine reboot hybrid
+[ $# -gt 0 ] || set -- unified engine reboot hybrid selinux
 test/vm/debian.sh setup
 
 dir=$(mktemp -d /tmp/hezi-vms-XXXXXX)
@@ -20,6 +20,7 @@ trap 'exit 130' INT TERM
 printf '%s\n' "$@" | xargs -P 2 -I NAME sh -c '
 	case $1 in
 	engine) test/vm/engine.sh ;;
+	selinux) test/vm/engine.sh selinux ;;
 	*) test/vm/debian.sh "$1" ;;
 	esac >"$2/$1" 2>&1 || echo "$1" >>"$2/failed"
 	echo "== virtual machine $1"

@@ -3,8 +3,9 @@
 # cloud kernel, and an initramfs of busybox, the engine and the modules that it
 # needs. Prints what a user would see, and PASS or FAIL at the end.
 #
-# Usage: engine.sh       KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the programs
-#        engine.sh setup installs what it needs (as root, on Debian)
+# Usage: engine.sh         KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the programs
+#        engine.sh selinux the same with SELinux enforcing a policy of containers: selinux-guest.sh says what is tested
+#        engine.sh setup   installs what it needs (as root, on Debian)
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
@@ -12,7 +13,8 @@ PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 if [ "${1-}" = setup ]; then
 	exec test/vm/cgroupv2.sh setup
 fi
-for program in qemu-system-x86_64 busybox cpio modprobe apparmor_parser mkfs.ext4; do
+mode=${1-}
+for program in qemu-system-x86_64 busybox cpio modprobe apparmor_parser mkfs.ext4 secilc; do
 	command -v $program >/dev/null || { echo "$program is missing: test/vm/engine.sh setup"; echo FAIL; exit 1; }
 done
 bin=${BIN:-bin}
@@ -49,16 +51,36 @@ for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_c
 		fi
 	done
 done
-cp test/vm/engine-guest.sh "$root/guest"
+cp "test/vm/${mode:-engine}-guest.sh" "$root/guest"
 cp test/vm/guest-lib.sh "$root/lib.sh"
 mkfs.ext4 -q -O quota,project "$root/disk" 64M # for limits of disk space
-parser=$(command -v apparmor_parser) # loads the profile of containers
-cp "$parser" "$root/bin/"
 mkdir -p "$root/lib" "$root/lib64"
-for lib in $(ldd "$parser" | grep -o '/[^ ]*'); do
-	mkdir -p "$root$(dirname "$lib")"
-	cp "$lib" "$root$lib"
-done
+# program FILE NAME: a program of this machine with its libraries.
+program() {
+	cp "$1" "$root/bin/$2"
+	for lib in $(ldd "$1" | grep -o '/[^ ]*'); do
+		mkdir -p "$root$(dirname "$lib")"
+		cp "$lib" "$root$lib"
+	done
+}
+options=
+case $mode in
+selinux)
+	program "$(command -v ls)" lsz # busybox's knows no labels
+	options="security=selinux selinux=1 enforcing=1"
+	mkdir -p "$root/etc/selinux/hezi/contexts"
+	echo SELINUXTYPE=hezi >"$root/etc/selinux/config"
+	printf 'process = "system_u:system_r:container_t:s0"\nfile = "system_u:object_r:container_file_t:s0"\n' >"$root/etc/selinux/hezi/contexts/lxc_contexts"
+	categories=$(seq -f c%g 0 1023)
+	{
+		printf '(category %s)\n' $categories
+		echo "(categoryorder ($categories))"
+		cat test/vm/selinux.cil
+	} >"$dir/policy.cil"
+	secilc -M true -c 31 -o "$root/etc/selinux/policy" -f /dev/null "$dir/policy.cil"
+	;;
+*) program "$(command -v apparmor_parser)" apparmor_parser ;; # loads the profile of containers
+esac
 cat >"$root/init" <<'INIT'
 #!/bin/busybox sh
 export PATH=/bin HOME=/tmp
@@ -80,6 +102,10 @@ mount -t tmpfs run /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security
 while read -r module; do insmod "$module" || echo "insmod $module failed"; done </modules.list
+if [ -e /etc/selinux/policy ]; then # in one write
+	mount -t selinuxfs selinuxfs /sys/fs/selinux
+	dd if=/etc/selinux/policy of=/sys/fs/selinux/load bs=4M 2>/dev/null || echo "the policy cannot be loaded"
+fi
 ip link set lo up
 echo; echo "the engine on cgroup v2, Linux $(uname -r)"
 sh /guest
@@ -90,7 +116,7 @@ chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$dir/initramfs"
 
 timeout "${LIMIT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -m 2048 -smp 2 -nographic -no-reboot -net none \
-	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1" </dev/null >"$dir/log" 2>&1 || true
+	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1 $options" </dev/null >"$dir/log" 2>&1 || true
 tr -d '\r' <"$dir/log" | sed -n '/the engine on cgroup v2/,$p'
 if tr -d '\r' <"$dir/log" | grep -q '^exit code 0\.$'; then
 	echo PASS

@@ -21,18 +21,20 @@ var programs embed.FS
 func Init() (*os.File, error) { return program("hezi-init") }
 
 // Tiny gives hezi-tiny, which --init puts before the program. Every user may
-// execute it.
-func Tiny() (*os.File, error) { return program("hezi-tiny") }
+// execute it. label is the SELinux label that it is to have, or "".
+func Tiny(label string) (*os.File, error) { return labelled("hezi-tiny", label) }
 
 // Enter gives hezi-enter, which starts hezi-init in a user namespace that is there.
 func Enter() (*os.File, error) { return program("hezi-enter") }
 
-func program(name string) (*os.File, error) {
+func program(name string) (*os.File, error) { return labelled(name, "") }
+
+func labelled(name, label string) (*os.File, error) {
 	text, err := programs.ReadFile("bin/" + name)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not embedded in this program: build it with `make build`, not with go build alone", name)
 	}
-	file, err := readOnly(name, text)
+	file, err := readOnly(name, label, text)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a file in memory for %s: %w", name, err)
 	}
@@ -41,12 +43,17 @@ func program(name string) (*os.File, error) {
 
 // readOnly is a file on a tmpfs of its own that is never attached: once the
 // mount is read-only and its descriptor closed, only the file itself is left.
-func readOnly(name string, text []byte) (*os.File, error) {
+func readOnly(name, label string, text []byte) (*os.File, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fs)
+	if label != "" {
+		if err := unix.FsconfigSetString(fs, "context", label); err != nil {
+			return nil, fmt.Errorf("the SELinux label %q: %w", label, err)
+		}
+	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, err
 	}

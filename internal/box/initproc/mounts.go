@@ -227,7 +227,7 @@ func (s *session) labelQueues(m *plan.Mount, fd int) error {
 	if err == nil {
 		err = unix.Setxattr("self/fd/"+strconv.Itoa(fd), "security.selinux", []byte(s.plan.FileLabel), 0)
 	}
-	if err == unix.ENOTSUP {
+	if err == unix.ENOTSUP || err == unix.EPERM && s.plan.User { // it may be of whoever made the namespace, who is no user in it
 		err = nil
 	}
 	if back := unix.Fchdir(s.root); err == nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 	"github.com/spf13/pflag"
 
+	"hezi/internal/box/cgroup"
 	"hezi/internal/disk"
 	"hezi/internal/engine/oci"
 	"hezi/internal/image/registry"
@@ -69,6 +70,7 @@ type Config struct {
 	LogOpts         map[string]string
 	StorageDriver   string
 	ExecOpts        []string // native.cgroupdriver=cgroupfs or systemd
+	CgroupParent    string   // "": a group of the engine's own, or system.slice
 	DiskBudget      disk.Limits
 	DiskReserve     int64
 	LiveRestore     bool
@@ -310,6 +312,18 @@ func (c *Config) checkExecOpts() error {
 			return fmt.Errorf("exec-opts: %s is both %s and %s", cgroupDriver, seen, value)
 		}
 		seen = value
+	}
+	switch {
+	case c.CgroupParent == "":
+		return nil
+	case c.SystemdCgroups():
+		if len(c.CgroupParent) <= len(".slice") || !strings.HasSuffix(c.CgroupParent, ".slice") {
+			return errors.New(`cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"`) // dockerd's words
+		}
+	default:
+		if err := cgroup.CheckParent(c.CgroupParent); err != nil {
+			return fmt.Errorf("cgroup-parent: %w", err)
+		}
 	}
 	return nil
 }

@@ -149,6 +149,7 @@ func TestBadFlags(t *testing.T) {
 		{"--userland-proxy=true", "needs no proxy processes"},
 		{"--exec-opt=native.cgroupdriver=none", "native.cgroupdriver option none not supported"},
 		{"--exec-opt=isolation=process", "the only one is native.cgroupdriver"},
+		{"--cgroup-parent=a/../b", "invalid cgroup parent"},
 		{"--config-file=/nonexistent/daemon.json", "cannot be read"},
 	} {
 		if _, err := Load([]string{"--config-file", none, tc.args}); err == nil || !strings.Contains(err.Error(), tc.says) {
@@ -165,6 +166,12 @@ func TestBadFlags(t *testing.T) {
 	}
 	if c, err := Load([]string{"--config-file", none, "--exec-opt", "native.cgroupdriver=systemd"}); err != nil || !c.SystemdCgroups() {
 		t.Errorf("the systemd driver: %v", err)
+	}
+	for parent, want := range map[string]string{"/mine": "should be a valid slice", ".slice": "should be a valid slice", "mine.slice": ""} {
+		_, err := Load([]string{"--config-file", none, "--exec-opt", "native.cgroupdriver=systemd", "--cgroup-parent", parent})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("the systemd driver with the parent %s: %v", parent, err)
+		}
 	}
 	_, err := Load([]string{"--help"})
 	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userland-proxy") {

@@ -84,6 +84,7 @@ func (c *Config) options() []option {
 		{key: "log-driver", usage: "containers' log driver: json-file, local or none", value: &text{&c.LogDriver}},
 		{key: "log-opts", flag: "log-opt", usage: "KEY=VALUE option of the log driver (default max-size=20m, max-file=5)", value: &table{&c.LogOpts}},
 		{key: "exec-opts", flag: "exec-opt", usage: "native.cgroupdriver=cgroupfs (the default) or native.cgroupdriver=systemd: who makes the cgroups of containers", value: &list{&c.ExecOpts}},
+		{key: "cgroup-parent", usage: "cgroup of containers that do not say it", value: &text{&c.CgroupParent}},
 		{key: "storage-driver", short: "s", usage: "overlay2", value: &text{&c.StorageDriver}},
 		{key: "disk-budget", usage: "what the data root may take without volumes, as in 50GB or 20% (of the disk): beyond it unused images are removed, those unused for longest first", value: &text{&c.DiskBudget.High}, reload: true},
 		{key: "disk-budget-low", usage: "where that removal stops: a size, or a share of the budget (default 90%)", value: &text{&c.DiskBudget.Low}, reload: true},
@@ -106,7 +107,7 @@ func (c *Config) options() []option {
 var unsupported = map[string]string{
 	"allow-direct-routing": "publish ports instead", "authorization-plugins": "limit who may open the socket by its group",
 	"bridge-accept-fwmark": restricted, "builder": "there is no builder yet",
-	"cgroup-parent": restricted, "containerd": "Hezi needs no containerd", "containerd-namespace": "Hezi needs no containerd",
+	"containerd": "Hezi needs no containerd", "containerd-namespace": "Hezi needs no containerd",
 	"containerd-plugin-namespace": "Hezi needs no containerd", "cpu-rt-period": restricted, "cpu-rt-runtime": restricted,
 	"cri-containerd":        restricted,
 	"default-cgroupns-mode": "containers have a cgroup namespace of their own",

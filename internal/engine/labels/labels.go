@@ -45,6 +45,34 @@ func Enable(asked bool) (warning string) {
 
 const noPolicy = "the policy in use names no labels of containers (contexts/lxc_contexts): install one that does, such as container-selinux, or Debian's selinux-policy-default"
 
+// OfLayers gives the folders of layers the label of what containers may read: the
+// kernel holds a program's memory against that of the file below the overlay. It
+// walks what has another one, once.
+func OfLayers(folders ...string) error {
+	if !Enabled() {
+		return nil
+	}
+	p, err := assign(nil)
+	if err != nil {
+		return err
+	}
+	defer p.Release()
+	//lint:ignore SA1019 it has no other name
+	l := selinux.ROFileLabel()
+	if l == "" {
+		l = p.Shared()
+	}
+	for _, f := range folders {
+		if has(f, l) {
+			continue
+		}
+		if err := Relabel(f, "", l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Enabled says whether containers have labels.
 func Enabled() bool { return selinux.GetEnabled() }
 

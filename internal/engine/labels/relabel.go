@@ -138,14 +138,18 @@ func entry(dir int, file, label string, levels int) error {
 // set writes the label where it is another one: what is right may be on a
 // read-only file system.
 func set(path, label string) error {
-	buf := make([]byte, len(label)+2)
-	n, err := unix.Getxattr(path, attribute, buf)
-	if err == nil && (string(buf[:n]) == label || string(buf[:n]) == label+"\x00") {
+	if has(path, label) {
 		return nil
 	}
-	err = unix.Setxattr(path, attribute, []byte(label), 0)
+	err := unix.Setxattr(path, attribute, []byte(label), 0)
 	if err == unix.ENOTSUP {
 		return nil
 	}
 	return err
+}
+
+func has(path, label string) bool {
+	buf := make([]byte, len(label)+2)
+	n, err := unix.Getxattr(path, attribute, buf)
+	return err == nil && (string(buf[:n]) == label || string(buf[:n]) == label+"\x00")
 }

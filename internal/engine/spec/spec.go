@@ -5,6 +5,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -144,6 +145,7 @@ type Input struct {
 	Users        *box.Users // of a user namespace; nil: the host's
 	UsersOf      *box.Owner // whose user namespace that is; nil: its own
 	CgroupParent string
+	Foreign      string // cgroup-parent of the daemon, for containers without one of their own; "": CgroupParent
 	Security     *Security
 }
 
@@ -167,8 +169,8 @@ func Build(in Input) (box.Spec, error) {
 	if s.Cgroup.Resources, err = Resources(&h.Resources); err != nil {
 		return s, err
 	}
-	if h.CgroupParent != "" {
-		s.Cgroup.Parent, s.Cgroup.Foreign = h.CgroupParent, true
+	if p := cmp.Or(h.CgroupParent, in.Foreign); p != "" {
+		s.Cgroup.Parent, s.Cgroup.Foreign = p, true
 	}
 	s.Root.ReadOnly = h.ReadonlyRootfs
 	s.Mounts = append(withoutReplaced(defaultMounts(h, in), in.Mounts), in.Mounts...)

@@ -47,15 +47,15 @@ const (
 	xattrRecord    = "SCHILY.xattr."
 )
 
-// clean drops what no image may set: attributes that overlay itself reads,
-// and the files that aufs left in old images.
+// clean drops what no image may set: attributes that overlay itself reads, labels
+// of SELinux, which are the host's, and the files that aufs left in old images.
 func clean(h *tar.Header) (bool, error) {
 	if err := inside(h.Name); err != nil {
 		return false, err
 	}
 	maps.DeleteFunc(h.PAXRecords, func(k, _ string) bool {
 		name, ok := strings.CutPrefix(k, xattrRecord)
-		return ok && (strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay."))
+		return ok && (name == "security.selinux" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay."))
 	})
 	for part := range strings.SplitSeq(h.Name, "/") {
 		if strings.HasPrefix(part, whiteoutMeta) && part != whiteoutOpaque {
