@@ -3,7 +3,6 @@ package engine
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -53,16 +52,15 @@ func (e launcher) place(ctx context.Context, r *record, s *box.Spec, init int) e
 	if err != nil {
 		return err
 	}
-	if run != nil {
-		return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("a container of the runtime %s cannot be put into a scope of systemd's: "+
-			"start hezid with native.cgroupdriver=cgroupfs, or leave --runtime out", r.HostConfig.Runtime))
-	}
 	slice, dir, err := scope.Slice(scoping(e).parent(r.HostConfig))
 	if err != nil {
 		return err
 	}
 	g := &s.Cgroup
 	g.Parent, g.Foreign, g.Scope, g.Resources = dir, true, cgroup.ScopeName(r.ID), scope.Rounded(g.Resources)
+	if run != nil { // it asks systemd itself
+		return nil
+	}
 	if init == 0 {
 		made, err := e.o.Keeper.Prepare(ctx, keeper.PrepareRequest{ContainerID: r.ID, Users: s.Users, Namespaces: s.Namespaces})
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -33,6 +34,9 @@ type call struct {
 func (q *call) argv(log string, after ...string) []string {
 	argv := append([]string{q.runtime.Path}, q.runtime.Args...)
 	argv = append(argv, "--root", q.runtime.Root, "--log", log, "--log-format", "json", q.verb)
+	if q.runtime.Systemd {
+		argv = slices.Insert(argv, len(argv)-1, "--systemd-cgroup")
+	}
 	return append(append(argv, q.args...), after...)
 }
 

@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -25,6 +29,8 @@ type Runtime struct {
 	Path string   // absolute, or a name that is looked up in PATH
 	Args []string `json:",omitempty"` // before the command
 	Root string   `json:",omitempty"` // of its state; "": one below the exec root
+	// Systemd has it ask systemd for the container's scope.
+	Systemd bool `json:",omitempty"`
 }
 
 // Launch is what another runtime is told beside a box's spec.
@@ -49,6 +55,7 @@ type Client struct {
 	dir    string
 	boxes  stager
 	groups *cgroup.Driver
+	helps  sync.Map // path of a runtime to what it says of exec
 	log    *slog.Logger
 }
 
@@ -159,6 +166,7 @@ func (c *Client) start(ctx context.Context, s *box.Spec, l *Launch, stdio box.St
 	if run.Root == "" {
 		run.Root = filepath.Join(c.dir, "state")
 	}
+	run.Systemd = s.Cgroup.Scope != ""
 	if err := writeJSON(filepath.Join(dir, "runtime.json"), run); err != nil {
 		return nil, err
 	}
@@ -171,11 +179,18 @@ func (c *Client) start(ctx context.Context, s *box.Spec, l *Launch, stdio box.St
 	if err != nil {
 		return nil, err
 	}
-	parent, err := c.groups.Place(s.Cgroup.Parent, s.Cgroup.Foreign)
+	at, err := c.place(s)
 	if err != nil {
 		return nil, &box.Error{Step: box.StepCgroup, Subject: s.ID, Message: "cannot set up the container's cgroup: " + err.Error(), ExitCode: 125}
 	}
-	told := config(s, l, root, mounts, who, filepath.Join(parent, s.ID))
+	told := config(s, l, root, mounts, who, at.told)
+	if at.systemd {
+		told.Annotations = maps.Clone(told.Annotations)
+		if told.Annotations == nil {
+			told.Annotations = map[string]string{}
+		}
+		told.Annotations[crunSubgroup] = ""
+	}
 	if s.Init {
 		if err := c.addInit(told, s.FileLabel, dir); err != nil {
 			return nil, err
@@ -212,8 +227,33 @@ func (c *Client) start(ctx context.Context, s *box.Spec, l *Launch, stdio box.St
 		end(proc)
 		return nil, err
 	}
-	proc.CgroupPaths = c.groups.Paths(parent, s.ID)
+	proc.CgroupPaths = c.groups.Paths(at.parent, at.leaf)
 	return proc, nil
+}
+
+// place is where a container's cgroup is to be, and how its runtime is told.
+type place struct {
+	parent, leaf, told string
+	systemd            bool
+}
+
+// crunSubgroup names a group that crun makes inside a scope; "": none.
+const crunSubgroup = "run.oci.systemd.subgroup"
+
+// place makes the cgroup's parent; a scope and its slice are made by systemd, which
+// the runtime asks.
+func (c *Client) place(s *box.Spec) (place, error) {
+	g := &s.Cgroup
+	if g.Scope == "" {
+		parent, err := c.groups.Place(g.Parent, g.Foreign)
+		return place{parent: parent, leaf: s.ID, told: filepath.Join(parent, s.ID)}, err
+	}
+	slice := filepath.Base(g.Parent)
+	if slice == "/" {
+		slice = "-.slice" // systemd.special(7)
+	}
+	prefix, name, _ := strings.Cut(strings.TrimSuffix(g.Scope, ".scope"), "-")
+	return place{parent: g.Parent, leaf: g.Scope, told: slice + ":" + prefix + ":" + name, systemd: true}, nil
 }
 
 // end gives up a process that was made.
@@ -253,8 +293,9 @@ func (c *Client) addInit(told *specs.Spec, label, dir string) error {
 	return nil
 }
 
-// Exec starts another program in a container that runs.
-func (c *Client) Exec(ctx context.Context, id string, p *box.Process, stdio box.Stdio) (*box.Proc, error) {
+// Exec starts another program in a container that runs, whose cgroup is at
+// groups, in the group that the process names where the runtime can do that.
+func (c *Client) Exec(ctx context.Context, id string, groups map[string]string, p *box.Process, stdio box.Stdio) (_ *box.Proc, err error) {
 	run, err := c.runtimeOf(id)
 	if err != nil {
 		return nil, err
@@ -279,8 +320,46 @@ func (c *Client) Exec(ctx context.Context, id string, p *box.Process, stdio box.
 	if err := errors.Join(json.NewEncoder(file).Encode(process(p, who)), file.Close()); err != nil {
 		return nil, err
 	}
-	q := &making{runtime: run, id: id, dir: dir, verb: "exec", args: []string{"--detach", "--process", file.Name()}, stdio: stdio, process: p, lock: lock}
+	args := []string{"--detach", "--process", file.Name()}
+	if at := c.inner(ctx, run, groups, p.Group); at != "" {
+		var made string
+		if made, err = cgroup.MakeInner(groups, p.Group); err != nil {
+			return nil, err
+		}
+		args = append(args, "--cgroup", at)
+		defer func() {
+			if err != nil {
+				cgroup.RemoveInner(made)
+			}
+		}()
+	}
+	q := &making{runtime: run, id: id, dir: dir, verb: "exec", args: args, stdio: stdio, process: p, lock: lock}
 	return q.run(ctx)
+}
+
+// inner is what an exec's runtime is told of its group; "": it can be in the
+// container's only.
+func (c *Client) inner(ctx context.Context, run *Runtime, groups map[string]string, name string) string {
+	hierarchy, ok := cgroup.InnerHierarchy(groups)
+	if !ok || name == "" {
+		return ""
+	}
+	help, known := c.helps.Load(run.Path)
+	if !known {
+		argv := append(slices.Clone(run.Args), "exec", "--help")
+		text, err := exec.CommandContext(ctx, run.Path, argv...).Output()
+		if err != nil { // what it cannot say it cannot do
+			text = nil
+		}
+		help, _ = c.helps.LoadOrStore(run.Path, string(text))
+	}
+	switch text := help.(string); {
+	case hierarchy == "" && strings.Contains(text, "--cgroup"):
+		return name
+	case hierarchy != "" && strings.Contains(text, "[<controller>:]<cgroup>"): // as runc has it
+		return hierarchy + ":" + name
+	}
+	return ""
 }
 
 // Kill sends a signal to a container's first process.

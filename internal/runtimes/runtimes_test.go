@@ -125,6 +125,21 @@ func TestArgv(t *testing.T) {
 	if got := strings.Join(q.argv("/log", "id", "9"), " "); got != "/r --a b --root /state --log /log --log-format json kill --all id 9" {
 		t.Error(got)
 	}
+	q.runtime.Systemd = true
+	if got := strings.Join(q.argv("/log", "id"), " "); got != "/r --a b --root /state --log /log --log-format json --systemd-cgroup kill --all id" {
+		t.Error(got)
+	}
+}
+
+// TestScope: the runtime makes the scope that the engine knows.
+func TestScope(t *testing.T) {
+	c := &Client{}
+	for parent, want := range map[string]string{"/system.slice": "system.slice:hezi:abc", "/my.slice/my-own.slice": "my-own.slice:hezi:abc", "/": "-.slice:hezi:abc"} {
+		at, err := c.place(&box.Spec{ID: "abc", Cgroup: box.Cgroup{Parent: parent, Foreign: true, Scope: cgroup.ScopeName("abc")}})
+		if err != nil || at != (place{parent: parent, leaf: "hezi-abc.scope", told: want, systemd: true}) {
+			t.Errorf("%s: %+v, %v", parent, at, err)
+		}
+	}
 }
 
 // TestLaunch: what the engine says reaches the keeper whole.

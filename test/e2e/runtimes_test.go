@@ -49,6 +49,7 @@ func TestRuntimes(t *testing.T) {
 			}
 			t.Run("terminal", func(t *testing.T) { terminalOf(t, e, name) })
 			if len(life) > 1 {
+				t.Run("exec's group", func(t *testing.T) { groupOf(t, e, name) })
 				t.Run("restart", func(t *testing.T) { restartOf(t, e, name) })
 				t.Run("memory", func(t *testing.T) { memoryOf(t, e, name) })
 				t.Run("users", func(t *testing.T) { usersOf(t, e, name) })
@@ -131,6 +132,24 @@ func long(name string) []step {
 		{args: []string{"exec", "-d", "box", "sleep", "1000"}, out: ""},
 		{args: []string{"rm", "-f", "box"}, out: "box"},
 	}
+}
+
+// groupOf: what an exec leaves behind is ended with it, where the runtime can put
+// an exec into a group of its own.
+func groupOf(t *testing.T, e *harness.Engine, name string) {
+	if name != "runc" && name != "hezi" {
+		t.Skip(name + " knows no cgroup of an exec's own on this version of cgroups")
+	}
+	e.Must(t, "run", "-d", "--name", "group", "--runtime", name, "busybox", "sleep", "1000")
+	e.Must(t, "exec", "-d", "group", "sh", "-c", "sleep 4321 & exec sleep 1234")
+	id := e.Must(t, "execs", "ls", "-q", "--no-trunc", "group")
+	until(t, func() bool { return strings.Contains(e.Must(t, "top", "group"), "sleep 1234") })
+	e.Must(t, "execs", "kill", id)
+	until(t, func() bool {
+		top := e.Must(t, "top", "group")
+		return !strings.Contains(top, "4321") && !strings.Contains(top, "1234")
+	})
+	e.Must(t, "rm", "-f", "group")
 }
 
 func terminalOf(t *testing.T, e *harness.Engine, name string) {

@@ -15,8 +15,8 @@ cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 cache=${CACHE:-/var/cache/hezi-vm}
 image=$cache/debian-12.ext4
-made=2 # to be counted up when the image changes
-packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,apparmor,busybox-static
+made=3 # to be counted up when the image changes
+packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,apparmor,busybox-static,runc,crun
 
 # make_image debootstraps into memory, where nothing is synced to a disk.
 make_image() {
@@ -35,8 +35,9 @@ make_image() {
 	echo hezi-vm >"$root/etc/hostname"
 	printf '/dev/vda / ext4 defaults 0 0\n/dev/vdb /test ext4 ro 0 0\n' >"$root/etc/fstab"
 	mkdir -p "$root/test" "$root/etc/systemd/system.conf.d"
-	# At a reboot nothing waits longer for what ignores SIGTERM.
-	printf '[Manager]\nDefaultTimeoutStopSec=5s\n' >"$root/etc/systemd/system.conf.d/stop.conf"
+	# At a reboot nothing waits longer for what ignores SIGTERM. A busy host may
+	# take minutes to show a disk.
+	printf '[Manager]\nDefaultTimeoutStopSec=5s\nDefaultTimeoutStartSec=infinity\nDefaultDeviceTimeoutSec=infinity\n' >"$root/etc/systemd/system.conf.d/stop.conf"
 	cat >"$root/etc/systemd/system/hezi-test.service" <<-'UNIT'
 		[Unit]
 		After=multi-user.target

@@ -93,8 +93,34 @@ life() {
 	check "no scope is left" "0" scopes
 }
 
+# Other runtimes ask systemd for their scopes.
+others() {
+	for r in runc crun; do
+		hezi run -d --name $r --runtime $r -m 64m --memory-swap 96m --cpus 0.5 --pids-limit 50 --cgroup-parent my-own.slice busybox sleep 1000 >/dev/null
+		check "$r: the scope is active" "active" systemctl is-active "$(scope $r)"
+		check "$r: its cgroup" "0::/my.slice/my-own.slice/$(scope $r)" groups $r
+		check "$r: limits" "67108864 33554432 50000 100000 50" inside $r memory.max memory.swap.max cpu.max pids.max
+		systemctl daemon-reload
+		check "$r: after a reload" "67108864 33554432 50000 100000 50" inside $r memory.max memory.swap.max cpu.max pids.max
+		hezi update -m 80m --memory-swap 80m --pids-limit 40 $r >/dev/null
+		systemctl daemon-reload
+		check "$r: an update after a reload" "83886080 0 40" inside $r memory.max memory.swap.max pids.max
+		hezi exec -d $r sh -c 'sleep 4321 & exec sleep 1234'
+		eventually sh -c "hezi top $r | grep 'sleep 1234'"
+		hezi execs kill "$(hezi execs ls -q --no-trunc $r)" >/dev/null
+		eventually sh -c "! hezi top $r | grep 'sleep [14]'"
+		check "$r: all of an exec is killed" "none" sh -c "hezi top $r | grep 'sleep [14][23]' || echo none"
+		check "$r: stats" " / 80MiB" hezi stats --no-stream --format '{{.MemUsage}}' $r
+		hezi restart -t 0 $r >/dev/null
+		check "$r: a restart" "active" systemctl is-active "$(scope $r)"
+		hezi rm -f $r >/dev/null
+	done
+	check "a user namespace of another runtime" "0 1000000" hezi run --rm --runtime runc --userns auto:size=1000 busybox sh -c 'echo $(awk "{print \$1, \$2}" /proc/self/uid_map)'
+}
+
 unified() {
 	driver
+	others
 	check "limits" "67108864 33554432 50000 100000 59 50" inside box memory.max memory.swap.max cpu.max cpu.weight pids.max
 	check "systemd knows them" "59 500ms 67108864 33554432 50" sh -c "systemctl show -P MemoryMax -P MemorySwapMax -P CPUQuotaPerSecUSec -P CPUWeight -P TasksMax $(scope box) | tr '\n' ' '"
 	systemctl daemon-reload
@@ -214,7 +240,7 @@ if [ "$stage" = 1 ]; then
 	echo 'hezi:1000000:100000' | tee /etc/subuid >/etc/subgid
 	echo 'dockremap:300000:65536' | tee -a /etc/subuid >>/etc/subgid
 	useradd -u 300 dockremap 2>/dev/null
-	engine --exec-opt native.cgroupdriver=systemd
+	engine --exec-opt native.cgroupdriver=systemd --add-runtime runc=runc --add-runtime crun=crun
 	tar -C /test/image -c . | hezi import -c 'CMD ["sh"]' - busybox:latest >/dev/null
 	case $mode in
 	reboot) before; exit ;;

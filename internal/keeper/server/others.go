@@ -32,7 +32,7 @@ func begin(s *Server, p *process, req *keeper.StartRequest, theirs box.Stdio) (*
 func beside(s *Server, c *process, pr *box.Process, theirs box.Stdio) (*box.Proc, error) {
 	r := c.snapshot()
 	if r.Runtime != "" {
-		return s.o.Others.Exec(context.Background(), r.ContainerID, pr, theirs)
+		return s.o.Others.Exec(context.Background(), r.ContainerID, r.CgroupPaths, pr, theirs)
 	}
 	return s.rt.Exec(context.Background(), r.PID, c.pidfd, r.CgroupPaths, pr, theirs)
 }

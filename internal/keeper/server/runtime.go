@@ -25,7 +25,7 @@ var _ Runtime = (*box.Runtime)(nil)
 // Others runs containers by other OCI runtimes; *runtimes.Client is one.
 type Others interface {
 	Start(ctx context.Context, spec *box.Spec, l *runtimes.Launch, stdio box.Stdio) (*box.Proc, error)
-	Exec(ctx context.Context, id string, p *box.Process, stdio box.Stdio) (*box.Proc, error)
+	Exec(ctx context.Context, id string, groups map[string]string, p *box.Process, stdio box.Stdio) (*box.Proc, error)
 	Kill(id string, sig unix.Signal) error
 	Pause(id string) error
 	Resume(id string) error

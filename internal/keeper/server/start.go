@@ -167,9 +167,7 @@ func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	if err != nil {
 		return keeper.Started{}, err
 	}
-	if c.rec.Runtime == "" { // others take none
-		pr.Group = cgroup.ExecName(req.ExecID)
-	}
+	pr.Group = cgroup.ExecName(req.ExecID)
 	p := newProcess(s, record{ContainerID: req.ContainerID, ExecID: req.ExecID, StdinOnce: req.StdinOnce, Terminal: pr.Terminal, KillOnDisconnect: req.KillOnDisconnect})
 	proc, err := beside(s, c, pr, ps.theirs)
 	ps.closeTheirs()
