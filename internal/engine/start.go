@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -320,14 +321,39 @@ func (e launcher) join(ctx context.Context, r *record, others box.Namespaces) (_
 		if err != nil {
 			return box.Namespace{}, nil, 0, err
 		}
+		f, err := preparedNet(r.ID, made)
+		if err != nil {
+			return box.Namespace{}, nil, 0, err
+		}
+		defer f.Close()
 		init = made.PID
-		place.Namespace = fmt.Sprintf("/proc/%d/ns/net", init)
+		place.Namespace = fmt.Sprintf("/proc/self/fd/%d", f.Fd())
 	}
 	box1, err := e.o.Networks.Join(ctx, place)
 	if err != nil {
 		return box.Namespace{}, nil, 0, err
 	}
 	return box.Namespace{Mode: box.NamespaceJoin, Path: box1.Path}, box1, init, nil
+}
+
+// preparedNet opens the network namespace that was prepared for a container. It is no
+// other's: the process may have ended, and its number be used again.
+func preparedNet(id string, made keeper.Prepared) (*os.File, error) {
+	lost := func(err error) error {
+		return &box.Error{Step: box.StepPrepared, Subject: id, ExitCode: 125, Message: "the namespaces that were prepared for the container are gone: " + err.Error()}
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", made.PID))
+	if err != nil {
+		return nil, lost(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(lost(err), f.Close())
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && made.Net != 0 && st.Ino != made.Net {
+		return nil, errors.Join(lost(errors.New("its process is another")), f.Close())
+	}
+	return f, nil
 }
 
 // joined is the container whose network a container uses.

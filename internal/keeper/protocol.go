@@ -57,7 +57,10 @@ type PrepareRequest struct {
 }
 
 // Prepared answers PrepareRequest.
-type Prepared struct{ PID int } // whose namespaces they are
+type Prepared struct {
+	PID int    // whose namespaces they are
+	Net uint64 // inode of its network namespace: the number may be another process's by now
+}
 
 // Started answers Start and ExecStart.
 type Started struct {

@@ -68,16 +68,23 @@ func writeFD(fd int, value string) error {
 // rmdir removes one empty cgroup. The kernel lets go of a process a moment
 // after its end was seen, so EBUSY is tried again for half a second.
 func rmdir(dir string) error {
+	if err := rmdirAt(unix.AT_FDCWD, dir); err != nil {
+		return fmt.Errorf("cannot remove the cgroup %s: %w", dir, err)
+	}
+	return nil
+}
+
+func rmdirAt(at int, dir string) error {
 	pause := time.Millisecond
 	for end := time.Now().Add(500 * time.Millisecond); ; pause = min(2*pause, 20*time.Millisecond) {
-		err := unix.Rmdir(dir)
+		err := unix.Unlinkat(at, dir, unix.AT_REMOVEDIR)
 		switch {
 		case err == nil || errors.Is(err, unix.ENOENT):
 			return nil
 		case err == unix.EINTR:
 			continue
 		case err != unix.EBUSY || time.Now().After(end):
-			return fmt.Errorf("cannot remove the cgroup %s: %w", dir, err)
+			return err
 		}
 		time.Sleep(pause)
 	}

@@ -140,12 +140,85 @@ func removeTree(dir string) error {
 	if err := unix.Rmdir(dir); err == nil || err == unix.ENOENT {
 		return nil // the usual case: nothing was made inside
 	}
-	for _, sub := range children(dir) {
-		if err := removeTree(sub); err != nil {
-			return err
-		}
+	if err := removeBelow(dir); err != nil {
+		return err
 	}
 	return rmdir(dir)
+}
+
+// level is a group whose children are being removed.
+type level struct {
+	name string // in the one above
+	left []string
+}
+
+// removeBelow removes what a container has made in its group: perhaps so deep
+// that no path leads there. It holds one descriptor, and goes up by "..", which
+// is what it was: groups are never moved to another parent.
+func removeBelow(dir string) error {
+	at, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot open the cgroup %s: %w", dir, err)
+	}
+	defer func() { unix.Close(at) }()
+	enter := func(name string) error {
+		next, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == nil {
+			unix.Close(at)
+			at = next
+		}
+		return err
+	}
+	levels := []level{{left: childrenAt(at)}}
+	for {
+		l := &levels[len(levels)-1]
+		if len(l.left) > 0 {
+			name := l.left[0]
+			l.left = l.left[1:]
+			if unix.Unlinkat(at, name, unix.AT_REMOVEDIR) == nil {
+				continue
+			}
+			switch err := enter(name); err {
+			case nil:
+				levels = append(levels, level{name: name, left: childrenAt(at)})
+			case unix.ENOENT:
+			default:
+				return fmt.Errorf("cannot open the cgroup %s below %s: %w", name, dir, err)
+			}
+			continue
+		}
+		if len(levels) == 1 {
+			return nil
+		}
+		if err := enter(".."); err != nil {
+			return fmt.Errorf("cannot return to the cgroup above %s below %s: %w", l.name, dir, err)
+		}
+		if err := rmdirAt(at, l.name); err != nil {
+			return fmt.Errorf("cannot remove the cgroup %s below %s: %w", l.name, dir, err)
+		}
+		levels = levels[:len(levels)-1]
+	}
+}
+
+// childrenAt are the names of the cgroups made in an open one.
+func childrenAt(fd int) []string {
+	own, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) // whose place in the list is its own
+	if err != nil {
+		return nil // gone: it has none
+	}
+	f := os.NewFile(uintptr(own), ".")
+	defer f.Close()
+	entries, _ := f.ReadDir(-1) // as many as there are
+	var out []string
+	for _, e := range entries {
+		if e.IsDir() {
+			out = append(out, e.Name())
+		}
+	}
+	return out
 }
 
 // children are the cgroups made in dir.

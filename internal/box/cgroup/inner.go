@@ -80,10 +80,8 @@ func RemoveInner(dir string) bool {
 		if len(Processes(dir)) > 0 {
 			return false
 		}
-		for _, sub := range children(dir) { // of a container that may make groups itself
-			if !RemoveInner(sub) {
-				return false
-			}
+		if removeBelow(dir) != nil { // of a container that may make groups itself
+			return false
 		}
 		time.Sleep(time.Millisecond)
 	}

@@ -56,5 +56,12 @@ func prepare(s *Server, req *keeper.PrepareRequest) (keeper.Prepared, error) {
 		return keeper.Prepared{}, err
 	}
 	pid, err := s.rt.Prepare(req.ContainerID, req.Users, &req.Namespaces)
-	return keeper.Prepared{PID: pid}, err
+	if err != nil {
+		return keeper.Prepared{}, err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st); err != nil {
+		return keeper.Prepared{}, fmt.Errorf("the namespaces of the process %d, which was prepared: %w", pid, err)
+	}
+	return keeper.Prepared{PID: pid, Net: st.Ino}, nil
 }

@@ -69,7 +69,8 @@ func Limit(bytes uint64, dirs ...string) error {
 		return fmt.Errorf("the project of %s: %w", dirs[0], err)
 	}
 	id := a.project
-	if !ours(id) {
+	fresh := !ours(id)
+	if fresh {
 		if id, err = free(root); err != nil {
 			return err
 		}
@@ -79,7 +80,11 @@ func Limit(bytes uint64, dirs ...string) error {
 	}
 	for _, dir := range dirs {
 		if err := join(dir, id); err != nil {
-			return errors.Join(fmt.Errorf("limit the disk space of %s: %w", dir, err), limit(root, id, 0))
+			err = fmt.Errorf("limit the disk space of %s: %w", dir, err)
+			if fresh { // else a tree is in it, and stays limited
+				err = errors.Join(err, limit(root, id, 0))
+			}
+			return err
 		}
 	}
 	return nil
