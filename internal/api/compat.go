@@ -62,6 +62,37 @@ func imagesFor(v apiVersion, list []imagetypes.Summary, used map[string]time.Tim
 	return out
 }
 
+// briefImage is what hezi's own list of images shows of a summary. A client asks
+// for it with the header Hezi-Brief, which Docker ignores: what it reads has the
+// same names in the whole answer, which is thrice as long.
+type briefImage struct {
+	ID         string `json:"Id"`
+	RepoTags   []string
+	Size       int64
+	Containers int64
+	Manifests  []briefManifest `json:",omitempty"`
+}
+
+type briefManifest struct {
+	ID        string
+	Kind      imagetypes.ManifestKind
+	Size      struct{ Content, Total int64 }
+	ImageData *imagetypes.ImageProperties `json:",omitempty"`
+}
+
+func briefly(list []imagetypes.Summary) []briefImage {
+	out := make([]briefImage, len(list))
+	for i := range list {
+		s := &list[i]
+		out[i] = briefImage{ID: s.ID, RepoTags: s.RepoTags, Size: s.Size, Containers: s.Containers, Manifests: make([]briefManifest, len(s.Manifests))}
+		for j := range s.Manifests {
+			m := &s.Manifests[j]
+			out[i].Manifests[j] = briefManifest{ID: m.ID, Kind: m.Kind, Size: struct{ Content, Total int64 }(m.Size), ImageData: m.ImageData}
+		}
+	}
+	return out
+}
+
 // inspectedImage has Hezi's own LastUsed beside LastTagTime.
 type inspectedImage struct {
 	imagetypes.InspectResponse

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -83,6 +84,46 @@ func TestImageShapes(t *testing.T) {
 	}
 	if body, err := json.Marshal(imagesFor(40, nil, nil)); err != nil || string(body) != "[]" {
 		t.Errorf("%s %v", body, err)
+	}
+}
+
+// TestBriefImage: whatever the brief answer has, the whole one has too.
+func TestBriefImage(t *testing.T) {
+	sum := imagetypes.Summary{ID: "x", RepoTags: []string{"a:b"}, Labels: map[string]string{"l": "v"}, Size: 5, Containers: 2}
+	m := imagetypes.ManifestSummary{ID: "y", Kind: imagetypes.ManifestKindImage, ImageData: &imagetypes.ImageProperties{Containers: []string{"c"}}}
+	m.Size.Content, m.Size.Total, m.ImageData.Platform.OS = 3, 4, "linux"
+	sum.Manifests = []imagetypes.ManifestSummary{m, {ID: "z", Kind: imagetypes.ManifestKindAttestation}}
+	list := []imagetypes.Summary{sum, {ID: "none"}}
+	whole := shape(t, object{"list": imagesFor(56, list, nil)})
+	brief := shape(t, object{"list": briefly(list)})
+	contains(t, "", whole, brief)
+	first := brief["list"].([]any)[0].(object)
+	has(t, 56, first, "Labels", false)
+	has(t, 56, first, "Manifests", true)
+}
+
+// contains fails for what part has and whole has not.
+func contains(t *testing.T, at string, whole, part any) {
+	t.Helper()
+	switch p := part.(type) {
+	case object:
+		w, _ := whole.(object)
+		for k, v := range p {
+			contains(t, at+"."+k, w[k], v)
+		}
+	case []any:
+		w, _ := whole.([]any)
+		if len(w) != len(p) {
+			t.Errorf("%s: %v in the whole answer, %v in the brief one", at, whole, part)
+			return
+		}
+		for i := range p {
+			contains(t, fmt.Sprintf("%s[%d]", at, i), w[i], p[i])
+		}
+	default:
+		if whole != part {
+			t.Errorf("%s: %v in the whole answer, %v in the brief one", at, whole, part)
+		}
 	}
 }
 

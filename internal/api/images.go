@@ -40,6 +40,9 @@ func imageList(c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.r.Header.Get("Hezi-Brief") != "" {
+		return writeList(c, briefly(list))
+	}
 	used, err := lastUsed(c)
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func newImages(a *App) *cobra.Command {
 		var list []image.Summary
 		used := map[string]int64{}
 		found := 0
-		err := engine.Images(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree}, func(i *endpoint.Listed) error {
+		err := engine.Images(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree}, asTree, func(i *endpoint.Listed) error {
 			if named && format.IsDangling(i.RepoTags) {
 				return nil
 			}

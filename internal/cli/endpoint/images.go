@@ -15,7 +15,10 @@ import (
 // Images lists images, and hands over one after the other as they come: a list
 // of thousands is never in memory as a whole. The next one takes the place of
 // the last; its strings, and lists of strings, can be kept.
-func (c *Connection) Images(ctx context.Context, o client.ImageListOptions, each func(*Listed) error) error {
+//
+// brief asks for ID, RepoTags, Size, Containers and Manifests only. An engine that
+// is not Hezi, or older, sends the rest too.
+func (c *Connection) Images(ctx context.Context, o client.ImageListOptions, brief bool, each func(*Listed) error) error {
 	query := url.Values{}
 	if len(o.Filters) > 0 {
 		text, err := json.Marshal(o.Filters)
@@ -33,7 +36,11 @@ func (c *Connection) Images(ctx context.Context, o client.ImageListOptions, each
 			query.Set(name, "1")
 		}
 	}
-	resp, err := c.Call(ctx, http.MethodGet, "/images/json", query, nil)
+	header := http.Header{}
+	if brief {
+		header.Set("Hezi-Brief", "1")
+	}
+	resp, err := c.Call(ctx, http.MethodGet, "/images/json", query, header)
 	if err != nil {
 		return err
 	}
