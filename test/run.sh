@@ -35,6 +35,7 @@ under_race() {
 }
 
 step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=50 go test -race -timeout 25m ./internal/... ./cmd/...
+step "changed modules" go test github.com/distribution/reference github.com/opencontainers/go-digest
 step "end to end" go test -count=1 -timeout 25m ./test/e2e ./test/compat ./test/fault
 step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 30m ./test/e2e
 step "the demo" test/demo.sh

@@ -51,14 +51,6 @@ var (
 		SHA384: crypto.SHA384,
 		SHA512: crypto.SHA512,
 	}
-
-	// anchoredEncodedRegexps contains anchored regular expressions for hex-encoded digests.
-	// Note that /A-F/ disallowed.
-	anchoredEncodedRegexps = map[Algorithm]*lazyRegexp{
-		SHA256: lazy(`^[a-f0-9]{64}$`),
-		SHA384: lazy(`^[a-f0-9]{96}$`),
-		SHA512: lazy(`^[a-f0-9]{128}$`),
-	}
 )
 
 // Available returns true if the digest type is available for use. If this
@@ -176,8 +168,7 @@ func (a Algorithm) FromString(s string) Digest {
 
 // Validate validates the encoded portion string
 func (a Algorithm) Validate(encoded string) error {
-	r, ok := anchoredEncodedRegexps[a]
-	if !ok {
+	if _, ok := algorithms[a]; !ok {
 		return ErrDigestUnsupported
 	}
 	// Digests much always be hex-encoded, ensuring that their hex portion will
@@ -185,7 +176,7 @@ func (a Algorithm) Validate(encoded string) error {
 	if a.Size()*2 != len(encoded) {
 		return ErrDigestInvalidLength
 	}
-	if r.MatchString(encoded) {
+	if isEncoded(encoded) {
 		return nil
 	}
 	return ErrDigestInvalidFormat

@@ -107,7 +107,7 @@ func (d Digest) Validate() error {
 	}
 	algorithm, encoded := Algorithm(s[:i]), s[i+1:]
 	if !algorithm.Available() {
-		if !DigestRegexpAnchored.MatchString(s) {
+		if !isDigest(s) {
 			return ErrDigestInvalidFormat
 		}
 		return ErrDigestUnsupported

@@ -174,22 +174,22 @@ func Path(named Named) (name string) {
 // If no valid hostname is found, the hostname is empty and the full value
 // is returned as name
 func splitDomain(name string) (string, string) {
-	match := anchoredNameRegexp.FindStringSubmatch(name)
-	if len(match) != 3 {
+	domain, path, ok := matchName(name)
+	if !ok {
 		return "", name
 	}
-	return match[1], match[2]
+	return domain, path
 }
 
 // Parse parses s and returns a syntactically valid Reference.
 // If an error was encountered it is returned, along with a nil Reference.
 func Parse(s string) (Reference, error) {
-	matches := ReferenceRegexp.FindStringSubmatch(s)
-	if matches == nil {
+	name, tag, encoded, ok := matchReference(s)
+	if !ok {
 		if s == "" {
 			return nil, ErrNameEmpty
 		}
-		if ReferenceRegexp.FindStringSubmatch(strings.ToLower(s)) != nil {
+		if _, _, _, ok := matchReference(strings.ToLower(s)); ok {
 			return nil, ErrNameContainsUppercase
 		}
 		return nil, ErrReferenceInvalidFormat
@@ -197,14 +197,7 @@ func Parse(s string) (Reference, error) {
 
 	var repo repository
 
-	nameMatch := anchoredNameRegexp.FindStringSubmatch(matches[1])
-	if len(nameMatch) == 3 {
-		repo.domain = nameMatch[1]
-		repo.path = nameMatch[2]
-	} else {
-		repo.domain = ""
-		repo.path = matches[1]
-	}
+	repo.domain, repo.path, _ = matchName(name)
 
 	if len(repo.path) > RepositoryNameTotalLengthMax {
 		return nil, ErrNameTooLong
@@ -212,11 +205,11 @@ func Parse(s string) (Reference, error) {
 
 	ref := reference{
 		namedRepository: repo,
-		tag:             matches[2],
+		tag:             tag,
 	}
-	if matches[3] != "" {
+	if encoded != "" {
 		var err error
-		ref.digest, err = digest.Parse(matches[3])
+		ref.digest, err = digest.Parse(encoded)
 		if err != nil {
 			return nil, err
 		}
@@ -248,25 +241,25 @@ func ParseNamed(s string) (Named, error) {
 // WithName returns a named object representing the given string. If the input
 // is invalid ErrReferenceInvalidFormat will be returned.
 func WithName(name string) (Named, error) {
-	match := anchoredNameRegexp.FindStringSubmatch(name)
-	if match == nil || len(match) != 3 {
+	domain, path, ok := matchName(name)
+	if !ok {
 		return nil, ErrReferenceInvalidFormat
 	}
 
-	if len(match[2]) > RepositoryNameTotalLengthMax {
+	if len(path) > RepositoryNameTotalLengthMax {
 		return nil, ErrNameTooLong
 	}
 
 	return repository{
-		domain: match[1],
-		path:   match[2],
+		domain: domain,
+		path:   path,
 	}, nil
 }
 
 // WithTag combines the name from "name" and the tag from "tag" to form a
 // reference incorporating both the name and the tag.
 func WithTag(name Named, tag string) (NamedTagged, error) {
-	if !anchoredTagRegexp.MatchString(tag) {
+	if !isTag(tag) {
 		return nil, ErrTagInvalidFormat
 	}
 	var repo repository
@@ -292,7 +285,7 @@ func WithTag(name Named, tag string) (NamedTagged, error) {
 // WithDigest combines the name from "name" and the digest from "digest" to form
 // a reference incorporating both the name and the digest.
 func WithDigest(name Named, digest digest.Digest) (Canonical, error) {
-	if !anchoredDigestRegexp.MatchString(digest.String()) {
+	if !isDigest(digest.String()) {
 		return nil, ErrDigestInvalidFormat
 	}
 	var repo repository

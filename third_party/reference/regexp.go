@@ -108,14 +108,6 @@ var (
 	// compatibility with Docker image names.
 	domainAndPort = host + optionalPort
 
-	// anchoredTagRegexp matches valid tag names, anchored at the start and
-	// end of the matched string.
-	anchoredTagRegexp = lazy(anchored(tag))
-
-	// anchoredDigestRegexp matches valid digests, anchored at the start and
-	// end of the matched string.
-	anchoredDigestRegexp = lazy(anchored(digestPat))
-
 	// pathComponent restricts path-components to start with an alphanumeric
 	// character, with following parts able to be separated by a separator
 	// (one period, one or two underscore and multiple dashes).
@@ -128,15 +120,7 @@ var (
 	remoteName = pathComponent + anyTimes(`/`+pathComponent)
 	namePat    = optional(domainAndPort+`/`) + remoteName
 
-	// anchoredNameRegexp is used to parse a name value, capturing the
-	// domain and trailing components.
-	anchoredNameRegexp = lazy(anchored(optional(capture(domainAndPort), `/`), capture(remoteName)))
-
 	referencePat = anchored(capture(namePat), optional(`:`, capture(tag)), optional(`@`, capture(digestPat)))
-
-	// anchoredIdentifierRegexp is used to check or match an
-	// identifier value, anchored at start and end of string.
-	anchoredIdentifierRegexp = lazy(anchored(identifier))
 )
 
 // optional wraps the expression in a non-capturing group and makes the
