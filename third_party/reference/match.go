@@ -10,7 +10,7 @@ import "strings"
 func matchReference(s string) (name, tag, digest string, ok bool) {
 	name, digest, digested := strings.Cut(s, "@")
 	last := name[strings.LastIndexByte(name, '/')+1:]
-	last, tag, tagged := strings.Cut(last, ":")
+	_, tag, tagged := strings.Cut(last, ":")
 	if tagged {
 		name = name[:len(name)-len(tag)-1]
 	}
