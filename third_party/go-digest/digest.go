@@ -58,11 +58,13 @@ func NewDigestFromEncoded(alg Algorithm, encoded string) Digest {
 	return Digest(fmt.Sprintf("%s:%s", alg, encoded))
 }
 
+const digestPat = `[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+`
+
 // DigestRegexp matches valid digest types.
-var DigestRegexp = lazy(`[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+`)
+var DigestRegexp = lazy(digestPat)
 
 // DigestRegexpAnchored matches valid digest types, anchored to the start and end of the match.
-var DigestRegexpAnchored = lazy(`^` + DigestRegexp.String() + `$`)
+var DigestRegexpAnchored = lazy(`^` + digestPat + `$`)
 
 var (
 	// ErrDigestInvalidFormat returned when digest format invalid.

@@ -9,10 +9,10 @@ import (
 
 // The anchored expressions of the module as it was.
 var (
-	anchoredTag        = regexp.MustCompile(anchored(tag))
-	anchoredDigest     = regexp.MustCompile(anchored(digestPat))
-	anchoredName       = regexp.MustCompile(anchored(optional(capture(domainAndPort), `/`), capture(remoteName)))
-	anchoredIdentifier = regexp.MustCompile(anchored(identifier))
+	anchoredTag        = regexp.MustCompile(`^` + tag + `$`)
+	anchoredDigest     = regexp.MustCompile(`^` + digestPat + `$`)
+	anchoredName       = regexp.MustCompile(`^(?:(` + domainAndPort + `)/)?(` + remoteName + `)$`)
+	anchoredIdentifier = regexp.MustCompile(`^` + identifier + `$`)
 )
 
 func FuzzMatch(f *testing.F) {

@@ -1,9 +1,5 @@
 package reference
 
-import (
-	"strings"
-)
-
 // DigestRegexp matches well-formed digests, including algorithm (e.g. "sha256:<encoded>").
 var DigestRegexp = lazy(digestPat)
 
@@ -90,12 +86,12 @@ const (
 	ipv6address = `\[(?:[a-fA-F0-9:]+)\]`
 )
 
-var (
+const (
 	// domainName defines the structure of potential domain components
 	// that may be part of image names. This is purposely a subset of what is
 	// allowed by DNS to ensure backwards compatibility with Docker image
 	// names. This includes IPv4 addresses on decimal format.
-	domainName = domainNameComponent + anyTimes(`\.`+domainNameComponent)
+	domainName = domainNameComponent + `(?:\.` + domainNameComponent + `)*`
 
 	// host defines the structure of potential domains based on the URI
 	// Host subcomponent on rfc3986. It may be a subset of DNS domain name,
@@ -111,36 +107,14 @@ var (
 	// pathComponent restricts path-components to start with an alphanumeric
 	// character, with following parts able to be separated by a separator
 	// (one period, one or two underscore and multiple dashes).
-	pathComponent = alphanumeric + anyTimes(separator+alphanumeric)
+	pathComponent = alphanumeric + `(?:` + separator + alphanumeric + `)*`
 
 	// remoteName matches the remote-name of a repository. It consists of one
 	// or more forward slash (/) delimited path-components:
 	//
 	//	pathComponent[[/pathComponent] ...] // e.g., "library/ubuntu"
-	remoteName = pathComponent + anyTimes(`/`+pathComponent)
-	namePat    = optional(domainAndPort+`/`) + remoteName
+	remoteName = pathComponent + `(?:/` + pathComponent + `)*`
+	namePat    = `(?:` + domainAndPort + `/)?` + remoteName
 
-	referencePat = anchored(capture(namePat), optional(`:`, capture(tag)), optional(`@`, capture(digestPat)))
+	referencePat = `^(` + namePat + `)(?::(` + tag + `))?(?:@(` + digestPat + `))?$`
 )
-
-// optional wraps the expression in a non-capturing group and makes the
-// production optional.
-func optional(res ...string) string {
-	return `(?:` + strings.Join(res, "") + `)?`
-}
-
-// anyTimes wraps the expression in a non-capturing group that can occur
-// any number of times.
-func anyTimes(res ...string) string {
-	return `(?:` + strings.Join(res, "") + `)*`
-}
-
-// capture wraps the expression in a capturing group.
-func capture(res ...string) string {
-	return `(` + strings.Join(res, "") + `)`
-}
-
-// anchored anchors the regular expression by adding start and end delimiters.
-func anchored(res ...string) string {
-	return `^` + strings.Join(res, "") + `$`
-}
