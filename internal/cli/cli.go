@@ -59,10 +59,11 @@ func Main(args []string) (code int) {
 	app := &App{Streams: streams}
 	ctx, stop := app.untilSignal(context.Background())
 	defer stop()
-	root := app.root(args)
-	rest, err := parseGlobals(root, args)
+	root := app.root()
+	words, err := parseGlobals(root, args)
 	if err == nil {
-		root.SetArgs(rest)
+		app.addCommands(root, words)
+		root.SetArgs(words)
 		err = root.ExecuteContext(ctx)
 	}
 	streams.Restore()

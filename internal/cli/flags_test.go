@@ -34,7 +34,8 @@ func TestDockersReference(t *testing.T) {
 	}
 	a := &App{builder: true}
 	a.Streams = testStreams(t)
-	root := a.root(nil)
+	root := a.root()
+	a.addCommands(root, nil)
 	seen := 0
 	for _, page := range pages {
 		words := strings.Split(strings.TrimSuffix(filepath.Base(page), ".md"), "_")
@@ -111,5 +112,23 @@ func TestTree(t *testing.T) {
 			walk(sub)
 		}
 	}
-	walk(a.root(nil))
+	root := a.root()
+	a.addCommands(root, nil)
+	walk(root)
+}
+
+// TestOneCommand: the one that is named is built alone, whatever stands before it.
+func TestOneCommand(t *testing.T) {
+	for _, args := range [][]string{{"exec", "x"}, {"-H", "unix:///x", "exec", "x"}, {"--context=default", "-D", "exec", "images"}} {
+		a := &App{Streams: testStreams(t)}
+		root := a.root()
+		words, err := parseGlobals(root, args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.addCommands(root, words)
+		if list := root.Commands(); len(list) != 1 || list[0].Name() != "exec" {
+			t.Errorf("%q makes %d commands", args, len(list))
+		}
+	}
 }

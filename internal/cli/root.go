@@ -14,8 +14,8 @@ import (
 	"hezi/internal/version"
 )
 
-// root builds the command line. args decide which commands are built in full.
-func (a *App) root(args []string) *cobra.Command {
+// root builds the command line but for its commands.
+func (a *App) root() *cobra.Command {
 	cobra.EnableCommandSorting = false // help sorts, but for the common commands
 	showVersion := false
 	cmd := &cobra.Command{
@@ -46,20 +46,23 @@ func (a *App) root(args []string) *cobra.Command {
 	cmd.PersistentFlags().BoolP("help", "h", false, "Print usage")
 	cmd.PersistentFlags().Lookup("help").Hidden = true
 	_ = cmd.PersistentFlags().MarkShorthandDeprecated("help", "use --help") // the flag exists
+	return cmd
+}
 
-	completing := len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd || args[0] == "completion")
+// addCommands adds those that words, which follow the global flags, may ask for.
+func (a *App) addCommands(cmd *cobra.Command, words []string) {
+	completing := len(words) > 0 && (words[0] == cobra.ShellCompRequestCmd || words[0] == cobra.ShellCompNoDescRequestCmd || words[0] == "completion")
 	a.builder = a.builder || completing
-	cmd.CompletionOptions.DisableDefaultCmd = len(args) > 0 && !completing && !slices.Contains(args, "--help")
+	cmd.CompletionOptions.DisableDefaultCmd = len(words) > 0 && !completing && !slices.Contains(words, "--help")
 	list := commands()
-	if i := slices.IndexFunc(list, func(e entry) bool { return len(args) > 0 && e.is(args[0]) }); i >= 0 && !a.builder {
+	if i := slices.IndexFunc(list, func(e entry) bool { return len(words) > 0 && e.is(words[0]) }); i >= 0 && !a.builder {
 		list = list[i : i+1] // nobody asks for the others
 	}
-	a.add(cmd, list, args)
+	add(a, cmd, list, words)
 	cmd.SetHelpCommand(helpCommand())
 	if completing {
 		_ = cmd.RegisterFlagCompletionFunc("context", completeContexts(a)) // the flag exists
 	}
-	return cmd
 }
 
 func (a *App) globalFlags(f *pflag.FlagSet) {

@@ -234,7 +234,7 @@ func notYet(name, way string) func(*App) *cobra.Command {
 
 // add puts entries below parent. Only what words names is built in full; the
 // rest are names for the overview and for suggestions.
-func (a *App) add(parent *cobra.Command, entries []entry, words []string) {
+func add(a *App, parent *cobra.Command, entries []entry, words []string) {
 	for _, e := range entries {
 		named := a.builder || slices.ContainsFunc(words, e.is)
 		cmd := &cobra.Command{Use: e.name}
@@ -246,7 +246,7 @@ func (a *App) add(parent *cobra.Command, entries []entry, words []string) {
 				return cmd.Help()
 			}
 			if named {
-				a.add(cmd, e.sub, words)
+				add(a, cmd, e.sub, words)
 			}
 		case named:
 			cmd = e.build(a)
