@@ -5,11 +5,11 @@
 # then runs two machines at a time and prints what each has said.
 #
 # Usage: all.sh [MACHINE...]    of: unified engine reboot hybrid selinux legacy; all but the last if none is named
-# The variables of engine.sh and debian.sh hold; each machine ends within LIMIT (600) seconds.
+# The variables of engine.sh and debian.sh hold; each machine ends within LIMIT (900) seconds.
 set -eu
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" = 0 ] || { echo "the virtual machines' roots are made as root: run it with sudo" >&2; exit 1; }
-export LIMIT="${LIMIT:-600}"
+export LIMIT="${LIMIT:-900}"
 [ $# -gt 0 ] || set -- unified engine reboot hybrid selinux
 test/vm/debian.sh setup
 
@@ -18,12 +18,13 @@ trap 'rm -rf "$dir"' EXIT
 trap 'exit 130' INT TERM
 # shellcheck disable=SC2016 # the inner shell has its own arguments
 printf '%s\n' "$@" | xargs -P 2 -I NAME sh -c '
+	begun=$(date +%s)
 	case $1 in
 	engine) test/vm/engine.sh ;;
 	selinux) test/vm/engine.sh selinux ;;
 	*) test/vm/debian.sh "$1" ;;
 	esac >"$2/$1" 2>&1 || echo "$1" >>"$2/failed"
-	echo "== virtual machine $1"
+	echo "== virtual machine $1, $(($(date +%s) - begun)) s"
 	cat "$2/$1"' - NAME "$dir"
 if [ -e "$dir/failed" ]; then
 	echo "virtual machines that failed:" $(cat "$dir/failed")

@@ -148,10 +148,10 @@ copy_modules "$test/modules" "$test/modules.list" overlay bridge veth nf_tables 
 mkfs.ext4 -q -d "$test" "$dir/test.ext4" 160M
 
 # A machine that does not come up or does not end is ended; its console says where it was.
-qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -m 1536 -smp 2 -nographic -net none \
+qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-Nehalem}" -m 1536 -smp 2 -nographic -net none \
 	-drive file="$image",format=raw,if=virtio,snapshot=on -drive file="$dir/test.ext4",format=raw,if=virtio,readonly=on \
 	-kernel "$kernel" -initrd "$dir/initramfs" \
-	-append "console=ttyS0 quiet panic=0 systemd.show_status=0 apparmor=1 security=apparmor $options" </dev/null >"$dir/log" 2>&1 &
+	-append "console=ttyS0 quiet panic=0 mitigations=off systemd.show_status=0 apparmor=1 security=apparmor $options" </dev/null >"$dir/log" 2>&1 &
 machine=$!
 seconds=0
 while kill -0 $machine 2>/dev/null; do

@@ -115,8 +115,9 @@ INIT
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$dir/initramfs"
 
-timeout "${LIMIT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu max -m 2048 -smp 2 -nographic -no-reboot -net none \
-	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1 $options" </dev/null >"$dir/log" 2>&1 || true
+# A plain processor without mitigations is emulated a quarter faster than the largest.
+timeout "${LIMIT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-Nehalem}" -m 2048 -smp 2 -nographic -no-reboot -net none \
+	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1 mitigations=off $options" </dev/null >"$dir/log" 2>&1 || true
 tr -d '\r' <"$dir/log" | sed -n '/the engine on cgroup v2/,$p'
 if tr -d '\r' <"$dir/log" | grep -q '^exit code 0\.$'; then
 	echo PASS

@@ -68,6 +68,7 @@ check "another's network" "localhost" hezi run --rm --network container:two busy
 check "which still has its files" "localhost" hezi exec two cat /etc/hosts
 
 kill -9 $pid
+wait $pid 2>/dev/null
 engine
 check "after kill -9 of the engine" "$process" hezi exec one cat /proc/self/attr/current
 hezi restart -t 0 one >/dev/null
