@@ -123,7 +123,7 @@ check "unpause" "running" hezi inspect -f '{{.State.Status}}' box
 hezi run -d --name ticks busybox sh -c 'i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo tick $i; sleep 0.1; done; exit 4' >/dev/null
 sleep 1
 kill -9 $pid
-sleep 0.5
+wait $pid 2>/dev/null
 engine
 check "after kill -9 of hezid" "running" hezi inspect -f '{{.State.Status}}' box
 for p in /proc/[0-9]*; do # busybox has no pgrep here
