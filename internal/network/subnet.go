@@ -230,7 +230,7 @@ func foreign(own map[string]bool) (map[netip.Prefix]string, error) {
 			return
 		}
 		p, err := netip.ParsePrefix(n.String())
-		if err != nil || p.Bits() == 0 || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() || p.Addr().IsLoopback() {
+		if err != nil || p.Bits() == 0 || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() {
 			return
 		}
 		list[p.Masked()] = names[device]

@@ -131,6 +131,7 @@ func TestBadFlags(t *testing.T) {
 		{"--mtu=10", "68 to 65535"},
 		{"--bip=10.0.0.0/16", "as in 10.0.0.1/16"},
 		{"--bip=10.0.255.255/16", "broadcast"},
+		{"--bip=127.0.0.1/24", "cannot have addresses of that kind"},
 		{"--bip=10.0.0.1/31", "from 8 to 29"},
 		{"--fixed-cidr=10.0.0.0/31", "an IPv4 network is needed"},
 		{"--ip=::", "an IPv4 address is needed"},

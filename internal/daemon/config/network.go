@@ -156,6 +156,8 @@ func (c *Config) checkNetwork() error {
 		switch {
 		case err != nil || !p.Addr().Is4():
 			return fmt.Errorf("bip %q: an IPv4 address with a prefix length is needed, as in 10.88.0.1/16", c.BIP)
+		case p.Addr().IsLoopback() || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast():
+			return fmt.Errorf("bip %q: containers cannot have addresses of that kind (loopback, multicast or of the link)", c.BIP)
 		case p.Bits() < 8 || p.Bits() > 29:
 			return fmt.Errorf("bip %q: a prefix length from 8 to 29 is needed", c.BIP)
 		case p.Addr() == p.Masked().Addr():
