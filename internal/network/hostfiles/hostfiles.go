@@ -136,6 +136,19 @@ func ResolvConf(host []byte, dns []netip.Addr, search, options []string) []byte 
 	return []byte(b.String())
 }
 
+// Servers are the name servers that a resolv.conf lists. An address of a link
+// keeps its zone.
+func Servers(text []byte) (list []netip.Addr) {
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			if a, err := netip.ParseAddr(f[1]); err == nil {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
+}
+
 // UsesStub says whether the only nameserver is systemd-resolved's stub, whose
 // real servers are in /run/systemd/resolve/resolv.conf.
 func UsesStub(host []byte) bool {
