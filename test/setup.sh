@@ -23,6 +23,7 @@ if [ "${1-}" != gcc ]; then
 	need dumb-init dumb-init
 	need skopeo skopeo
 	need podman podman
+	need dig bind9-dnsutils
 	/usr/bin/python3 -c 'import docker' 2>/dev/null || missing="$missing python3-docker"
 	[ -e /usr/share/doc/libseccomp-dev ] || missing="$missing libseccomp-dev"
 	[ -e /usr/share/doc/libc6-dev ] || missing="$missing libc6-dev"

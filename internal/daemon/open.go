@@ -178,7 +178,7 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 	o.DataRoot, o.ExecRoot, o.Walls.Seccomp, o.Walls.NoNewPrivileges, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, c.NoNewPrivileges, cgroupParent(id)
 	o.Defaults = engine.Defaults{
 		LogDriver: c.LogDriver, LogOptions: c.LogOpts, ShmSize: c.DefaultShmSize, Init: c.Init,
-		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts, IPCMode: container.IpcMode(c.IPCMode), CgroupParent: c.CgroupParent, Userns: container.UsernsMode(c.Userns),
+		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts, ResolvConf: c.ResolvConf, IPCMode: container.IpcMode(c.IPCMode), CgroupParent: c.CgroupParent, Userns: container.UsernsMode(c.Userns),
 		Restarts: engine.Restarts{First: c.RestartFirst, Last: c.RestartLast, Reset: c.RestartReset, CrashLoop: c.CrashLoop},
 	}
 	if c.UsernsRemap != "" {
@@ -318,6 +318,7 @@ func networkOptions(c *config.Config, id string) (network.Options, error) {
 	o := network.Options{
 		Identity: id, DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, MTU: c.MTU, Bridge: c.Bridge, IPv6: c.IPv6, ICC: c.ICC,
 		IPForward: c.IPForward, IPMasq: c.IPMasq, IPTables: c.IPTables, Pools: c.Pools, DefaultOptions: c.NetworkOptions,
+		ResolvConf: c.ResolvConf,
 	}
 	for _, f := range []struct {
 		key, text string

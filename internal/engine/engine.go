@@ -81,6 +81,8 @@ type networks interface {
 	Connect(ctx context.Context, containerID string, r network.EndpointRequest) (*network.Sandbox, error)
 	Disconnect(ctx context.Context, containerID, ref string) (*network.Sandbox, error)
 	Republish(ctx context.Context, containerID string, add, remove apinet.PortMap) (*network.Sandbox, error)
+	NameSockets(containerID string) []int
+	Renamed(containerID string, list []network.EndpointRequest)
 	Resolve(ref string) (id, name string, err error)
 	Release(containerID string)
 	NetworkID(name string) string
@@ -124,6 +126,7 @@ type Defaults struct {
 	DNS         []netip.Addr
 	DNSSearch   []string
 	DNSOptions  []string
+	ResolvConf  string       // the host's; "": /etc/resolv.conf
 	HostGateway []netip.Addr // nil: the bridge's
 	Restarts    Restarts
 	IPCMode     container.IpcMode // "": private

@@ -68,7 +68,9 @@ func (e lost) regain(id string) error {
 		unlock()
 		return nil
 	}
-	err = e.o.Keeper.Adopt(e.ctx, e.adoption(r))
+	if err = e.o.Keeper.Adopt(e.ctx, e.adoption(r)); err == nil {
+		keepNames(e.ctx, &e.o, id)
+	}
 	unlock()
 	if !errdefs.IsNotFound(err) {
 		return err
@@ -84,7 +86,11 @@ func (e lost) regainNow(ctx context.Context, id string) bool {
 		return false
 	}
 	r := c.latest.Load()
-	return r.running() && e.o.Keeper.Adopt(ctx, e.adoption(r)) == nil
+	if !r.running() || e.o.Keeper.Adopt(ctx, e.adoption(r)) != nil {
+		return false
+	}
+	keepNames(ctx, &e.o, id)
+	return true
 }
 
 func (e *records) adoption(r *record) keeper.AdoptRequest {

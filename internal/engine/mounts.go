@@ -300,7 +300,7 @@ func (e launcher) writeOwn(r *record, s *network.Sandbox) error {
 			return fmt.Errorf("the host's names: %w", err)
 		}
 	}
-	resolv, err := e.resolvConf(r)
+	resolv, err := e.resolvConf(r, s)
 	if err != nil {
 		return err
 	}
@@ -326,34 +326,6 @@ func hostGateways(o *Options) []netip.Addr {
 		return o.Defaults.HostGateway
 	}
 	return o.Networks.Gateways()
-}
-
-func (e launcher) resolvConf(r *record) ([]byte, error) {
-	host, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the host's name servers: %w", err)
-	}
-	h := r.HostConfig
-	if h.NetworkMode.IsHost() && len(h.DNS)+len(h.DNSSearch)+len(h.DNSOptions) == 0 {
-		return host, nil
-	}
-	if hostfiles.UsesStub(host) {
-		if real, err := os.ReadFile("/run/systemd/resolve/resolv.conf"); err == nil {
-			host = real
-		}
-	}
-	d := e.o.Defaults
-	dns, search, options := h.DNS, h.DNSSearch, h.DNSOptions
-	if len(dns) == 0 {
-		dns = d.DNS
-	}
-	if len(search) == 0 {
-		search = d.DNSSearch
-	}
-	if len(options) == 0 {
-		options = d.DNSOptions
-	}
-	return hostfiles.ResolvConf(host, dns, search, options), nil
 }
 
 // logConfig is where a container's output goes.

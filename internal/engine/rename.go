@@ -31,6 +31,9 @@ func (e *Engine) Rename(ctx context.Context, ref, name string) error {
 		}
 		return err
 	}
+	if r.running() {
+		e.o.Networks.Renamed(r.ID, r.attached().Requests())
+	}
 	e.publish(&r, "rename", "oldName", "/"+old)
 	return nil
 }

@@ -118,8 +118,18 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 	}
 	place := r.place()
 	place.Kept = s.Ports
+	if place.Resolving, err = resolving(&e.o.Defaults, r); err != nil {
+		e.o.Log.Error("a container's names may be looked for in the wrong way", "container", r.ID, "error", err)
+	}
+	if r.Net.Asks {
+		if place.NameSockets, err = e.o.Keeper.NameSockets(ctx, r.ID); err != nil {
+			e.o.Log.Warn("the sockets by which a container asks for names were not kept: what it asked meanwhile is lost", "container", r.ID, "error", err)
+		}
+	}
 	if _, err := e.o.Networks.Adopt(ctx, place, r.Net); err != nil {
 		e.o.Log.Error("a running container's network could not be taken back: its published ports may not answer; restart it", "container", r.ID, "error", err)
+	} else if r.Net.Asks && len(place.NameSockets) == 0 {
+		keepNames(ctx, &e.o, r.ID)
 	}
 	return nil
 }

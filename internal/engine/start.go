@@ -227,6 +227,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	req := keeper.StartRequest{Launch: launch, Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce}
 	if sandbox != nil {
 		req.Ports = sandbox.Sockets[:min(len(sandbox.Sockets), keeper.MaxPorts)]
+		req.Names = sandbox.Names
 	}
 	asked := time.Now()
 	began, err := e.o.Keeper.Start(ctx, req)
@@ -315,6 +316,10 @@ func (e launcher) join(ctx context.Context, r *record, others box.Namespaces) (_
 		return box.Namespace{Mode: box.NamespaceJoin, Of: &box.Owner{ID: o.ID}}, nil, 0, nil
 	}
 	place := r.place()
+	var err error
+	if place.Resolving, err = resolving(&e.o.Defaults, r); err != nil {
+		return box.Namespace{}, nil, 0, err
+	}
 	if r.Users != nil {
 		others.IPC.Mode, others.UTS.Mode = modeOf(r.HostConfig.IpcMode.IsHost(), others.IPC.Mode), modeOf(r.HostConfig.UTSMode.IsHost(), "")
 		made, err := e.o.Keeper.Prepare(ctx, keeper.PrepareRequest{ContainerID: r.ID, Users: r.Users, Namespaces: others})
@@ -382,5 +387,5 @@ func (r *record) place() network.SandboxRequest {
 
 // attached is what others know of the container in its networks.
 func (r *record) attached() attach.Container {
-	return attach.Container{ID: r.ID, Name: r.Name, Hostname: r.Config.Hostname, Mode: r.HostConfig.NetworkMode, Wanted: r.Networks, MAC: r.MAC}
+	return attach.Container{ID: r.ID, Name: r.Name, Hostname: r.Config.Hostname, Domain: r.Config.Domainname, Mode: r.HostConfig.NetworkMode, Wanted: r.Networks, MAC: r.MAC}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -108,6 +109,10 @@ func (c *Client) openOnce(ctx context.Context, op Op, body, answer any, fds ...i
 		}
 		var r Response
 		got, err := ReadFrame(conn, &r)
+		if n, ok := answer.(*NameSockets); ok && err == nil && r.Error == nil {
+			n.FDs = got
+			return nil
+		}
 		CloseFDs(got)
 		if err != nil {
 			return err
@@ -182,13 +187,28 @@ func (c *Client) Start(ctx context.Context, r StartRequest) (Started, error) {
 	if r.Launch != nil {
 		op = OpLaunch
 	}
-	err := c.call(ctx, op, r, &s, r.Ports...)
+	r.NameSockets = len(r.Names)
+	err := c.call(ctx, op, r, &s, slices.Concat(r.Ports, r.Names)...)
 	return s, err
 }
 
 // Ports changes which sockets are kept for a running container. Error: NotFound.
 func (c *Client) Ports(ctx context.Context, r PortsRequest) error {
 	return c.call(ctx, OpPorts, r, nil, r.Ports...)
+}
+
+// NameSockets are copies of the sockets that StartRequest.Names had, for the
+// caller to close; none if the container was started without.
+func (c *Client) NameSockets(ctx context.Context, containerID string) ([]int, error) {
+	var n NameSockets
+	err := c.again(ctx, OpNames, Target{ContainerID: containerID}, &n)
+	return n.FDs, err
+}
+
+// KeepNames has copies kept of the sockets by which a container that runs asks for
+// names, as of StartRequest.Names.
+func (c *Client) KeepNames(ctx context.Context, containerID string, fds []int) error {
+	return c.call(ctx, OpNames, Target{ContainerID: containerID}, nil, fds...)
 }
 
 // Prepare makes the namespaces of a container that Start is to follow for. A

@@ -32,8 +32,18 @@ type StartRequest struct {
 	// Ports are bound sockets, at most MaxPorts, of which copies are kept until the
 	// container ends: its ports stay taken whatever becomes of the engine.
 	Ports []int `json:"-"`
+	// Names are the sockets by which the container asks for names, none or all; copies
+	// are kept too, and NameSockets gives them out again.
+	Names []int `json:"-"`
+	// NameSockets is how many of the message's descriptors, the last, are of Names.
+	NameSockets int `json:",omitempty"`
 	// Launch has another OCI runtime start it; nil: this keeper does itself.
 	Launch *runtimes.Launch `json:",omitempty"`
+}
+
+// NameSockets answers the request for a container's StartRequest.Names.
+type NameSockets struct {
+	FDs []int `json:"-"` // the caller's
 }
 
 // MaxPorts leaves room for a process's other descriptors on one message.

@@ -37,6 +37,7 @@ const (
 	OpUpdate     Op = "update"
 	OpPrepare    Op = "prepare"
 	OpPorts      Op = "ports"
+	OpNames      Op = "names" // the sockets of StartRequest.Names, to have or, on the request, to keep
 	OpUpgrade    Op = "upgrade"
 	OpStop       Op = "stop"
 )

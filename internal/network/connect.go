@@ -88,6 +88,7 @@ func (c *Controller) moved(ctx context.Context, m *member) error {
 			return err
 		}
 	}
+	resolver{&c.registry}.moved(m)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m.forwards, m.direct = forwards, direct

@@ -24,6 +24,10 @@ type SandboxRequest struct {
 	// Kept is for Adopt: how many of the Sockets that Join answered are still open
 	// elsewhere and hold their ports.
 	Kept int
+	// NameSockets is for Adopt: what was kept elsewhere of Sandbox.Names. They are the
+	// network's from then on.
+	NameSockets []int
+	Resolving   Resolving
 }
 
 // EndpointRequest asks for a place in one network. Networks host and none have
@@ -36,8 +40,11 @@ type EndpointRequest struct {
 	// GwPriority: the endpoint with the highest has the default route.
 	GwPriority int
 	DriverOpts map[string]string
-	// Names by which others in the network find the container.
+	// Names by which others in the network find the container; the first is its own.
 	Names []string
+	// Links are names in the network by which the container alone finds others: alias
+	// to name.
+	Links map[string]string
 }
 
 // Sandbox is a ready network namespace with its endpoints.
@@ -52,6 +59,10 @@ type Sandbox struct {
 	// Sockets hold the ports that were taken by the call that answered this, each its
 	// own. They are valid until Release.
 	Sockets []int `json:"-"`
+	// Names are the sockets by which the container asks for names, valid until
+	// Release; Asks says that it has such.
+	Names []int `json:"-"`
+	Asks  bool  `json:",omitempty"`
 }
 
 // Endpoint is a place in a network.

@@ -16,6 +16,9 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/dns"
+	"hezi/internal/network/dns/names"
+	"hezi/internal/network/dns/sockets"
 	"hezi/internal/network/ipam"
 	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
@@ -48,7 +51,11 @@ type Options struct {
 	// DefaultOptions of networks, by driver.
 	DefaultOptions map[string]map[string]string
 	// Publish gets the events of the networks; may be nil.
-	Publish func(events.Message)
+	Publish    func(events.Message)
+	ResolvConf string // the host's; "": /etc/resolv.conf
+	// Admit is told of the addresses of names before the containers that ask hear them;
+	// may be nil.
+	Admit dns.Admit
 	// InUse names containers that have a network without running; may be nil.
 	InUse func(networkID string) []string
 }
@@ -75,6 +82,8 @@ type registry struct {
 	refill chan struct{} // to the one that fills the pools
 	wg     sync.WaitGroup
 	watch  *nft.Watch
+	names  *names.Table
+	dns    *dns.Server
 
 	making sync.Mutex // held while networks are made and removed
 
@@ -94,6 +103,7 @@ type registry struct {
 type slot struct {
 	path string
 	link *link
+	pair *sockets.Pair // by which a container asks for names
 }
 
 // dead is an interface whose namespace the kernel takes down.
@@ -105,18 +115,21 @@ type dead struct {
 
 // member is a container's namespace.
 type member struct {
-	id, name string
-	path     string
-	links    []*link // in the order of the interfaces
-	ports    network.PortMap
-	kept     int
-	holds    []*held
-	forwards []nft.Forward
-	direct   []nft.Direct
-	box      *Sandbox
-	adopted  bool          // it ran while the engine was away
-	done     chan struct{} // closed when ports and handle are given back
-	work     sync.Mutex    // held while networks are connected and disconnected
+	id, name  string
+	path      string
+	links     []*link // in the order of the interfaces
+	ports     network.PortMap
+	kept      int
+	holds     []*held
+	forwards  []nft.Forward
+	direct    []nft.Direct
+	box       *Sandbox
+	pair      *sockets.Pair // nil: it asks for no names
+	served    bool          // they are the name service's
+	resolving Resolving
+	adopted   bool          // it ran while the engine was away
+	done      chan struct{} // closed when ports and handle are given back
+	work      sync.Mutex    // held while networks are connected and disconnected
 }
 
 // New opens the networks: it finds or makes the bridges and the nft table.
@@ -165,6 +178,9 @@ func New(o Options) (*Controller, error) {
 	}
 	for _, w := range c.Warnings() {
 		slog.Warn(w)
+	}
+	if err := (resolver{&c.registry}).open(); err != nil {
+		return nil, err
 	}
 	c.wg.Add(2)
 	go c.release()
@@ -302,6 +318,7 @@ func (c *Controller) Close() error {
 	if c.watch != nil {
 		errs = append(errs, c.watch.Close())
 	}
+	errs = append(errs, c.dns.Close())
 	c.wg.Wait()
 	c.mu.Lock()
 	var pool []*slot
@@ -312,6 +329,7 @@ func (c *Controller) Close() error {
 	c.members = map[string]*member{}
 	c.mu.Unlock()
 	for _, s := range pool {
+		s.deaf()
 		errs = append(errs, netns.Remove(s.path))
 	}
 	for _, m := range left {

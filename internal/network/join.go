@@ -30,10 +30,10 @@ func (c *Controller) Join(ctx context.Context, req SandboxRequest) (*Sandbox, er
 		return nil, err
 	}
 	defer c.end(req.ContainerID)
-	m := &member{id: req.ContainerID, name: req.ContainerName, ports: req.Ports, done: make(chan struct{})}
+	m := &member{id: req.ContainerID, name: req.ContainerName, ports: req.Ports, resolving: req.Resolving, done: make(chan struct{})}
 	if len(lans) == 0 || lans[0].Driver == driverNull {
 		m.path = c.nonePath(req.ContainerID)
-		if err := netns.Make(m.path, req.Namespace, nil); err != nil {
+		if err := netns.Make(m.path, req.Namespace, nil, nil); err != nil {
 			return nil, err
 		}
 		if len(lans) > 0 {
@@ -45,7 +45,7 @@ func (c *Controller) Join(ctx context.Context, req SandboxRequest) (*Sandbox, er
 	if err != nil {
 		return nil, err
 	}
-	m.path, m.links = s.path, []*link{s.link}
+	m.path, m.links, m.pair = s.path, []*link{s.link}, s.pair
 	for i, l := range lans[1:] {
 		if err := c.attach(m, l, req.Endpoints[i+1]); err != nil {
 			c.abandon(m)
@@ -131,7 +131,7 @@ func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) 
 		return nil, err
 	}
 	defer c.end(req.ContainerID)
-	m := &member{id: req.ContainerID, name: req.ContainerName, path: s.Path, ports: req.Ports, kept: req.Kept, done: make(chan struct{}), adopted: true}
+	m := &member{id: req.ContainerID, name: req.ContainerName, path: s.Path, ports: req.Ports, kept: req.Kept, resolving: req.Resolving, done: make(chan struct{}), adopted: true}
 	if s.Ports != nil {
 		m.ports = s.Ports // with the ports chosen then
 	}
@@ -148,8 +148,11 @@ func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) 
 	if !known {
 		return nil, conflict("the network namespace %s is not one that waits to be adopted", s.Path)
 	}
+	names := resolver{&c.registry}
+	names.regain(m, req.NameSockets, s.Asks)
 	box, err := c.publish(ctx, m)
 	if err != nil { // the container runs: its place stays
+		names.leave(m)
 		for _, h := range m.holds {
 			err = errors.Join(err, h.hold.Close())
 		}
@@ -204,6 +207,7 @@ func (c *Controller) end(id string) {
 
 // abandon gives back all that a member has.
 func (c *Controller) abandon(m *member) {
+	resolver{&c.registry}.leave(m)
 	c.mu.Lock()
 	c.releasing[m] = true
 	c.mu.Unlock()
@@ -244,7 +248,10 @@ func (k *link) settings(container string) network.EndpointSettings {
 
 // boxOf is the member's sandbox as it is now.
 func (m *member) boxOf(ports network.PortMap, sockets []int) *Sandbox {
-	b := &Sandbox{ContainerID: m.id, Path: m.path, Ports: ports, Sockets: sockets}
+	b := &Sandbox{ContainerID: m.id, Path: m.path, Ports: ports, Sockets: sockets, Asks: m.asks()}
+	if m.asks() {
+		b.Names = []int{m.pair.UDP, m.pair.TCP}
+	}
 	for _, k := range m.links {
 		b.Endpoints = append(b.Endpoints, Endpoint{Network: k.lan.Name, Settings: k.settings(m.id), Interface: k.inside, Outside: k.outside})
 	}

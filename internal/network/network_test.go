@@ -189,7 +189,7 @@ func sh(t testing.TB, script string) string {
 // outsideWorld makes a namespace beyond the host, 198.51.100.2 to its 198.51.100.1.
 func outsideWorld(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "outside")
-	if err := netns.Make(path, "", nil); err != nil {
+	if err := netns.Make(path, "", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { netns.Remove(path); exec.Command("ip", "link", "del", "world").Run() })

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/dns/sockets"
 	"hezi/internal/network/netns"
 )
 
@@ -62,11 +63,26 @@ func (c *pools) makeSlot(l *lan, req EndpointRequest, namespace string) (*slot, 
 	if k.outside == "" { // its addresses are of a network that is not ours alone
 		s.path = filepath.Join(c.handles(), "v"+newID()[:15])
 	}
-	if err := netns.Make(s.path, namespace, k.endpoint(l, c.o.MTU, k.gateways(l)...)); err != nil {
+	err = netns.Make(s.path, namespace, k.endpoint(l, c.o.MTU, k.gateways(l)...), func() error {
+		p, err := sockets.Open(false)
+		if err == nil {
+			s.pair = &p
+		}
+		return err
+	})
+	if err != nil {
+		s.deaf()
 		c.bury1(k)
 		return nil, portError(l, err)
 	}
 	return s, nil
+}
+
+// deaf closes the slot's sockets.
+func (s *slot) deaf() {
+	if s.pair != nil {
+		logFailure("close the sockets of a name service", s.pair.Close())
+	}
 }
 
 // portError names the network whose bridge is full.
@@ -275,6 +291,7 @@ func (l *lan) drainLocked() []*slot {
 
 // discard removes a slot that nobody uses.
 func (c *registry) discard(s *slot) error {
+	s.deaf()
 	err := netns.Remove(s.path)
 	if s.link != nil {
 		c.bury1(s.link)

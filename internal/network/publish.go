@@ -159,6 +159,9 @@ func (c *publisher) publish(ctx context.Context, m *member) (*Sandbox, error) {
 			return nil, err
 		}
 	}
+	if err := (resolver{&c.registry}).serve(m); err != nil {
+		return nil, err
+	}
 	m.ports = nil // chosen tells more, and thousands of them take memory
 	m.box = m.boxOf(chosen, m.sockets(chosen))
 	c.mu.Lock()

@@ -32,6 +32,7 @@ func (c *Controller) Release(containerID string) {
 	}
 	c.mu.Unlock()
 	if m != nil {
+		resolver{&c.registry}.leave(m)
 		wake(c.kick)
 		for _, k := range m.links {
 			c.announce("disconnect", k.lan, containerID)
@@ -39,13 +40,17 @@ func (c *Controller) Release(containerID string) {
 	}
 }
 
-// Sweep drops what a former engine left and nobody adopted: call it once, after Adopt was
+// Sweep drops what a former engine left and nobody adopted, and has the containers'
+// questions for names answered: call it once, after Adopt was
 // called for every container that runs.
 func (c *Controller) Sweep() error {
 	c.mu.Lock()
 	left, strays := slices.Collect(maps.Keys(c.unclaimed)), c.strays
 	c.unclaimed, c.strays = map[string]bool{}, map[string]string{}
 	c.mu.Unlock()
+	if err := c.dns.Begin(); err != nil {
+		return err
+	}
 	for _, path := range left {
 		if err := netns.Remove(path); err != nil {
 			return err

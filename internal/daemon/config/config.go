@@ -51,6 +51,8 @@ type Config struct {
 	DNS       []string
 	DNSSearch []string
 	DNSOpts   []string
+	// ResolvConf is the host's file; "": /etc/resolv.conf.
+	ResolvConf string
 
 	CDISpecDirs []string // nil: the usual ones
 

@@ -78,18 +78,16 @@ func kept(s *apinet.EndpointSettings) *apinet.EndpointSettings {
 }
 
 func checkOne(name, mode string, s *apinet.EndpointSettings) error {
-	for _, f := range []struct {
-		flag string
-		set  bool
-	}{
-		{"--network-alias", len(s.Aliases) > 0},
-		{"--link", len(s.Links) > 0},
-	} {
-		if f.set {
-			return errdefs.ErrNotImplemented.WithMessage(f.flag + " is not there yet in this version of hezi: leave it out")
-		}
+	if _, err := links(s.Links); err != nil {
+		return err
 	}
 	if alone := name == apinet.NetworkHost || name == apinet.NetworkNone || container.NetworkMode(name).IsContainer(); alone {
+		if len(s.Aliases) > 0 {
+			return invalid("network-scoped aliases are only supported for user-defined networks, not with --network %s", name)
+		}
+		if len(s.Links) > 0 {
+			return invalid("links are only supported for user-defined networks, not with --network %s", name)
+		}
 		if len(s.MacAddress) > 0 {
 			return invalid("conflicting options: mac-address and the network mode: --network %s has no interface of the container's own", name)
 		}
@@ -113,18 +111,39 @@ func checkOne(name, mode string, s *apinet.EndpointSettings) error {
 	return nil
 }
 
+// links reads NAME:ALIAS and NAME, and what inspect shows of them.
+func links(list []string) (map[string]string, error) {
+	m := make(map[string]string, len(list))
+	for _, l := range list {
+		name, alias, ok := strings.Cut(l, ":")
+		if !ok {
+			alias = name
+		}
+		name = strings.TrimPrefix(name, "/")
+		alias = alias[strings.LastIndexByte(alias, '/')+1:]
+		if name == "" || alias == "" || strings.Contains(alias, ":") {
+			return nil, invalid("bad format for links: %s: write NAME:ALIAS", l)
+		}
+		m[alias] = name
+	}
+	return m, nil
+}
+
 // Container is what others know of one that is attached.
 type Container struct {
-	ID, Name, Hostname string
-	Mode               container.NetworkMode
-	Wanted             Wanted
-	MAC                string // of records of versions with one network
+	ID, Name         string
+	Hostname, Domain string
+	Mode             container.NetworkMode
+	Wanted           Wanted
+	MAC              string // of records of versions with one network
 }
 
 // names by which others find the container in a network.
 func (c Container) names(s *apinet.EndpointSettings) []string {
 	list := append([]string{strings.TrimPrefix(c.Name, "/"), c.ID[:min(12, len(c.ID))]}, s.Aliases...)
-	list = append(list, c.Hostname)
+	if list = append(list, c.Hostname); c.Domain != "" {
+		list = append(list, c.Hostname+"."+c.Domain)
+	}
 	var out []string
 	for _, n := range list {
 		if n != "" && !slices.Contains(out, n) {
@@ -170,6 +189,7 @@ func compare(a, b bool) int {
 // Request is the place in one network.
 func (c Container) Request(name string, s *apinet.EndpointSettings) network.EndpointRequest {
 	q := network.EndpointRequest{Network: name, GwPriority: s.GwPriority, DriverOpts: s.DriverOpts, Names: c.names(s)}
+	q.Links, _ = links(s.Links) // checked when it was asked for
 	if len(s.MacAddress) > 0 {
 		q.MAC = s.MacAddress.String()
 	}

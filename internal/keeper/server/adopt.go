@@ -84,7 +84,9 @@ func (s *Server) adopt(raw json.RawMessage, fds []int) (*process, error) {
 	}
 	files := map[string]*os.File{}
 	for i, name := range rec.Files {
-		if name != fileSpool && name != fileSpoolEr {
+		// A socket of names that does not block is none that Go's poller looks at, as
+		// those that have questions in them would wake the keeper.
+		if name != fileSpool && name != fileSpoolEr && !strings.HasPrefix(name, fileNames) {
 			if err := unix.SetNonblock(fds[i], true); err != nil {
 				return nil, err
 			}
@@ -94,8 +96,11 @@ func (s *Server) adopt(raw json.RawMessage, fds []int) (*process, error) {
 	p := newProcess(s, rec)
 	p.pidfd, p.stdin = files[filePidfd], files[fileStdin]
 	for _, name := range rec.Files {
-		if strings.HasPrefix(name, filePort) {
+		switch {
+		case strings.HasPrefix(name, filePort):
 			p.ports = append(p.ports, files[name])
+		case strings.HasPrefix(name, fileNames):
+			p.names = append(p.names, files[name])
 		}
 	}
 	if rec.Exit != nil {

@@ -85,12 +85,12 @@ func localName(f *os.File) (name string, err error) {
 	return name, err
 }
 
-// releasePorts gives up the container's ports, before anybody can know that it
+// releasePorts gives up the container's ports, and its sockets of names, before anybody can know that it
 // has ended and start it again.
 func (p *process) releasePorts() {
 	p.mu.Lock()
-	ports := p.ports
-	p.ports = nil
+	ports := slices.Concat(p.ports, p.names)
+	p.ports, p.names = nil, nil
 	p.mu.Unlock()
 	closeFiles(ports...)
 	for _, f := range ports {

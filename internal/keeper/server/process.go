@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +46,7 @@ const (
 	fileSpool   = "spool"
 	fileSpoolEr = "spool-stderr"
 	filePort    = "port" // and a number: a socket that holds a published port
+	fileNames   = "name" // and a number: one by which the container asks for names
 )
 
 func processKey(id, execID string) string { return id + "/" + execID }
@@ -70,6 +72,7 @@ type process struct {
 	rec      record
 	stdin    *os.File // write end; nil without or once closed
 	ports    []*os.File
+	names    []*os.File // the sockets by which the container asks for names
 	execs    map[string]*process
 	released bool // ready is closed
 	dropped  bool // the container is taken out, and the execs it had then
@@ -253,7 +256,7 @@ func (p *process) eachFile(f func(name string, file *os.File)) {
 		}
 	}
 	p.mu.Lock()
-	stdin, ports := p.stdin, p.ports
+	stdin, ports := p.stdin, slices.Concat(p.ports, p.names)
 	p.mu.Unlock()
 	for _, s := range ports {
 		add(s.Name(), s)

@@ -173,7 +173,8 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	case keeper.OpStart, keeper.OpLaunch:
 		var r *keeper.StartRequest
 		if r, err = decode[keeper.StartRequest](req.Body); err == nil {
-			r.Ports, fds = fds, nil
+			n := len(fds) - min(max(r.NameSockets, 0), len(fds))
+			r.Ports, r.Names, fds = fds[:n], fds[n:], nil
 			answer, err = s.start(r)
 		}
 	case keeper.OpPorts:
@@ -181,6 +182,12 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 		if r, err = decode[keeper.PortsRequest](req.Body); err == nil {
 			r.Ports, fds = fds, nil
 			err = keepPorts(s, r)
+		}
+	case keeper.OpNames:
+		if len(fds) > 0 {
+			err, fds = keepNames(s, req.Body, fds), nil
+		} else if err = giveNames(s, c, req.Body); err == nil {
+			return
 		}
 	default:
 		answer, err = s.answer(ctx, c, req)

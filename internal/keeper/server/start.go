@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -18,17 +19,17 @@ const attachWait = 10 * time.Second
 
 func (s *Server) start(req *keeper.StartRequest) (keeper.Started, error) {
 	id := req.Spec.ID
-	ports := portFiles(req.Ports, 0)
+	ports, names := portFiles(req.Ports, 0), nameFiles(req.Names)
 	p := newProcess(s, record{ContainerID: id, StdinOnce: req.StdinOnce, Log: req.Log, Terminal: req.Spec.Process.Terminal, HostPID: req.Spec.Namespaces.PID.Mode != box.NamespaceNew, Limited: req.Spec.Cgroup.Resources.Memory > 0 || req.Spec.Cgroup.Foreign})
 	s.mu.Lock()
 	if s.containers[id] != nil || s.starting[id] {
 		s.mu.Unlock()
-		closeFiles(ports...)
+		closeFiles(slices.Concat(ports, names)...)
 		return keeper.Started{}, keeper.Classed(errdefs.ErrConflict, fmt.Sprintf("container %s is already running, or its last exit was not acknowledged", id))
 	}
 	s.starting[id] = true
 	s.mu.Unlock()
-	p.ports = ports
+	p.ports, p.names = ports, names
 	out, err := s.launch(p, req)
 	s.mu.Lock()
 	delete(s.starting, id)
@@ -39,7 +40,7 @@ func (s *Server) start(req *keeper.StartRequest) (keeper.Started, error) {
 	}
 	s.mu.Unlock()
 	if err != nil {
-		closeFiles(ports...)
+		closeFiles(slices.Concat(ports, names)...)
 		if n != nil {
 			s.failPending(id, n)
 		}

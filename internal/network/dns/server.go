@@ -75,6 +75,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	closed   bool
+	begun    bool
 	boxes    map[string]*box
 	ears     map[int32]*ear
 	next     int32
@@ -102,7 +103,8 @@ type box struct {
 	policy Policy
 }
 
-// New starts a server.
+// New makes a server, which answers from Begin on: a container that was taken back must
+// not hear that there is no other, which is taken back a moment later.
 func New(o Options) (*Server, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err == nil {
@@ -113,13 +115,23 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{Options: o, names: o.Names, poll: os.NewFile(uintptr(fd), "epoll"), boxes: map[string]*box{}, ears: map[int32]*ear{}}
 	s.ctx, s.end = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Begin has all questions answered, also those that wait.
+func (s *Server) Begin() error {
 	raw, err := s.poll.SyscallConn()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the name service: %w", err), s.poll.Close())
+		return fmt.Errorf("the name service: %w", err)
 	}
-	s.wg.Add(1)
-	go s.listen(raw)
-	return s, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.begun && !s.closed {
+		s.begun = true
+		s.wg.Add(1)
+		go s.listen(raw)
+	}
+	return nil
 }
 
 // parting is how long Close waits for what is on its way.

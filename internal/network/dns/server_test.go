@@ -130,7 +130,7 @@ func newTown(t testing.TB, change func(*Options, *Box)) *town {
 			t.Error(err)
 		}
 	})
-	if err := s.Add(b); err != nil {
+	if err := errors.Join(s.Add(b), s.Begin(), s.Begin()); err != nil {
 		t.Fatal(err)
 	}
 	return &town{s, sp, b.Sockets, file}
@@ -382,7 +382,8 @@ func TestOwnServers(t *testing.T) {
 	}
 	defer s.Close()
 	w := &town{Server: s, space: sp, pair: sp.sockets(t)}
-	if err := s.Add(Box{Container: "me", Sockets: w.pair, Policy: Policy{Own: []netip.Addr{netip.MustParseAddr("127.0.0.7")}, Namespace: sp.path}}); err != nil {
+	err = s.Add(Box{Container: "me", Sockets: w.pair, Policy: Policy{Own: []netip.Addr{netip.MustParseAddr("127.0.0.7")}, Namespace: sp.path}})
+	if err = errors.Join(err, s.Begin()); err != nil {
 		t.Fatal(err)
 	}
 	for _, network := range []string{"udp", "tcp"} {
@@ -416,6 +417,17 @@ func TestAway(t *testing.T) {
 	}
 	defer next.Close()
 	if err := next.Add(Box{Container: "me", Sockets: copies}); err != nil {
+		t.Fatal(err)
+	}
+	// Not before all are taken back.
+	buf := make([]byte, 512)
+	if err := udp.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := udp.Read(buf); err == nil {
+		t.Errorf("answered before Begin: %x", buf[:n])
+	}
+	if err := errors.Join(udp.SetReadDeadline(time.Now().Add(20*time.Second)), next.Begin()); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []net.Conn{udp, tcp} {

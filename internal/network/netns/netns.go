@@ -58,8 +58,9 @@ type Gateway struct {
 
 // Make creates a namespace with lo up, mounts its handle at path and, if ep is
 // not nil, connects it: when Make returns, packets can flow. With from, a file of
-// a namespace that is new and empty, that one is taken.
-func Make(path, from string, ep *Endpoint) (err error) {
+// a namespace that is new and empty, that one is taken. Further, if it is not nil,
+// is called in the namespace at last.
+func Make(path, from string, ep *Endpoint, further func() error) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("make the handle of a network namespace: %w", err)
@@ -82,11 +83,21 @@ func Make(path, from string, ep *Endpoint) (err error) {
 		if err := Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
 			return err
 		}
-		if ep == nil {
+		if ep != nil {
+			if err := connect(in, out, ep); err != nil {
+				return err
+			}
+		}
+		if further == nil {
 			return nil
 		}
-		return connect(in, out, ep)
+		return further()
 	}, ep)
+}
+
+// Do calls f in the namespace at path.
+func Do(path string, f func() error) error {
+	return within(path, func(*netlink.Handle, *nl.NetlinkSocket) error { return f() }, nil)
 }
 
 // Attach adds an interface to the namespace at path.

@@ -35,7 +35,9 @@ const (
 	backlog = 64
 )
 
-// Pair is a container's sockets, which do not block.
+// Pair is a container's sockets. That of UDP blocks, to be read with MSG_DONTWAIT:
+// Go's poller, which takes only those that do not, would wake every process that
+// keeps a copy.
 type Pair struct{ UDP, TCP int }
 
 // Close gives both up.
@@ -44,28 +46,46 @@ func (p Pair) Close() error { return errors.Join(unix.Close(p.UDP), unix.Close(p
 // Open makes the sockets in the network namespace of the calling thread, which is
 // locked and whose lo is up, and the table. Again: there may be a table of before,
 // which is replaced.
-func Open(again bool) (p Pair, err error) {
-	if p.UDP, err = bind(unix.SOCK_DGRAM); err != nil {
+//
+// Where the table cannot be written, as on a kernel without nf_tables, the sockets
+// are at port 53 itself, which the container's programs then cannot have.
+func Open(again bool) (Pair, error) {
+	p, err := open(0)
+	if err != nil {
 		return p, err
 	}
-	if p.TCP, err = bind(unix.SOCK_STREAM); err != nil {
+	if err = redirect(p, again); err == nil {
+		return p, nil
+	}
+	closed := p.Close()
+	if p, err2 := open(port); err2 == nil {
+		return p, closed
+	}
+	return p, errors.Join(err, closed)
+}
+
+func open(port int) (p Pair, err error) {
+	if p.UDP, err = bind(unix.SOCK_DGRAM, port); err != nil {
+		return p, err
+	}
+	if p.TCP, err = bind(unix.SOCK_STREAM, port); err != nil {
 		return p, errors.Join(err, unix.Close(p.UDP))
 	}
-	if err = unix.Listen(p.TCP, backlog); err == nil {
-		err = redirect(p, again)
-	}
-	if err != nil {
-		return p, errors.Join(fmt.Errorf("the container's name service: %w", err), p.Close())
+	if err = unix.Listen(p.TCP, backlog); err != nil {
+		return p, errors.Join(fmt.Errorf("listen for the container's questions: %w", err), p.Close())
 	}
 	return p, nil
 }
 
-func bind(kind int) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+func bind(kind, port int) (int, error) {
+	if kind == unix.SOCK_STREAM {
+		kind |= unix.SOCK_NONBLOCK // accept has no such flag
+	}
+	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("make a socket for the container's name service: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: Address}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: Address, Port: port}); err != nil {
 		return -1, errors.Join(fmt.Errorf("bind the container's name service to 127.0.0.11: %w", err), unix.Close(fd))
 	}
 	return fd, nil
