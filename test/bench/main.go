@@ -92,6 +92,11 @@ func run(rounds int, only string) (err error) {
 	wanted := func(name string) bool {
 		return only == "" || strings.Contains(name, only) || strings.Contains(only, name)
 	}
+	if wanted("look-up of a name") {
+		if err := lookups(e, rounds); err != nil {
+			return err
+		}
+	}
 	if err := images(e, max(3, rounds/6), wanted); err != nil {
 		return err
 	}
