@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -37,7 +38,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
-	if err := e.checkHost(host); err != nil {
+	if err := cmp.Or(e.checkHost(host), checkLinks(e.records, host)); err != nil {
 		return container.CreateResponse{}, err
 	}
 	img, err := e.o.Images.Resolve(ctx, q.Config.Image, q.Platform)

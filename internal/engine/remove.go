@@ -17,7 +17,7 @@ import (
 // it, it is killed first.
 func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
 	if o.Link {
-		return errdefs.ErrNotImplemented.WithMessage("--link is not available in this version of hezi: containers have no links to remove")
+		return errdefs.ErrNotImplemented.WithMessage("rm --link is not there yet in this version of hezi: a link goes with the container that has it")
 	}
 	c, unlock, err := e.lock(ctx, ref)
 	if err != nil {

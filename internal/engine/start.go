@@ -315,6 +315,9 @@ func (e launcher) join(ctx context.Context, r *record, others box.Namespaces) (_
 		}
 		return box.Namespace{Mode: box.NamespaceJoin, Of: &box.Owner{ID: o.ID}}, nil, 0, nil
 	}
+	if err := linked(e.records, r); err != nil {
+		return box.Namespace{}, nil, 0, err
+	}
 	place := r.place()
 	var err error
 	if place.Resolving, err = resolving(&e.o.Defaults, r); err != nil {
@@ -387,5 +390,5 @@ func (r *record) place() network.SandboxRequest {
 
 // attached is what others know of the container in its networks.
 func (r *record) attached() attach.Container {
-	return attach.Container{ID: r.ID, Name: r.Name, Hostname: r.Config.Hostname, Domain: r.Config.Domainname, Mode: r.HostConfig.NetworkMode, Wanted: r.Networks, MAC: r.MAC}
+	return attach.Container{ID: r.ID, Name: r.Name, Hostname: r.Config.Hostname, Domain: r.Config.Domainname, Mode: r.HostConfig.NetworkMode, Wanted: r.Networks, MAC: r.MAC, BridgeLinks: r.bridgeLinks()}
 }

@@ -111,18 +111,28 @@ func checkOne(name, mode string, s *apinet.EndpointSettings) error {
 	return nil
 }
 
-// links reads NAME:ALIAS and NAME, and what inspect shows of them.
+// ParseLink reads NAME:ALIAS, NAME alone, and what inspect shows of both
+// (/NAME:/CONTAINER/ALIAS).
+func ParseLink(l string) (name, alias string, err error) {
+	name, alias, ok := strings.Cut(l, ":")
+	if !ok {
+		alias = name
+	}
+	name = strings.TrimPrefix(name, "/")
+	alias = alias[strings.LastIndexByte(alias, '/')+1:]
+	if name == "" || alias == "" || strings.Contains(alias, ":") {
+		return "", "", invalid("bad format for links: %s: write NAME:ALIAS", l)
+	}
+	return name, alias, nil
+}
+
+// links by their aliases.
 func links(list []string) (map[string]string, error) {
 	m := make(map[string]string, len(list))
 	for _, l := range list {
-		name, alias, ok := strings.Cut(l, ":")
-		if !ok {
-			alias = name
-		}
-		name = strings.TrimPrefix(name, "/")
-		alias = alias[strings.LastIndexByte(alias, '/')+1:]
-		if name == "" || alias == "" || strings.Contains(alias, ":") {
-			return nil, invalid("bad format for links: %s: write NAME:ALIAS", l)
+		name, alias, err := ParseLink(l)
+		if err != nil {
+			return nil, err
 		}
 		m[alias] = name
 	}
@@ -135,7 +145,8 @@ type Container struct {
 	Hostname, Domain string
 	Mode             container.NetworkMode
 	Wanted           Wanted
-	MAC              string // of records of versions with one network
+	BridgeLinks      []string // --link on the default bridge
+	MAC              string   // of records of versions with one network
 }
 
 // names by which others find the container in a network.
@@ -189,7 +200,11 @@ func compare(a, b bool) int {
 // Request is the place in one network.
 func (c Container) Request(name string, s *apinet.EndpointSettings) network.EndpointRequest {
 	q := network.EndpointRequest{Network: name, GwPriority: s.GwPriority, DriverOpts: s.DriverOpts, Names: c.names(s)}
-	q.Links, _ = links(s.Links) // checked when it was asked for
+	list := s.Links
+	if name == apinet.NetworkBridge {
+		list = slices.Concat(c.BridgeLinks, list)
+	}
+	q.Links, _ = links(list) // checked when they were asked for
 	if len(s.MacAddress) > 0 {
 		q.MAC = s.MacAddress.String()
 	}

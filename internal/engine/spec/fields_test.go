@@ -25,7 +25,7 @@ func kept() map[string]any {
 		// Shown again, without a meaning for a container on Linux.
 		"Config.ArgsEscaped": yes, "Config.OnBuild": yes, "Config.Shell": yes, "HostConfig.ContainerIDFile": yes,
 
-		"HostConfig.Binds": []string{"/a:/b"}, "HostConfig.NetworkMode": container.NetworkMode("host"),
+		"HostConfig.Binds": []string{"/a:/b"}, "HostConfig.Links": yes, "HostConfig.NetworkMode": container.NetworkMode("host"),
 		"HostConfig.PortBindings":  network.PortMap{network.MustParsePort("80/tcp"): nil},
 		"HostConfig.RestartPolicy": container.RestartPolicy{Name: "always"}, "HostConfig.AutoRemove": yes, "HostConfig.ConsoleSize": yes,
 		"HostConfig.CapAdd": yes, "HostConfig.CapDrop": yes, "HostConfig.CgroupnsMode": container.CgroupnsMode("host"),
