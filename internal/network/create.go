@@ -39,6 +39,9 @@ func (c *Controller) Create(_ context.Context, q network.CreateRequest) (id stri
 	if err := c.free(conf); err != nil {
 		return "", err
 	}
+	if conf.Made, err = c.absent(conf); err != nil {
+		return "", err
+	}
 	if err := c.choose(&conf); err != nil {
 		return "", err
 	}

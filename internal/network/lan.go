@@ -43,6 +43,9 @@ type Config struct {
 	Internal         bool
 	Attachable       bool
 	IPAM             network.IPAM // with the subnets and gateways that were chosen
+	// Made says that the device which the options name was not on the host before: it
+	// goes with the network.
+	Made bool `json:",omitempty"`
 }
 
 // lan is a network in work. Its Config never changes; the rest is guarded by the
@@ -53,7 +56,6 @@ type lan struct {
 	v      options.Vlan
 	bridge string // the device's name
 	index  int    // of the bridge, or of the parent device
-	made   string // the parent device that we made; ""
 	mtu    int
 
 	ranges  []*ipam.Range

@@ -112,12 +112,57 @@ func (c *registry) raise(l *lan) (err error) {
 		}
 		conf := l.bridgeConfig(c.o.MTU)
 		conf.Foreign = l.Name == network.NetworkBridge && c.o.Bridge != ""
-		l.index, _, err = netns.Bridge(conf)
+		conf.Keep = !c.ours(l)
+		index, made, err := netns.Bridge(conf)
+		if err != nil && made {
+			err = errors.Join(err, netns.RemoveLink(l.bridge))
+		}
+		if err == nil {
+			l.index = index
+		}
 		return err
 	case driverMacvlan, driverIpvlan:
 		return c.raiseParent(l)
 	}
 	return nil
+}
+
+// ours says whether the network's bridge is its own, and not one that was on the host.
+func (c *registry) ours(l *lan) bool {
+	if l.Name == network.NetworkBridge {
+		return c.o.Bridge == ""
+	}
+	return l.o.Name == "" || l.Made
+}
+
+// absent says whether the device that a network's options name is not on the host: it is
+// then made, and goes with the network. One that is there is used and stays.
+func (c *registry) absent(conf Config) (bool, error) {
+	name, bridge := conf.Options["parent"], conf.Driver == driverBridge
+	if bridge {
+		name = conf.Options[options.BridgeName]
+	}
+	if name == "" {
+		return false, nil
+	}
+	link, err := netlink.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &missing):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("look for the device %s: %w", name, err)
+	case bridge && link.Type() != "bridge":
+		return false, invalid("%s is a %s of this host, not a bridge: choose another %s", name, link.Type(), options.BridgeName)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.lans { // it goes with the last of those that share it
+		if !bridge && l.v.Parent == name && l.Made {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // raiseParent finds the device that a macvlan or ipvlan is on, or makes it: of a
@@ -130,9 +175,7 @@ func (c *registry) raiseParent(l *lan) error {
 	link, err := netlink.LinkByName(name)
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {
-		if link, err = netns.MakeParent(name, l.v.Parent == "", c.o.MTU); err == nil {
-			l.made = name
-		}
+		link, err = netns.MakeParent(name, l.v.Parent == "", c.o.MTU)
 	}
 	if err != nil {
 		return fmt.Errorf("the parent device %s of the network %s: %w", name, l.Name, err)
@@ -144,17 +187,31 @@ func (c *registry) raiseParent(l *lan) error {
 	return nil
 }
 
-// lower removes a network's device, if it is ours.
+// lower removes a network's device, if it is ours and we found or made it.
 func (c *registry) lower(l *lan) error {
 	switch {
-	case l.bridged() && l.bridge != "" && !(l.Name == network.NetworkBridge && c.o.Bridge != ""):
+	case l.index == 0:
+		return nil
+	case l.bridged() && c.ours(l):
 		return netns.RemoveLink(l.bridge)
-	case l.made != "":
-		return netns.RemoveLink(l.made)
-	case l.v.Parent == "" && (l.Driver == driverMacvlan || l.Driver == driverIpvlan):
-		return netns.RemoveLink("hz-" + l.ID[:10])
+	case l.bridged() || l.v.Parent != "" && (!l.Made || c.shared(l)):
+		return nil
+	case l.v.Parent != "":
+		return netns.RemoveLink(l.v.Parent)
 	}
-	return nil
+	return netns.RemoveLink("hz-" + l.ID[:10])
+}
+
+// shared says whether another network is on the same parent device.
+func (c *registry) shared(l *lan) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range c.lans {
+		if o.ID != l.ID && o.v.Parent == l.v.Parent {
+			return true
+		}
+	}
+	return false
 }
 
 // busy is what no new network may overlap: the host's routes and addresses, and

@@ -475,7 +475,9 @@ type BridgeConfig struct {
 	Addresses []netip.Prefix
 	MAC       net.HardwareAddr // of one that is made; nil: the kernel's choice
 	MTU       int              // bytes
-	// Foreign: it must be there, and its own addresses stay.
+	// Keep: one that is there is the host's: its addresses and settings stay.
+	Keep bool
+	// Foreign: it is not made where it is not there.
 	Foreign bool
 }
 
@@ -508,19 +510,23 @@ func Bridge(c BridgeConfig) (index int, made bool, err error) {
 			break
 		}
 	}
+	keep := c.Keep && !made
 	// A container can send router advertisements: the host must not take its
 	// addresses and routes from them (CVE-2020-13401).
 	for _, s := range []struct{ key, value string }{{"accept_ra", "0"}, {"disable_ipv6", off}} {
+		if keep && (s.key == "accept_ra" || off == "1") {
+			continue
+		}
 		if err := Sysctl("net/ipv6/conf/"+c.Name+"/"+s.key, s.value); err != nil {
 			return 0, made, err
 		}
 	}
-	if link.Attrs().MTU != c.MTU && c.MTU > 0 {
+	if link.Attrs().MTU != c.MTU && c.MTU > 0 && !keep {
 		if err := netlink.LinkSetMTU(link, c.MTU); err != nil {
 			return 0, made, fmt.Errorf("set the MTU of %s to %d: %w", c.Name, c.MTU, err)
 		}
 	}
-	if err := bridgeAddresses(link, addresses, c.Foreign); err != nil {
+	if err := bridgeAddresses(link, addresses, keep); err != nil {
 		return 0, made, err
 	}
 	if err := netlink.LinkSetUp(link); err != nil {

@@ -1,0 +1,93 @@
+package network
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/network/options"
+)
+
+// named asks for a network of one family on a device of that name.
+func named(driver, option, device string) network.CreateRequest {
+	return network.CreateRequest{Driver: driver, EnableIPv6: new(false), Options: map[string]string{option: device}}
+}
+
+// TestHostsDevices: what was on the host before a network is not changed by it, and
+// stays when it goes or could not be made.
+func TestHostsDevices(t *testing.T) {
+	o := testOptions(t, "devices")
+	c := open(t, o)
+	sh(t, `ip link add own0 type dummy; ip link add ownbr mtu 1280 type bridge; ip addr add 192.0.2.1/24 dev ownbr; ip addr add 2001:db8::1/64 dev ownbr nodad; ip link set ownbr up`)
+	t.Cleanup(func() { exec.Command("sh", "-c", "ip link del own0; ip link del ownbr").Run() })
+	there := func(device string) bool { return exec.Command("ip", "link", "show", device).Run() == nil }
+	q := named("bridge", options.BridgeName, "own0")
+	q.Name = "bad"
+	if _, err := c.Create(context.Background(), q); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "own0 is a dummy") {
+		t.Errorf("a bridge that is none: %v", err)
+	}
+	if !there("own0") {
+		t.Fatal("a network that could not be made took a device of the host's with it")
+	}
+	lanOf(t, c, "used", named("bridge", options.BridgeName, "ownbr"))
+	lanOf(t, c, "made", named("bridge", options.BridgeName, "madebr"))
+	look := func(when string) {
+		t.Helper()
+		out := sh(t, "ip addr show ownbr")
+		for _, want := range []string{"192.0.2.1/24", "2001:db8::1/64", "mtu 1280"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s the host's bridge lacks %s: %s", when, want, out)
+			}
+		}
+	}
+	look("in use")
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, o)
+	look("after a restart")
+	for _, name := range []string{"used", "made"} {
+		if err := c.Remove(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+	}
+	look("after the network")
+	if there("madebr") {
+		t.Error("the bridge that was made for a network outlives it")
+	}
+}
+
+// TestSharedParent: a VLAN that was made for two networks goes with the second.
+func TestSharedParent(t *testing.T) {
+	o := testOptions(t, "shared")
+	c := open(t, o)
+	sh(t, "ip link add own1 type dummy; ip link set own1 up")
+	t.Cleanup(func() { exec.Command("ip", "link", "del", "own1").Run() })
+	there := func() bool { return exec.Command("ip", "link", "show", "own1.7").Run() == nil }
+	for _, name := range []string{"one", "two"} {
+		q := named("macvlan", "parent", "own1.7")
+		q.Name = name
+		if _, err := c.Create(context.Background(), q); err != nil {
+			t.Skip("this kernel has no VLANs:", err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, o)
+	for _, x := range []struct {
+		name  string
+		stays bool
+	}{{"one", true}, {"two", false}} {
+		if err := c.Remove(context.Background(), x.name); err != nil {
+			t.Fatal(err)
+		}
+		if there() != x.stays {
+			t.Errorf("without %s the device is there: %v", x.name, there())
+		}
+	}
+}
