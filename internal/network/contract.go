@@ -45,6 +45,7 @@ type EndpointRequest struct {
 	// Links are names in the network by which the container alone finds others: alias
 	// to name.
 	Links map[string]string
+	idle  bool // for a slot that waits: nobody makes place for it
 }
 
 // Sandbox is a ready network namespace with its endpoints.

@@ -85,7 +85,8 @@ type registry struct {
 	names  *names.Table
 	dns    *dns.Server
 
-	making sync.Mutex // held while networks are made and removed
+	making  sync.Mutex // held while networks are made and removed
+	filling sync.Mutex // held while a slot is made that is to wait
 
 	mu        sync.Mutex // guards all below
 	closed    bool

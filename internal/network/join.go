@@ -20,7 +20,7 @@ import (
 
 // Join gives a container its place: when it answers the namespace is ready and
 // the ports are published. Errors: NotFound for an unknown network, Conflict for
-// a taken port or address or a container that has a place.
+// a taken port or a container that has a place, PermissionDenied for a taken address.
 func (c *Controller) Join(ctx context.Context, req SandboxRequest) (*Sandbox, error) {
 	lans, err := c.resolveAll(req.Endpoints)
 	if err != nil {

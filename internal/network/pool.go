@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,25 +121,83 @@ func (c *pools) plan(l *lan, req EndpointRequest, taken map[string]bool) (*link,
 	} else if taken[k.inside] {
 		return nil, conflict("the container has an interface %s already: choose another name", k.inside)
 	}
+	for until := time.Now().Add(vacateFor); ; {
+		err := c.reserve(k, req)
+		if !errdefs.IsPermissionDenied(err) && !errdefs.IsResourceExhausted(err) || req.idle || time.Now().After(until) {
+			return k, err
+		}
+		if !c.vacate(l, req) {
+			return k, c.reserve(k, req) // it may be free since
+		}
+	}
+}
+
+// vacateFor is how long an address is waited for that is about to be free.
+const vacateFor = 5 * time.Second
+
+// vacate has an address of the network be given back that a request may have: by a slot
+// that nobody uses, or by a container on its way out. It is false if there is none.
+func (c *pools) vacate(l *lan, req EndpointRequest) bool {
+	first := !req.IPv4.IsValid() && !req.IPv6.IsValid()
+	wants := func(on *lan, list ...netip.Prefix) bool {
+		return on == l && slices.ContainsFunc(list, func(p netip.Prefix) bool {
+			return p.IsValid() && (first || p.Addr() == req.IPv4 || p.Addr() == req.IPv6)
+		})
+	}
+	c.filling.Lock() // no slot is half made
+	c.mu.Lock()
+	var idle *slot
+	if i := slices.IndexFunc(l.pool, func(s *slot) bool { return wants(l, s.link.v4, s.link.v6) }); i >= 0 {
+		idle, l.pool = l.pool[i], slices.Delete(slices.Clone(l.pool), i, i+1)
+	}
+	dying := ""
+	for name, d := range c.dying {
+		if wants(d.lan, d.v4, d.v6) {
+			dying = name
+		}
+	}
+	leaving := false
+	for m := range c.releasing {
+		leaving = leaving || slices.ContainsFunc(m.links, func(k *link) bool { return wants(k.lan, k.v4, k.v6) })
+	}
+	c.mu.Unlock()
+	c.filling.Unlock()
+	switch {
+	case idle != nil:
+		logFailure("remove a network namespace", c.discard(idle))
+		return true
+	case dying != "": // before its namespace does it
+		logFailure("remove an interface of a container that is gone", netns.RemoveLink(dying))
+		wake(c.kick)
+	case !leaving:
+		return false
+	}
+	time.Sleep(batchFor)
+	return true
+}
+
+// reserve gives a link its addresses, and the names that follow from them.
+func (c *pools) reserve(k *link, req EndpointRequest) (err error) {
+	l := k.lan
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.closed:
-		return nil, unavailable("the networks are closed")
+		return unavailable("the networks are closed")
 	case l.dead:
-		return nil, notFound("network %s not found", l.Name)
+		return notFound("network %s not found", l.Name)
 	case l.bridged() && l.index == 0:
-		return nil, unavailable("the network %s has no bridge: it could not be made when the engine started (its log says why)", l.Name)
+		return unavailable("the network %s has no bridge: it could not be made when the engine started (its log says why)", l.Name)
 	}
 	if k.mac != nil {
 		for _, other := range l.links {
 			if other.mac.String() == k.mac.String() {
-				return nil, conflict("MAC address %s is already in use on network %s", k.mac, l.Name)
+				return conflict("MAC address %s is already in use on network %s", k.mac, l.Name)
 			}
 		}
 	}
 	if k.v4, k.v6, err = l.takeLocked(req); err != nil {
-		return nil, err
+		return err
 	}
 	switch {
 	case k.mac != nil || l.Driver == driverIpvlan:
@@ -156,7 +216,7 @@ func (c *pools) plan(l *lan, req EndpointRequest, taken map[string]bool) (*link,
 		}
 		k.outside = c.outside(mark)
 	}
-	return k, nil
+	return nil
 }
 
 // bury1 gives back what a link had that could not be made, once nothing is seen of it.
@@ -218,8 +278,7 @@ func (c *pools) fill() {
 			return
 		}
 		for l := c.hungry(); l != nil; l = c.hungry() {
-			s, err := c.makeSlot(l, EndpointRequest{Network: l.ID}, "")
-			if err != nil {
+			if err := c.addSlot(l); err != nil {
 				if !errdefs.IsResourceExhausted(err) {
 					logFailure("make a network namespace ahead of time", err)
 				}
@@ -234,19 +293,29 @@ func (c *pools) fill() {
 					})
 				}
 				c.mu.Unlock()
-				continue
-			}
-			c.mu.Lock()
-			gone := l.dead || c.closed
-			if !gone {
-				l.pool = append(l.pool, s)
-			}
-			c.mu.Unlock()
-			if gone {
-				logFailure("remove a network namespace", c.discard(s))
 			}
 		}
 	}
+}
+
+// addSlot puts a new slot into a network's pool.
+func (c *pools) addSlot(l *lan) error {
+	c.filling.Lock()
+	defer c.filling.Unlock()
+	s, err := c.makeSlot(l, EndpointRequest{Network: l.ID, idle: true}, "")
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	gone := l.dead || c.closed
+	if !gone {
+		l.pool = append(l.pool, s)
+	}
+	c.mu.Unlock()
+	if gone {
+		logFailure("remove a network namespace", c.discard(s))
+	}
+	return nil
 }
 
 // hungry is a network whose pool lacks slots.

@@ -190,15 +190,15 @@ func (r *Range) Status() network.SubnetStatus {
 func (r *Range) Small() bool { return r.size.Cmp(big.NewInt(64)) < 0 }
 
 // Take gives want, or without one the next after the one given last, so that an
-// address rests as long as it can. Errors: InvalidArgument, Conflict,
-// ResourceExhausted.
+// address rests as long as it can. Errors: InvalidArgument, PermissionDenied for one
+// that is taken, ResourceExhausted.
 func (r *Range) Take(want netip.Addr) (netip.Addr, error) {
 	if want.IsValid() {
 		if !r.Subnet.Contains(want) {
 			return want, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("no configured subnet contains IP address %s", want))
 		}
 		if r.used[want] {
-			return want, errdefs.ErrConflict.WithMessage(fmt.Sprintf("Address already in use: %s", want))
+			return want, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("Address already in use: %s", want))
 		}
 		r.used[want] = true
 		return want, nil

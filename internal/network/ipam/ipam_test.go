@@ -104,10 +104,10 @@ func TestRange(t *testing.T) {
 	if a, err := r.Take(netip.Addr{}); err != nil || a != addr("10.1.0.5") { // the other was given before it
 		t.Error(a, err)
 	}
-	if _, err := r.Take(addr("10.1.0.4")); !errdefs.IsConflict(err) {
+	if _, err := r.Take(addr("10.1.0.4")); !errdefs.IsPermissionDenied(err) {
 		t.Error(err)
 	}
-	if _, err := r.Take(addr("10.1.0.1")); !errdefs.IsConflict(err) {
+	if _, err := r.Take(addr("10.1.0.1")); !errdefs.IsPermissionDenied(err) {
 		t.Error(err)
 	}
 	if _, err := r.Take(addr("10.2.0.1")); !errdefs.IsInvalidArgument(err) {

@@ -1,0 +1,77 @@
+package network
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+)
+
+// smallLan makes a network of IPv4 with a subnet and returns its name.
+func smallLan(t *testing.T, c *Controller, name, subnet string) string {
+	t.Helper()
+	return lanOf(t, c, name, network.CreateRequest{EnableIPv6: new(false),
+		IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix(subnet)}}}})
+}
+
+func at(name, address string) EndpointRequest {
+	q := EndpointRequest{Network: name}
+	if address != "" {
+		q.IPv4 = netip.MustParseAddr(address)
+	}
+	return q
+}
+
+func joinAt(t *testing.T, c *Controller, id string, list ...EndpointRequest) *Sandbox {
+	t.Helper()
+	s, err := c.Join(context.Background(), SandboxRequest{ContainerID: id, ContainerName: id, Endpoints: list})
+	if err != nil {
+		t.Fatalf("%s: %v", id, err)
+	}
+	return s
+}
+
+// TestAddressAtOnce: an address that was asked for, and the last one of a network, are to
+// be had as soon as the container that had them has ended.
+func TestAddressAtOnce(t *testing.T) {
+	c := open(t, testOptions(t, "atonce"))
+	for name, x := range map[string]struct{ subnet, address string }{"asked": {"10.210.1.0/24", "10.210.1.9"}, "last": {"10.210.2.0/30", ""}} {
+		q := at(smallLan(t, c, name, x.subnet), x.address)
+		for range 5 {
+			joinAt(t, c, name, q)
+			if _, err := c.Join(context.Background(), SandboxRequest{ContainerID: "other", Endpoints: []EndpointRequest{q}}); err == nil {
+				t.Error(name, "was given twice")
+			} else if x.address != "" && !errdefs.IsPermissionDenied(err) {
+				t.Error(name, err)
+			}
+			c.Release(name)
+		}
+	}
+}
+
+// TestIdleAddress: what waits for containers keeps no address from one that asks for it.
+func TestIdleAddress(t *testing.T) {
+	c := open(t, testOptions(t, "idle"))
+	joinAt(t, c, "first", at(smallLan(t, c, "idle", "10.210.3.0/24"), ""))
+	l, err := c.resolveAll([]EndpointRequest{{Network: "idle"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var address netip.Addr
+	for end := time.Now().Add(10 * time.Second); !address.IsValid() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		c.mu.Lock()
+		if len(l[0].pool) > 0 {
+			address = l[0].pool[0].link.v4.Addr()
+		}
+		c.mu.Unlock()
+	}
+	if !address.IsValid() {
+		t.Fatal("nothing is kept ready")
+	}
+	if s := joinAt(t, c, "second", at("idle", address.String())); s.Endpoints[0].Settings.IPAddress != address {
+		t.Errorf("got %s, want %s", s.Endpoints[0].Settings.IPAddress, address)
+	}
+}
