@@ -75,3 +75,18 @@ func TestIdleAddress(t *testing.T) {
 		t.Errorf("got %s, want %s", s.Endpoints[0].Settings.IPAddress, address)
 	}
 }
+
+// TestAddressOfOneThatLeft: the address of a container that left the network, and runs on
+// in another, is another's.
+func TestAddressOfOneThatLeft(t *testing.T) {
+	c := open(t, testOptions(t, "moved"))
+	first, second := at(smallLan(t, c, "old", "10.210.4.0/24"), "10.210.4.9"), at(smallLan(t, c, "new", "10.210.5.0/24"), "")
+	joinAt(t, c, "a", first)
+	if _, err := c.Connect(context.Background(), "a", second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Disconnect(context.Background(), "a", "old"); err != nil {
+		t.Fatal(err)
+	}
+	joinAt(t, c, "b", first)
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,7 +63,9 @@ func (c *pools) makeSlot(l *lan, req EndpointRequest, namespace string) (*slot, 
 		return nil, err
 	}
 	s := &slot{path: filepath.Join(c.handles(), k.mark()), link: k}
-	if k.outside == "" { // its addresses are of a network that is not ours alone
+	if _, err := os.Lstat(s.path); k.outside == "" || err == nil {
+		// Its addresses are of a network that is not ours alone, or were those of a
+		// container that left the network and runs on.
 		s.path = filepath.Join(c.handles(), "v"+newID()[:15])
 	}
 	err = netns.Make(s.path, namespace, k.endpoint(l, c.o.MTU, k.gateways(l)...), func() error {
