@@ -33,14 +33,23 @@ func (c *Controller) Connect(ctx context.Context, containerID string, req Endpoi
 		return nil, err
 	}
 	k := m.links[len(m.links)-1]
-	if err := c.moved(ctx, m); err != nil {
+	err = c.moved(ctx, m)
+	c.mu.Lock()
+	switch {
+	case err != nil:
+	case l.dead:
+		err = notFound("network %s not found", l.Name)
+	case c.members[m.id] != m:
+		err = conflict("container %s has ended", m.id)
+	default:
+		l.links[m.id] = k
+	}
+	c.mu.Unlock()
+	if err != nil {
 		c.detach(m, k)
 		logFailure("take a container's connection back", c.moved(ctx, m))
 		return nil, err
 	}
-	c.mu.Lock()
-	l.links[m.id] = k
-	c.mu.Unlock()
 	c.announce("connect", l, m.id)
 	return m.box, nil
 }

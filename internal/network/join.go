@@ -75,7 +75,9 @@ func (c *Controller) attach(m *member, l *lan, req EndpointRequest) error {
 		c.bury1(k)
 		return portError(l, err)
 	}
+	c.mu.Lock()
 	m.links = append(m.links, k)
+	c.mu.Unlock()
 	return nil
 }
 

@@ -135,7 +135,9 @@ func (c *publisher) giveBack() {
 	var forwards []nft.Forward
 	var direct []nft.Direct
 	for _, m := range leaving {
+		m.work.Lock() // no connection is half made
 		forwards, direct = append(forwards, m.forwards...), append(direct, m.direct...)
+		m.work.Unlock()
 	}
 	if c.table != nil && len(forwards) > 0 {
 		logFailure("take published ports out of nft", c.table.Delete(forwards))
@@ -145,8 +147,14 @@ func (c *publisher) giveBack() {
 	}
 	forgetFlows(forwards, fresh)
 	for _, m := range leaving {
+		m.work.Lock()
 		for _, h := range m.holds {
 			logFailure("close the hold of a port", h.hold.Close())
+		}
+		for _, k := range m.links {
+			if k.outside == "" && k.lan.Driver != driverNull { // its address is free at once
+				logFailure("take an interface out of a container that has ended", netns.Detach(m.path, k.inside))
+			}
 		}
 		logFailure("remove a network namespace", netns.Remove(m.path))
 		c.mu.Lock()
@@ -157,6 +165,7 @@ func (c *publisher) giveBack() {
 			}
 		}
 		c.mu.Unlock()
+		m.work.Unlock()
 		close(m.done)
 	}
 }
