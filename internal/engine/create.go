@@ -35,6 +35,9 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	wanted, err := attach.Check(q.Networking, host)
+	if err == nil {
+		wanted, err = wanted.Named(e.o.Networks.Resolve)
+	}
 	if err != nil {
 		return container.CreateResponse{}, err
 	}

@@ -171,7 +171,7 @@ func (c *Controller) takenLocked(e *Endpoint, req SandboxRequest) *link {
 	}
 	k := &link{lan: l, inside: e.Interface, outside: e.Outside, mac: net.HardwareAddr(e.Settings.MacAddress), priority: e.Settings.GwPriority}
 	for _, r := range req.Endpoints {
-		if r.Network == l.ID || r.Network == l.Name {
+		if o, err := c.resolveLocked(r.Network); err == nil && o == l {
 			k.request, k.names, k.priority = r, r.Names, r.GwPriority
 		}
 	}

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -38,4 +39,29 @@ func TestConnectWhileItGoes(t *testing.T) {
 		}
 	}
 	released(t, c)
+}
+
+// TestNamesByID: a container that asked for its network by an id keeps its names over
+// restarts, and has new ones when it is renamed.
+func TestNamesByID(t *testing.T) {
+	o := testOptions(t, "byid")
+	c := open(t, o)
+	ctx := context.Background()
+	smallLan(t, c, "named", "10.212.1.0/24")
+	q := EndpointRequest{Network: c.NetworkID("named")[:12], Names: []string{"a", "alias"}}
+	s := joinAt(t, c, "a", q)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, o)
+	s, err := c.Adopt(ctx, SandboxRequest{ContainerID: "a", ContainerName: "a", Endpoints: []EndpointRequest{q}}, s)
+	if err != nil || !slices.Equal(s.Endpoints[0].Settings.DNSNames, q.Names) {
+		t.Fatalf("%+v %v", s, err)
+	}
+	q.Names = []string{"b", "alias"}
+	c.Renamed("a", []EndpointRequest{q})
+	n, err := c.Inspect(ctx, "named")
+	if err != nil || n.Containers["a"].Name != "b" {
+		t.Errorf("renamed: %+v %v", n.Containers, err)
+	}
 }

@@ -156,12 +156,15 @@ func (c *Controller) Renamed(containerID string, list []EndpointRequest) {
 	}
 	m.work.Lock()
 	defer m.work.Unlock()
-	for _, k := range m.links {
-		for _, q := range list {
-			if q.Network == k.lan.Name || q.Network == k.lan.ID {
-				k.names = q.Names
+	c.mu.Lock()
+	for _, q := range list {
+		l, err := c.resolveLocked(q.Network)
+		for _, k := range m.links {
+			if err == nil && k.lan == l && len(q.Names) > 0 {
+				k.names, m.name = q.Names, q.Names[0]
 			}
 		}
 	}
+	c.mu.Unlock()
 	resolver{&c.registry}.moved(m)
 }

@@ -52,13 +52,32 @@ func Check(n *apinet.NetworkingConfig, h *container.HostConfig) (Wanted, error) 
 		}
 		return nil, nil
 	}
-	if w[mode] == nil {
+	if len(w) == 0 { // else the mode adds none, as in Docker
 		w[mode] = &apinet.EndpointSettings{}
 	}
-	if len(w) > 1 && (mode == apinet.NetworkHost || mode == apinet.NetworkNone) {
+	if (len(w) > 1 || w[mode] == nil) && (mode == apinet.NetworkHost || mode == apinet.NetworkNone) {
 		return nil, invalid("container cannot be connected to multiple networks with one of the networks in private (none) mode, or in the host's: --network %s stands alone", mode)
 	}
 	return w, nil
+}
+
+// Named has the networks that are there by their names, whatever they were asked for by:
+// an id or its beginning may be another network's name later. Error: InvalidArgument.
+func (w Wanted) Named(resolve func(ref string) (id, name string, err error)) (Wanted, error) {
+	if w == nil {
+		return nil, nil
+	}
+	out := make(Wanted, len(w))
+	for ref, s := range w {
+		if _, name, err := resolve(ref); err == nil {
+			ref = name
+		}
+		if out[ref] != nil {
+			return nil, invalid("network %q is specified multiple times", ref)
+		}
+		out[ref] = s
+	}
+	return out, nil
 }
 
 // Connect reads the settings of a connection. Errors as of Check.
@@ -234,7 +253,7 @@ func (c Container) Shown(box *network.Sandbox, id func(name string) string) map[
 		if e := box.In(s.NetworkID); e != nil {
 			has := e.Settings
 			s.EndpointID, s.Gateway, s.IPAddress, s.IPPrefixLen, s.MacAddress = has.EndpointID, has.Gateway, has.IPAddress, has.IPPrefixLen, has.MacAddress
-			s.IPv6Gateway, s.GlobalIPv6Address, s.GlobalIPv6PrefixLen, s.DNSNames = has.IPv6Gateway, has.GlobalIPv6Address, has.GlobalIPv6PrefixLen, has.DNSNames
+			s.IPv6Gateway, s.GlobalIPv6Address, s.GlobalIPv6PrefixLen, s.DNSNames = has.IPv6Gateway, has.GlobalIPv6Address, has.GlobalIPv6PrefixLen, q.Names
 		}
 		out[q.Network] = s
 	}
