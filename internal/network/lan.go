@@ -78,6 +78,7 @@ type link struct {
 	priority int
 	names    []string
 	request  EndpointRequest
+	sysctls  map[string]string
 }
 
 func newLan(c Config) (*lan, error) {
@@ -317,7 +318,7 @@ func (k *link) endpoint(l *lan, mtu int, out ...netns.Gateway) *netns.Endpoint {
 		}
 		e.Addresses = append(e.Addresses, netip.PrefixFrom(a, bits))
 	}
-	e.Isolated = l.bridged() && !l.o.ICC
+	e.Isolated, e.Sysctls = l.bridged() && !l.o.ICC, k.sysctls
 	if l.Driver == driverMacvlan {
 		e.Mode = macvlanModes[l.v.Mode]
 	}

@@ -105,7 +105,7 @@ func (c *pools) plan(l *lan, req EndpointRequest, taken map[string]bool) (*link,
 	if err != nil {
 		return nil, err
 	}
-	k := &link{lan: l, priority: req.GwPriority, names: req.Names, request: req, inside: o.Name}
+	k := &link{lan: l, priority: req.GwPriority, names: req.Names, request: req, inside: o.Name, sysctls: o.Sysctls}
 	if req.MAC != "" {
 		hw, err := net.ParseMAC(req.MAC)
 		if err != nil || len(hw) != 6 || hw[0]&1 == 1 {

@@ -404,6 +404,10 @@ func sysctls(ep *Endpoint) error {
 	}
 	for key, value := range ep.Sysctls {
 		key = strings.ReplaceAll(strings.ReplaceAll(key, ".", "/"), "IFNAME", ep.Inside)
+		path := "/proc/sys/" + key
+		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+			return fmt.Errorf("%s is not a sysctl file", path)
+		}
 		if err := Sysctl(key, value); err != nil {
 			return err
 		}

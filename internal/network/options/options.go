@@ -175,7 +175,7 @@ func Bool(o map[string]string, name string) (value, ok bool, err error) {
 
 // deviceName says whether the kernel takes a name for a device (dev_valid_name).
 func deviceName(s string) bool {
-	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r%")
+	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r%\x00")
 }
 
 func invalid(format string, args ...any) error {
