@@ -206,6 +206,10 @@ func inUse(own map[string]bool) ([]netip.Prefix, error) {
 	return busy, err
 }
 
+// narrowest is how many bits a route has that says where a network is. What is wider
+// leads out, as 0.0.0.0/1 and 128.0.0.0/1 do, by which VPNs replace the default route.
+const narrowest = 8
+
 // foreign are the same with the devices that they lead to.
 func foreign(own map[string]bool) (map[netip.Prefix]string, error) {
 	links, err := netns.Dump(netlink.LinkList)
@@ -230,7 +234,7 @@ func foreign(own map[string]bool) (map[netip.Prefix]string, error) {
 			return
 		}
 		p, err := netip.ParsePrefix(n.String())
-		if err != nil || p.Bits() == 0 || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() {
+		if err != nil || p.Bits() < narrowest || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() {
 			return
 		}
 		list[p.Masked()] = names[device]
