@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -193,7 +195,7 @@ func New(o Options) (*Controller, error) {
 func (c *registry) openTable(name string) error {
 	cfg := nft.Config{Table: name}
 	for _, l := range c.lans {
-		if l.bridged() {
+		if l.bridged() && l.index != 0 {
 			cfg.Networks = append(cfg.Networks, l.rules(c.o.IPMasq))
 		}
 	}
@@ -213,7 +215,7 @@ func (c *registry) openTable(name string) error {
 // routeLocalnet lets the host's own loopback reach published ports. It follows the
 // rules that keep 127/8 from the bridges.
 func (c *registry) routeLocalnet(l *lan) error {
-	if c.table == nil || !l.bridged() {
+	if c.table == nil || !l.bridged() || l.index == 0 {
 		return nil
 	}
 	return netns.Sysctl("net/ipv4/conf/"+l.bridge+"/route_localnet", "1")
@@ -223,7 +225,7 @@ func (c *registry) handles() string { return filepath.Join(c.o.ExecRoot, "netns"
 
 // openNetworks reads the networks and finds or makes their devices. A network that
 // cannot be made, of those that users made, is said and left out of nothing: it is
-// listed, and joining it fails with the reason.
+// listed, and made for whoever joins it (ready).
 func (c *registry) openNetworks(bridge string) error {
 	unlock, err := lockSubnets()
 	if err != nil {
@@ -362,10 +364,10 @@ func (c *Controller) Dismantle() error {
 func (c *registry) outside(hexa string) string { return "hz" + c.short + "-" + hexa }
 
 // forward switches the kernel's forwarding on, and says so; that of IPv6 where a
-// network has it.
-func (c *registry) forward() error {
+// network has it, or one that is made.
+func (c *registry) forward(made ...*lan) error {
 	keys := []string{"net/ipv4/ip_forward"}
-	for _, l := range c.lans {
+	for _, l := range append(slices.Collect(maps.Values(c.lans)), made...) {
 		if l.IPv6 && l.bridged() {
 			keys = append(keys, "net/ipv6/conf/all/forwarding")
 			break

@@ -68,7 +68,7 @@ func (c *Controller) Create(_ context.Context, q network.CreateRequest) (id stri
 }
 
 // establish makes the device and the rules of a network.
-func (c *Controller) establish(l *lan) error {
+func (c *registry) establish(l *lan) error {
 	if err := c.raise(l); err != nil {
 		return err
 	}
@@ -76,14 +76,7 @@ func (c *Controller) establish(l *lan) error {
 		return nil
 	}
 	if c.o.IPForward && l.IPv6 {
-		c.mu.Lock()
-		c.lans[l.ID] = l // forward looks at all
-		c.mu.Unlock()
-		err := c.forward()
-		c.mu.Lock()
-		delete(c.lans, l.ID)
-		c.mu.Unlock()
-		if err != nil {
+		if err := c.forward(l); err != nil {
 			return err
 		}
 	}
@@ -94,6 +87,32 @@ func (c *Controller) establish(l *lan) error {
 		return err
 	}
 	return c.routeLocalnet(l)
+}
+
+// ready makes what a network lacks since the engine started without it, as when its
+// parent device comes later.
+func (c *registry) ready(l *lan) error {
+	c.mu.Lock()
+	there := l.index != 0 || l.Driver == driverNull
+	c.mu.Unlock()
+	if there {
+		return nil
+	}
+	c.making.Lock()
+	defer c.making.Unlock()
+	c.mu.Lock()
+	n := *l
+	c.mu.Unlock()
+	if n.index != 0 || n.dead {
+		return nil
+	}
+	if err := c.establish(&n); err != nil {
+		return unavailable("the network %s cannot be used: %v", l.Name, err)
+	}
+	c.mu.Lock()
+	l.bridge, l.index, l.mtu = n.bridge, n.index, n.mtu
+	c.mu.Unlock()
+	return nil
 }
 
 // check reads a request, without looking at the networks that there are.

@@ -91,3 +91,41 @@ func TestSharedParent(t *testing.T) {
 		}
 	}
 }
+
+// TestDeviceComesLater: an engine starts while a network cannot be made, touches nothing
+// of the device that is in its way, and makes it when a container comes after that went.
+func TestDeviceComesLater(t *testing.T) {
+	o := testOptions(t, "comes")
+	c := open(t, o)
+	ctx := context.Background()
+	sh(t, "ip link add own2 type dummy; ip link set own2 up")
+	t.Cleanup(func() { exec.Command("sh", "-c", "ip link del own2; ip link del comesbr").Run() })
+	lanOf(t, c, "bridged", named("bridge", options.BridgeName, "comesbr"))
+	q := named("macvlan", "parent", "own2")
+	q.Name = "parental"
+	_, err := c.Create(ctx, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "ip link del own2; ip link del comesbr; ip link add comesbr type dummy; ip link set comesbr up")
+	c = open(t, o)
+	for _, name := range []string{"bridged", "parental"} {
+		if _, err := c.Join(ctx, SandboxRequest{ContainerID: "a", Endpoints: []EndpointRequest{{Network: name}}}); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "the network "+name+" cannot be used: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if out := sh(t, "cat /proc/sys/net/ipv4/conf/comesbr/route_localnet; ip addr show comesbr"); !strings.HasPrefix(out, "0") || strings.Contains(out, "inet ") {
+		t.Errorf("a device of the host's was set up: %s", out)
+	}
+	sh(t, "ip link del comesbr; ip link add own2 type dummy; ip link set own2 up")
+	joinAt(t, c, "a", at("bridged", ""))
+	if _, err := c.Join(ctx, SandboxRequest{ContainerID: "b", Endpoints: []EndpointRequest{{Network: "parental"}}}); err != nil && !strings.Contains(err.Error(), "this kernel has no macvlan") {
+		t.Error(err)
+	}
+	if out := sh(t, "nft list set inet hezi-comes bridges"); !strings.Contains(out, "comesbr") {
+		t.Errorf("the firewall does not know the bridge: %s", out)
+	}
+}

@@ -105,6 +105,9 @@ func (c *pools) plan(l *lan, req EndpointRequest, taken map[string]bool) (*link,
 	if err != nil {
 		return nil, err
 	}
+	if err := c.ready(l); err != nil {
+		return nil, err
+	}
 	k := &link{lan: l, priority: req.GwPriority, names: req.Names, request: req, inside: o.Name, sysctls: o.Sysctls}
 	if req.MAC != "" {
 		hw, err := net.ParseMAC(req.MAC)
@@ -189,8 +192,6 @@ func (c *pools) reserve(k *link, req EndpointRequest) (err error) {
 		return unavailable("the networks are closed")
 	case l.dead:
 		return notFound("network %s not found", l.Name)
-	case l.bridged() && l.index == 0:
-		return unavailable("the network %s has no bridge: it could not be made when the engine started (its log says why)", l.Name)
 	}
 	if k.mac != nil {
 		for _, other := range l.links {
