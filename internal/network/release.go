@@ -68,15 +68,14 @@ func (c *Controller) Sweep() error {
 	if c.table == nil {
 		return nil
 	}
+	var published []nft.Forward
+	var open []nft.Direct
 	c.mu.Lock()
-	live := map[netip.Addr]bool{}
 	for _, m := range c.members {
-		for _, k := range m.links {
-			live[k.v4.Addr()], live[k.v6.Addr()] = true, true
-		}
+		published, open = append(published, m.forwards...), append(open, m.direct...)
 	}
 	c.mu.Unlock()
-	return c.table.Retain(func(f nft.Forward) bool { return live[f.To.Addr()] }, func(d nft.Direct) bool { return live[d.To.Addr()] })
+	return c.table.Retain(published, open)
 }
 
 // strayLocked has the addresses of a former engine's interface freed when it is

@@ -358,14 +358,17 @@ func Replace(t *Table, del, add []Forward) error {
 	return nil
 }
 
-// Retain deletes every published port whose target keep does not claim, and every
-// open one that open does not.
-func (t *Table) Retain(keep func(Forward) bool, open func(Direct) bool) error {
+// Retain deletes every published port but these, and every open one.
+func (t *Table) Retain(published []Forward, open []Direct) error {
 	t.mu.Lock()
-	drop := slices.DeleteFunc(t.wantedLocked(), keep)
+	keep := map[Forward]bool{}
+	for _, f := range t.elements(published) {
+		keep[f] = true
+	}
+	drop := slices.DeleteFunc(t.wantedLocked(), func(f Forward) bool { return keep[f] })
 	var shut []Direct
 	for d := range t.direct {
-		if !open(d) {
+		if !slices.Contains(open, d) {
 			shut = append(shut, d)
 		}
 	}
