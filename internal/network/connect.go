@@ -54,7 +54,8 @@ func (c *Controller) Connect(ctx context.Context, containerID string, req Endpoi
 	return m.box, nil
 }
 
-// Disconnect takes a container's place in a network away.
+// Disconnect takes a container's place in a network away. One that is gone already is no
+// error: the engine may have had no time to store that.
 func (c *Controller) Disconnect(ctx context.Context, containerID, ref string) (*Sandbox, error) {
 	m, l, err := c.both(containerID, ref)
 	if err != nil {
@@ -63,14 +64,18 @@ func (c *Controller) Disconnect(ctx context.Context, containerID, ref string) (*
 	m.work.Lock()
 	defer m.work.Unlock()
 	i := slices.IndexFunc(m.links, func(k *link) bool { return k.lan == l })
-	if i < 0 || l.Driver == driverNull {
+	if l.Driver == driverNull {
 		return nil, forbidden("container %s is not connected to network %s", strings.TrimPrefix(m.name, "/"), l.Name)
 	}
-	c.detach(m, m.links[i])
+	if i >= 0 {
+		c.detach(m, m.links[i])
+	}
 	if err := c.moved(ctx, m); err != nil {
 		return nil, err
 	}
-	c.announce("disconnect", l, m.id)
+	if i >= 0 {
+		c.announce("disconnect", l, m.id)
+	}
 	return m.box, nil
 }
 

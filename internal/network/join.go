@@ -141,8 +141,9 @@ func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) 
 	known := c.unclaimed[s.Path]
 	delete(c.unclaimed, s.Path)
 	for i := range s.Endpoints {
-		if k := c.takenLocked(&s.Endpoints[i], req); k != nil {
+		if k := c.takenLocked(&s.Endpoints[i], req); k != nil && (k.outside == "" || c.isStrayLocked(k.outside)) {
 			m.links = append(m.links, k)
+			k.lan.useLocked(k.v4.Addr(), k.v6.Addr())
 			delete(c.strays, k.outside)
 		}
 	}
@@ -184,8 +185,14 @@ func (c *Controller) takenLocked(e *Endpoint, req SandboxRequest) *link {
 	if k.outside == "" && l.bridged() && k.v4.IsValid() { // of a version with one network
 		k.outside = c.outside(k.mark())
 	}
-	l.useLocked(k.v4.Addr(), k.v6.Addr())
 	return k
+}
+
+// isStrayLocked says whether a host's end is there and nobody's yet: that of a container
+// that left the network is not, if the engine had no time to store that.
+func (c *registry) isStrayLocked(name string) bool {
+	_, there := c.strays[name]
+	return there
 }
 
 func (c *Controller) begin(id string) error {

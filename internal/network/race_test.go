@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -63,5 +64,50 @@ func TestNamesByID(t *testing.T) {
 	n, err := c.Inspect(ctx, "named")
 	if err != nil || n.Containers["a"].Name != "b" {
 		t.Errorf("renamed: %+v %v", n.Containers, err)
+	}
+}
+
+// TestUnstoredConnections: an engine that died between a connection, or its end, and
+// storing it leaves a container with the routes and names of what is stored.
+func TestUnstoredConnections(t *testing.T) {
+	o := testOptions(t, "unstored2")
+	c := open(t, o)
+	ctx := context.Background()
+	first, second := at(smallLan(t, c, "first", "10.214.1.0/24"), ""), at(smallLan(t, c, "second", "10.214.2.0/24"), "")
+	second.GwPriority = 5
+	a := joinAt(t, c, "a", first)
+	if _, err := c.Connect(ctx, "a", second); err != nil {
+		t.Fatal(err)
+	}
+	b := joinAt(t, c, "b", first, second)
+	if _, err := c.Disconnect(ctx, "b", "second"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, o)
+	for _, x := range []struct {
+		id   string
+		list []EndpointRequest
+		box  *Sandbox
+	}{{"a", []EndpointRequest{first}, a}, {"b", []EndpointRequest{first, second}, b}} {
+		if _, err := c.Adopt(ctx, SandboxRequest{ContainerID: x.id, ContainerName: x.id, Endpoints: x.list}, x.box); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{a.Path, b.Path} {
+		if out := sh(t, "nsenter --net="+path+" ip route"); !strings.Contains(out, "default via 10.214.1.1 ") {
+			t.Errorf("the routes are %s", out)
+		}
+	}
+	if list := c.Addresses(c.NetworkID("second")); len(list) != 0 {
+		t.Errorf("in the second network are %v", list)
+	}
+	if _, err := c.Disconnect(ctx, "b", "second"); err != nil { // by the client that got no answer
+		t.Error(err)
 	}
 }

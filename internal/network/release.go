@@ -4,7 +4,9 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -51,12 +53,15 @@ func (c *Controller) Sweep() error {
 	if err := c.dns.Begin(); err != nil {
 		return err
 	}
+	unknown := false
 	for _, path := range left {
 		if err := netns.Remove(path); err != nil {
 			return err
 		}
 	}
 	for name, alias := range strays {
+		mark := strings.TrimPrefix(name, c.outside(""))
+		unknown = unknown || !slices.ContainsFunc(left, func(path string) bool { return filepath.Base(path) == mark })
 		// Of a namespace that was removed it goes by itself; of a container that runs on,
 		// which never heard of it, it does not.
 		logFailure("remove an interface that nobody knows", netns.RemoveLink(name))
@@ -65,6 +70,9 @@ func (c *Controller) Sweep() error {
 		c.mu.Unlock()
 	}
 	wake(c.kick)
+	if unknown {
+		c.rerouteAll()
+	}
 	if c.table == nil {
 		return nil
 	}
@@ -76,6 +84,21 @@ func (c *Controller) Sweep() error {
 	}
 	c.mu.Unlock()
 	return c.table.Retain(published, open)
+}
+
+// rerouteAll sets every container's default routes: they may have led through an
+// interface that a former engine had no time to store.
+func (c *Controller) rerouteAll() {
+	c.mu.Lock()
+	all := slices.Collect(maps.Values(c.members))
+	c.mu.Unlock()
+	for _, m := range all {
+		m.work.Lock()
+		if len(m.links) > 0 && m.links[0].lan.Driver != driverNull {
+			logFailure("set a container's default routes", c.reroute(m))
+		}
+		m.work.Unlock()
+	}
 }
 
 // strayLocked has the addresses of a former engine's interface freed when it is
