@@ -19,7 +19,11 @@ import (
 // good. A port of remove without bindings loses all of its. It answers what is
 // published, with the ports that were chosen. Errors: NotFound, InvalidArgument, Conflict.
 func (e Attachments) Publish(ctx context.Context, ref string, add, remove network.PortMap) (network.PortMap, error) {
+	add = maps.Clone(add)
 	for p, list := range add {
+		if len(list) == 0 {
+			add[p] = []network.PortBinding{{}}
+		}
 		for _, b := range list {
 			if _, _, _, err := hostnet.CheckBinding(p, b); err != nil {
 				return nil, err
@@ -50,12 +54,18 @@ func (e Attachments) Publish(ctx context.Context, ref string, add, remove networ
 	}
 	box := r.Net
 	if r.running() {
-		if box, err = e.republish(ctx, r, add, remove); err != nil {
+		if box, err = e.republish(ctx, r.ID, add, running(r, remove)); err != nil {
 			return nil, err
 		}
 	}
 	after, err := e.change(c, func(r *record) { r.Config, r.HostConfig, r.Net = &config, &host, box })
 	if err != nil {
+		if r.running() {
+			had, has := r.Net.Ports, box.Ports
+			if _, back := e.republish(context.WithoutCancel(ctx), r.ID, hostnet.Beside(had, has), hostnet.Beside(has, had)); back != nil {
+				e.o.Log.Error("take a change of published ports back that could not be stored", "container", r.ID, "error", back)
+			}
+		}
 		return nil, err
 	}
 	e.publish(after, "update")
@@ -80,12 +90,12 @@ func anywhere(m network.PortMap) network.PortMap {
 }
 
 // republish changes them in the kernel, and which sockets the keeper has.
-func (e Attachments) republish(ctx context.Context, r *record, add, remove network.PortMap) (*hostnet.Sandbox, error) {
-	box, err := e.o.Networks.Republish(ctx, r.ID, add, running(r, remove))
+func (e Attachments) republish(ctx context.Context, id string, add, remove network.PortMap) (*hostnet.Sandbox, error) {
+	box, err := e.o.Networks.Republish(ctx, id, add, remove)
 	if err != nil {
 		return nil, err
 	}
-	q := keeper.PortsRequest{ContainerID: r.ID, Ports: box.Sockets[:min(len(box.Sockets), keeper.MaxPorts)]}
+	q := keeper.PortsRequest{ContainerID: id, Ports: box.Sockets[:min(len(box.Sockets), keeper.MaxPorts)]}
 	for p, list := range box.Ports {
 		for _, b := range list {
 			q.Keep = append(q.Keep, net.JoinHostPort(b.HostIP.String(), b.HostPort)+"/"+string(p.Proto()))
@@ -93,7 +103,7 @@ func (e Attachments) republish(ctx context.Context, r *record, add, remove netwo
 	}
 	if err := e.o.Keeper.Ports(ctx, q); err != nil {
 		// hezid has the sockets; another program could take the ports only while it is away.
-		e.o.Log.Warn("the keeper does not hold a container's published ports", "container", r.ID, "error", err)
+		e.o.Log.Warn("the keeper does not hold a container's published ports", "container", id, "error", err)
 	}
 	return box, nil
 }
@@ -136,8 +146,10 @@ func republished(r *record, add, remove network.PortMap) (network.PortMap, error
 		}
 	}
 	for p, list := range add {
-		if len(list) == 0 {
-			list = []network.PortBinding{{}}
+		for _, b := range list {
+			if b.HostPort != "" && b.HostPort != "0" && slices.Contains(wished[p], b) {
+				return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("port %s of the container is published on %s already", p, bindingText(b)))
+			}
 		}
 		wished[p] = append(slices.Clip(wished[p]), list...)
 	}

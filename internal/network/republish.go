@@ -94,6 +94,17 @@ func Unpublish(have, remove network.PortMap) (network.PortMap, error) {
 	return left, nil
 }
 
+// Beside are the bindings of ports that the others do not have.
+func Beside(ports, others network.PortMap) network.PortMap {
+	out := network.PortMap{}
+	for p, list := range ports {
+		if rest := without(list, others[p]); len(rest) > 0 {
+			out[p] = rest
+		}
+	}
+	return out
+}
+
 func text(a netip.Addr) string {
 	if !a.IsValid() {
 		return "*"

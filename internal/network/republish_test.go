@@ -2,6 +2,8 @@ package network
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/moby/moby/api/types/network"
@@ -32,5 +34,20 @@ func TestUnstoredPorts(t *testing.T) {
 	answers(t, "", "tcp", "127.0.0.1:8310", "*")
 	if who, err := ask("", "tcp", "127.0.0.1:8311"); err == nil {
 		t.Errorf("a port that nobody knows of is published, and seen as %s", who)
+	}
+}
+
+// TestRepublishBack: what a change of ports did can be undone by what it answered.
+func TestRepublishBack(t *testing.T) {
+	c := open(t, testOptions(t, "back"))
+	ctx := context.Background()
+	before := join(t, c, "a", bind("80/tcp", "", "8320"))
+	after, err := c.Republish(ctx, "a", network.PortMap{network.MustParsePort("80/tcp"): {{}}, network.MustParsePort("81/tcp"): {{HostPort: "8321"}}}, before.Ports)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := c.Republish(ctx, "a", Beside(before.Ports, after.Ports), Beside(after.Ports, before.Ports))
+	if err != nil || !maps.EqualFunc(back.Ports, before.Ports, slices.Equal) {
+		t.Errorf("%v, was %v (%v)", back.Ports, before.Ports, err)
 	}
 }
