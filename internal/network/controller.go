@@ -124,6 +124,8 @@ type member struct {
 	ports     network.PortMap
 	kept      int
 	holds     []*held
+	spare     []*held       // given up by Republish, for whatever asks for the same
+	reused    []*ports.Hold // of spare
 	forwards  []nft.Forward
 	direct    []nft.Direct
 	box       *Sandbox

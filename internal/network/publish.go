@@ -126,7 +126,7 @@ func (m *member) sockets(chosen network.PortMap) (list []int) {
 	}
 	open := map[place]int{}
 	for _, h := range m.holds {
-		if fd, ok := h.hold.Socket(); ok {
+		if fd, ok := h.hold.Socket(); ok && !slices.Contains(m.reused, h.hold) {
 			open[place{h.hold.Proto, h.hold.Addr, h.hold.Port, h.port}] = fd
 		}
 	}
@@ -207,11 +207,13 @@ func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*port
 		if n := len(holds); n > 0 && !w.many() { // the same number on each
 			b.HostPort = strconv.Itoa(int(holds[n-1].Port))
 		}
-		var h *ports.Hold
-		if m.kept > 0 && !w.many() {
+		h := m.reuse(w, b)
+		switch {
+		case h != nil:
+		case m.kept > 0 && !w.many():
 			m.kept--
 			h, err = c.claim(m, w, b)
-		} else {
+		default:
 			h, err = c.hold(ctx, m, w, b)
 		}
 		if err != nil && m.adopted {
@@ -225,6 +227,20 @@ func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*port
 		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num()})
 	}
 	return holds, nil
+}
+
+// reuse takes the hold of spare that a binding asks for; nil: none.
+func (m *member) reuse(w wish, b network.PortBinding) *ports.Hold {
+	addr, proto, r, err := CheckBinding(w.port, b)
+	i := slices.IndexFunc(m.spare, func(h *held) bool {
+		return err == nil && h.hold.Addr == addr && h.hold.Proto == proto && h.hold.Port == r.Start() && h.hold.Last == r.End()
+	})
+	if i < 0 || w.many() {
+		return nil
+	}
+	h := m.spare[i].hold
+	m.spare, m.reused = slices.Delete(slices.Clone(m.spare), i, i+1), append(m.reused, h)
+	return h
 }
 
 // claim registers what a running container has, without a socket.

@@ -12,7 +12,7 @@ import (
 
 // Republish changes the published ports of a container that has a namespace: it
 // gives up those of remove, of which a port without bindings means all of its, and
-// takes those of add. What is neither stays as it is, and so do its connections. When it
+// takes those of add: also a port of the host that it gives up. What is neither stays as it is, and so do its connections. When it
 // fails nothing has changed. It answers what the container then has, with the sockets
 // of what was added. Errors: Conflict for a port that is taken or a container without a
 // namespace, NotFound for a binding that there is not.
@@ -31,6 +31,7 @@ func (c *publisher) Republish(ctx context.Context, containerID string, add, remo
 	}
 	next := &member{id: m.id, name: m.name, path: m.path, links: m.links, ports: add}
 	kept, gone := c.split(m, next, left)
+	next.spare = gone
 	got, err := c.take(ctx, next)
 	sockets := next.sockets(got)
 	if err == nil {
@@ -45,7 +46,7 @@ func (c *publisher) Republish(ctx context.Context, containerID string, add, remo
 	}
 	if err != nil {
 		for _, h := range next.holds {
-			if !slices.Contains(m.holds, h) {
+			if !slices.ContainsFunc(m.holds, func(o *held) bool { return o.hold == h.hold }) {
 				logFailure("give a port back", h.hold.Close())
 			}
 		}
@@ -57,6 +58,9 @@ func (c *publisher) Republish(ctx context.Context, containerID string, add, remo
 	m.box = m.boxOf(left, sockets)
 	c.mu.Unlock()
 	for _, h := range gone {
+		if slices.Contains(next.reused, h.hold) {
+			continue
+		}
 		logFailure("give a port back", h.hold.Close())
 	}
 	return m.box, nil

@@ -2,11 +2,15 @@ package network
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"net"
 	"slices"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
 )
 
 // TestUnstoredPorts: what was published just before an engine died that could not store
@@ -50,4 +54,39 @@ func TestRepublishBack(t *testing.T) {
 	if err != nil || !maps.EqualFunc(back.Ports, before.Ports, slices.Equal) {
 		t.Errorf("%v, was %v (%v)", back.Ports, before.Ports, err)
 	}
+}
+
+// TestRepublishElsewhere: a port of the host can be led to another port of the container.
+func TestRepublishElsewhere(t *testing.T) {
+	c := open(t, testOptions(t, "elsewhere"))
+	ctx := context.Background()
+	s := join(t, c, "a", bind("79/tcp", "", "8330"))
+	serve(t, s.Path)
+	change := func(to string, further network.PortMap) error {
+		t.Helper()
+		add := bind(to, "", "8330")
+		maps.Copy(add, further)
+		box, err := c.Republish(ctx, "a", add, s.Ports)
+		if err == nil {
+			s = box
+		}
+		return err
+	}
+	join(t, c, "b", bind("80/tcp", "", "8331"))
+	if err := change("80/tcp", bind("81/tcp", "", "8331")); !errdefs.IsConflict(err) {
+		t.Errorf("with another's port: %v", err)
+	}
+	if _, err := net.Listen("tcp", "0.0.0.0:8330"); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("after a change that failed the port is free: %v", err)
+	}
+	if err := change("80/tcp", nil); err != nil {
+		t.Fatal(err)
+	}
+	answers(t, "", "tcp", "127.0.0.1:8330", "*")
+	if len(s.Sockets) != 0 {
+		t.Errorf("the keeper would have it twice: %v", s.Sockets)
+	}
+	c.Release("a")
+	c.Release("b")
+	released(t, c)
 }
