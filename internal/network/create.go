@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -403,17 +404,20 @@ func (c *Controller) demolish(l *lan) error {
 		c.mu.Unlock()
 		return err
 	}
-	if err := os.Remove(c.file(l.ID)); err != nil && !os.IsNotExist(err) {
-		return revive(fmt.Errorf("remove the network %s: %w", l.Name, err))
-	}
-	if err := syncFolder(folder(c.o.DataRoot)); err != nil {
-		return revive(fmt.Errorf("remove the network %s: %w", l.Name, err))
-	}
+	// Who is killed in between leaves a network that is there, not a device that nobody
+	// knows.
 	if err := c.lower(l); err != nil {
 		logFailure("remove a network's device", err)
 	}
 	if c.table != nil && l.bridged() {
 		logFailure("take a network out of nft", c.table.RemoveNetwork(l.bridge))
+	}
+	err := os.Remove(c.file(l.ID))
+	if err == nil || os.IsNotExist(err) {
+		err = syncFolder(folder(c.o.DataRoot))
+	}
+	if err != nil {
+		return revive(fmt.Errorf("remove the network %s: %w", l.Name, errors.Join(err, c.establish(l))))
 	}
 	c.mu.Lock()
 	delete(c.lans, l.ID)

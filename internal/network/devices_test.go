@@ -129,3 +129,24 @@ func TestDeviceComesLater(t *testing.T) {
 		t.Errorf("the firewall does not know the bridge: %s", out)
 	}
 }
+
+// TestRemovalThatFails: a network whose file stays is there as before.
+func TestRemovalThatFails(t *testing.T) {
+	c := open(t, testOptions(t, "stays"))
+	ctx := context.Background()
+	smallLan(t, c, "whole", "10.215.1.0/24")
+	file := c.file(c.NetworkID("whole"))
+	sh(t, "mv "+file+" "+file+".old; mkdir -p "+file+"/in")
+	if err := c.Remove(ctx, "whole"); err == nil {
+		t.Fatal("removed")
+	}
+	sh(t, "rm -r "+file+"; mv "+file+".old "+file)
+	joinAt(t, c, "a", at("whole", ""))
+	if out := sh(t, "ip addr show hezi-"+c.NetworkID("whole")[:10]+"; nft list set inet hezi-stays subnets"); !strings.Contains(out, " 10.215.1.1/24 ") || !strings.Contains(out, "10.215.1.0/24") {
+		t.Error(out)
+	}
+	c.Release("a")
+	if err := c.Remove(ctx, "whole"); err != nil {
+		t.Error(err)
+	}
+}
