@@ -139,3 +139,30 @@ func connectOr(t *testing.T) *nftables.Conn {
 	}
 	return c
 }
+
+// TestManyDirect: more open ports than one message can carry are added without writing
+// the whole table anew, which shows in what others put into it.
+func TestManyDirect(t *testing.T) {
+	alone(t)
+	table, err := Open(Config{Table: "hezi"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := nftTool(t, "-a list chain inet hezi forward")
+	var list []Direct
+	for p := range 20000 {
+		list = append(list, Direct{6, netip.AddrPortFrom(netip.MustParseAddr("fd00:1::2"), uint16(p+1))})
+	}
+	if err := table.SetDirect(list, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(nftTool(t, "list set inet hezi direct6"), "fd00:1::2"); n != len(list) {
+		t.Errorf("%d elements, want %d", n, len(list))
+	}
+	if err := table.SetDirect(nil, list); err != nil {
+		t.Fatal(err)
+	}
+	if out := nftTool(t, "-a list chain inet hezi forward"); out != before {
+		t.Errorf("the chain was written anew: %s, was %s", out, before)
+	}
+}

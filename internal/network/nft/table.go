@@ -259,8 +259,8 @@ func (t *Table) eachSet(list []element, do func(*nftables.Set, []nftables.SetEle
 		by[e.set] = append(by[e.set], e.SetElement)
 	}
 	for _, name := range t.order {
-		if len(by[name]) > 0 {
-			if err := do(t.sets[name], by[name]); err != nil {
+		for part := range slices.Chunk(by[name], most) {
+			if err := do(t.sets[name], part); err != nil {
 				return err
 			}
 		}
@@ -288,8 +288,10 @@ func (t *Table) SetDirect(add, del []Direct) error {
 			in = append(in, d.element())
 		}
 	}
-	c := &nftables.Conn{}
-	err := errors.Join(t.eachSet(out, c.SetDeleteElements), t.eachSet(in, c.SetAddElements))
+	c, err := connect()
+	if err == nil {
+		err = errors.Join(t.eachSet(out, c.SetDeleteElements), t.eachSet(in, c.SetAddElements))
+	}
 	if err == nil {
 		err = c.Flush()
 	}
@@ -400,9 +402,11 @@ func (t *Table) commit(del, add []Forward) error {
 	return nil
 }
 
+// most elements of a message: its attribute holds 64 KiB.
+const most = 500
+
 // each hands the elements of each map to do.
 func (t *Table) each(fs []Forward, do func(*nftables.Set, []nftables.SetElement) error) error {
-	const most = 500 // a message's attribute holds 64 KiB
 	waiting := map[*nftables.Set][]nftables.SetElement{}
 	for _, f := range fs {
 		s := t.setOf(f)
@@ -463,7 +467,7 @@ func (t *Table) restoreLocked() error {
 	addRules(c, t)
 	want := t.wantedElements()
 	for _, name := range t.order {
-		for part := range slices.Chunk(want[name], 500) {
+		for part := range slices.Chunk(want[name], most) {
 			if err := c.SetAddElements(t.sets[name], part); err != nil {
 				return fmt.Errorf("encode the networks for nft: %w", err)
 			}
