@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,25 +70,32 @@ func direct(name, lan string, s *network.EndpointSettings, nets map[string]netwo
 		return nil
 	}
 	n := nets[s.NetworkID]
+	trusted := n.Options["com.docker.network.bridge.trusted_host_interfaces"]
 	for _, f := range []struct {
-		option  string
-		address string
+		mode    string
+		address netip.Addr
 	}{
-		{"com.docker.network.bridge.gateway_mode_ipv4", s.IPAddress.String()},
-		{"com.docker.network.bridge.gateway_mode_ipv6", s.GlobalIPv6Address.String()},
+		{n.Options["com.docker.network.bridge.gateway_mode_ipv4"], s.IPAddress},
+		{n.Options["com.docker.network.bridge.gateway_mode_ipv6"], s.GlobalIPv6Address},
 	} {
-		if n.Options[f.option] == "nat-unprotected" && f.address != "invalid IP" {
-			rows = append(rows, &Exposure{name, "all that it opens", f.address, "the network " + lan + " has the gateway mode nat-unprotected"})
+		all := func(why string) {
+			rows = append(rows, &Exposure{name, "all that it opens", f.address.String(), "the network " + lan + why})
 		}
-	}
-	switch n.Driver {
-	case "macvlan", "ipvlan":
-		if !n.Internal && s.IPAddress.IsValid() {
-			rows = append(rows, &Exposure{name, "all that it opens", s.IPAddress.String(), "the network " + lan + " is on a device of the host's (" + n.Driver + ")"})
+		if !f.address.IsValid() {
+			continue
 		}
-	}
-	if trusted := n.Options["com.docker.network.bridge.trusted_host_interfaces"]; trusted != "" && s.IPAddress.IsValid() {
-		rows = append(rows, &Exposure{name, "all that it opens", s.IPAddress.String(), "the network " + lan + " trusts what comes in by " + trusted})
+		if (n.Driver == "macvlan" || n.Driver == "ipvlan") && !n.Internal {
+			all(" is on a device of the host's (" + n.Driver + ")")
+		}
+		if n.Driver != "bridge" {
+			continue
+		}
+		if f.mode == "nat-unprotected" && !n.Internal {
+			all(" has the gateway mode nat-unprotected")
+		}
+		if trusted != "" {
+			all(" trusts what comes in by " + trusted)
+		}
 	}
 	return rows
 }
