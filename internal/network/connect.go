@@ -27,7 +27,7 @@ func (c *Controller) Connect(ctx context.Context, containerID string, req Endpoi
 	case l.Driver == driverHost:
 		return nil, forbidden("container cannot be connected to host network: its network mode is chosen with --network host when it is made")
 	case l.Driver == driverNull || slices.ContainsFunc(m.links, func(k *link) bool { return k.lan.Driver == driverNull }):
-		return nil, forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+		return nil, invalid("container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
 	if err := c.attach(m, l, req); err != nil {
 		return nil, err

@@ -244,6 +244,11 @@ func (c *registry) openNetworks(bridge string) error {
 	if f := c.o.FixedCIDR; f.IsValid() && (!c.st.Subnet.Contains(f.Addr()) || f.Bits() < c.st.Subnet.Bits()) {
 		return fmt.Errorf("fixed-cidr %s is not in the bridge's subnet %s", f, c.st.Subnet)
 	}
+	for way, subnet := range map[netip.Addr]netip.Prefix{c.o.Way: c.st.Subnet, c.o.Way6: c.st.Subnet6} {
+		if way.IsValid() && subnet.IsValid() && !subnet.Contains(way) {
+			return fmt.Errorf("the default gateway %s is not in the bridge's subnet %s", way, subnet)
+		}
+	}
 	for _, conf := range append(c.predefined(bridge), stored...) {
 		l, err := newLan(conf)
 		if err != nil {

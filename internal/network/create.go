@@ -221,8 +221,8 @@ func checkIPAM(conf Config) error {
 		if s.Bits() > s.Addr().BitLen()-2 && conf.Driver == driverBridge {
 			say("invalid subnet %s: it has no address for a container", s)
 		}
-		if s.Addr().IsMulticast() || s.Addr().IsLoopback() || s.Addr().Is6() && s.Masked() != linkLocal6 && linkLocal6.Overlaps(s) {
-			say("invalid subnet %s: it is of a kind that containers cannot have (multicast, loopback or of the link)", s)
+		if s.Addr().IsMulticast() || s.Addr().IsLoopback() || s.Addr().Is4In6() || s.Addr().Is6() && s.Masked() != linkLocal6 && linkLocal6.Overlaps(s) {
+			say("invalid subnet %s: it is of a kind that containers cannot have (multicast, loopback, of the link, or IPv4 written as IPv6)", s)
 		}
 		if r := i.IPRange; r.IsValid() {
 			switch {
@@ -315,8 +315,35 @@ func (c *Controller) choose(conf *Config) error {
 		if !i.Gateway.IsValid() && (conf.Driver != driverIpvlan || !strings.HasPrefix(conf.Options["ipvlan_mode"], "l3")) && !(conf.Internal && conf.Driver != driverBridge) {
 			i.Gateway = gatewayFor(*i)
 		}
+		if err := distinct(*i); err != nil {
+			return err
+		}
 	}
 	conf.IPAM.Config = list
+	return nil
+}
+
+// distinct says which address of a subnet cannot be what it was asked for: it is the
+// network's own, or its broadcast, or has another use.
+func distinct(i network.IPAMConfig) error {
+	if i.Subnet.Bits() >= i.Subnet.Addr().BitLen()-1 {
+		return nil // without either
+	}
+	used := map[netip.Addr]bool{i.Subnet.Addr(): true}
+	if i.Subnet.Addr().Is4() {
+		used[ipam.Last(i.Subnet)] = true
+	}
+	if g := i.Gateway; g.IsValid() && (used[g] || !i.Subnet.Contains(g)) {
+		return forbidden("failed to allocate gateway (%s): Address already in use: choose another --gateway of %s", g, i.Subnet)
+	}
+	used[i.Gateway] = true
+	for _, name := range slices.Sorted(maps.Keys(i.AuxAddress)) {
+		a := i.AuxAddress[name]
+		if used[a] {
+			return forbidden("failed to allocate secondary ip address (%s:%s): Address already in use", name, a)
+		}
+		used[a] = true
+	}
 	return nil
 }
 

@@ -175,6 +175,8 @@ func (c *Config) checkNetwork() error {
 	if c.FixedCIDR6 != "" {
 		if p, err := netip.ParsePrefix(c.FixedCIDR6); err != nil || !p.Addr().Is6() || p.Bits() > 125 {
 			return fmt.Errorf("fixed-cidr-v6 %q: an IPv6 network is needed, as in fd00:88::/64", c.FixedCIDR6)
+		} else if bip6, err := netip.ParsePrefix(c.BIP6); err == nil && (!bip6.Contains(p.Addr()) || p.Bits() < bip6.Bits()) {
+			return fmt.Errorf("fixed-cidr-v6 %s is not a part of the bridge's network %s (bip6)", p, bip6.Masked())
 		}
 	}
 	for _, g := range []struct {
