@@ -82,7 +82,7 @@ func (e Attachments) Disconnect(ctx context.Context, ref, net string) error {
 	key, there := r.attachedTo(e.records, id)
 	switch {
 	case r.HostConfig.NetworkMode.IsHost() && name == network.NetworkHost:
-		return errdefs.ErrPermissionDenied.WithMessage("container cannot be disconnected from host network or connected to host network")
+		return errdefs.ErrInvalidArgument.WithMessage("cannot disconnect container from host network - container was created in host network mode")
 	case !there:
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("container %s is not connected to network %s", r.ID, name))
 	}
@@ -143,13 +143,13 @@ func rewriteHosts(path string, lost, got []netip.Addr, c *container.Config) erro
 // mayConnect says why a container can be connected to no other network.
 func mayConnect(r *record, name string) error {
 	mode := r.HostConfig.NetworkMode
-	switch {
-	case mode.IsContainer():
-		return errdefs.ErrPermissionDenied.WithMessage("container sharing network namespace with another container or host cannot be connected to any other network")
-	case mode.IsHost() || name == network.NetworkHost:
-		return errdefs.ErrPermissionDenied.WithMessage("container cannot be disconnected from host network or connected to host network")
-	case name == network.NetworkNone:
-		return errdefs.ErrPermissionDenied.WithMessage("container cannot be connected to the network none: make it with --network none")
+	switch _, none := r.wanted()[network.NetworkNone]; {
+	case none || name == network.NetworkNone:
+		return errdefs.ErrInvalidArgument.WithMessage("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+	case name == network.NetworkHost && !mode.IsHost():
+		return errdefs.ErrInvalidArgument.WithMessage("cannot connect container to host network - container must be created in host network mode")
+	case mode.IsContainer() || mode.IsHost():
+		return errdefs.ErrInvalidArgument.WithMessage("container sharing network namespace with another container or host cannot be connected to any other network")
 	}
 	return nil
 }
