@@ -50,12 +50,15 @@ func (e Attachments) Connect(ctx context.Context, ref, net string, s *network.En
 		if box, err = e.o.Networks.Connect(ctx, r.ID, r.attached().Request(name, s)); err != nil {
 			return err
 		}
+		box, err = e.publishLate(ctx, r, box)
 	}
-	_, err = e.change(c, func(r *record) {
-		wanted := maps.Clone(r.wanted())
-		wanted[name] = s
-		r.Networks, r.Net = wanted, box
-	})
+	if err == nil {
+		_, err = e.change(c, func(r *record) {
+			wanted := maps.Clone(r.wanted())
+			wanted[name] = s
+			r.Networks, r.Net = wanted, box
+		})
+	}
 	if err == nil {
 		e.moved(r, box)
 	}

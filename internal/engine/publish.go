@@ -89,6 +89,20 @@ func anywhere(m network.PortMap) network.PortMap {
 	return out
 }
 
+// publishLate publishes the ports of a container that was in no network so far which lets
+// ports be published.
+func (e Attachments) publishLate(ctx context.Context, r *record, box *hostnet.Sandbox) (*hostnet.Sandbox, error) {
+	for _, list := range box.Ports {
+		if len(list) > 0 {
+			return box, nil
+		}
+	}
+	if len(r.published()) == 0 {
+		return box, nil
+	}
+	return e.republish(ctx, r.ID, r.published(), nil)
+}
+
 // republish changes them in the kernel, and which sockets the keeper has.
 func (e Attachments) republish(ctx context.Context, id string, add, remove network.PortMap) (*hostnet.Sandbox, error) {
 	box, err := e.o.Networks.Republish(ctx, id, add, remove)

@@ -90,3 +90,24 @@ func TestRepublishElsewhere(t *testing.T) {
 	c.Release("b")
 	released(t, c)
 }
+
+// TestPublishLate: a container of an internal network publishes its ports when another
+// network lets it.
+func TestPublishLate(t *testing.T) {
+	c := open(t, testOptions(t, "late"))
+	ctx := context.Background()
+	lanOf(t, c, "inside", network.CreateRequest{Internal: true, EnableIPv6: new(false)})
+	ports := bind("80/tcp", "", "8340")
+	s, err := c.Join(ctx, SandboxRequest{ContainerID: "a", Endpoints: []EndpointRequest{{Network: "inside"}}, Ports: ports})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, s.Path)
+	if _, err := c.Connect(ctx, "a", onBridge()[0]); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = c.Republish(ctx, "a", ports, nil); err != nil || len(s.Ports[network.MustParsePort("80/tcp")]) != 1 {
+		t.Fatalf("%+v %v", s, err)
+	}
+	answers(t, "", "tcp", "127.0.0.1:8340", "*")
+}
