@@ -24,7 +24,7 @@ var linkLocal6 = netip.MustParsePrefix("fe80::/64")
 
 // Create makes a network and returns its id: when it answers, containers can join
 // it, also after a power cut. Errors: PermissionDenied for a name of ours, Conflict
-// for a name or a bridge that is taken, InvalidArgument, ResourceExhausted.
+// for a name or a bridge that is taken, InvalidArgument, also where no subnet is left.
 func (c *Controller) Create(_ context.Context, q network.CreateRequest) (id string, err error) {
 	conf, err := c.check(q)
 	if err != nil {

@@ -24,10 +24,6 @@ func notFound(format string, args ...any) error {
 	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf(format, args...))
 }
 
-func exhausted(format string, args ...any) error {
-	return errdefs.ErrResourceExhausted.WithMessage(fmt.Sprintf(format, args...))
-}
-
 func unavailable(format string, args ...any) error {
 	return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf(format, args...))
 }

@@ -227,7 +227,7 @@ func (l *lan) oneLocked(v6 bool, want netip.Addr) (netip.Prefix, error) {
 	if full == nil {
 		return netip.Prefix{}, invalid("invalid config for network %s: no configured subnet contains IP address %s", l.Name, want)
 	}
-	return netip.Prefix{}, exhausted("network %s has no address left: %v: remove containers, or make a network with a larger --subnet", l.Name, full)
+	return netip.Prefix{}, unavailable("network %s has no address left: %v: remove containers, or make a network with a larger --subnet", l.Name, full)
 }
 
 func (l *lan) freeLocked(list ...netip.Prefix) {

@@ -93,7 +93,7 @@ func (s *slot) deaf() {
 // portError names the network whose bridge is full.
 func portError(l *lan, err error) error {
 	if errors.Is(err, unix.EXFULL) || errors.Is(err, unix.EBUSY) {
-		return exhausted("the network %s is full: a Linux bridge holds %d containers; remove some, or make another network: %v", l.Name, maxPorts, err)
+		return unavailable("the network %s is full: a Linux bridge holds %d containers; remove some, or make another network: %v", l.Name, maxPorts, err)
 	}
 	return err
 }
@@ -129,7 +129,7 @@ func (c *pools) plan(l *lan, req EndpointRequest, taken map[string]bool) (*link,
 	}
 	for until := time.Now().Add(vacateFor); ; {
 		err := c.reserve(k, req)
-		if !errdefs.IsPermissionDenied(err) && !errdefs.IsResourceExhausted(err) || req.idle || time.Now().After(until) {
+		if !errdefs.IsPermissionDenied(err) && !errdefs.IsUnavailable(err) || req.idle || time.Now().After(until) {
 			return k, err
 		}
 		if !c.vacate(l, req) {
@@ -283,7 +283,7 @@ func (c *pools) fill() {
 		}
 		for l := c.hungry(); l != nil; l = c.hungry() {
 			if err := c.addSlot(l); err != nil {
-				if !errdefs.IsResourceExhausted(err) {
+				if !errdefs.IsUnavailable(err) {
 					logFailure("make a network namespace ahead of time", err)
 				}
 				c.mu.Lock()

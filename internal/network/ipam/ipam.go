@@ -48,7 +48,7 @@ func (p Pool) Check() error {
 
 // Subnet is the first of the pools' subnets, of IPv6 or of IPv4, that overlaps
 // none that is taken. after is where the search begins, so that a subnet rests
-// after its use; the zero value begins at the first. Error: ResourceExhausted.
+// after its use; the zero value begins at the first. Error: InvalidArgument, as in Docker.
 func Subnet(pools []Pool, v6 bool, taken []netip.Prefix, after netip.Prefix) (netip.Prefix, error) {
 	var first netip.Prefix
 	passed := !after.IsValid()
@@ -82,7 +82,7 @@ func Subnet(pools []Pool, v6 bool, taken []netip.Prefix, after netip.Prefix) (ne
 	if v6 {
 		family = "IPv6"
 	}
-	return netip.Prefix{}, errdefs.ErrResourceExhausted.WithMessage("all predefined address pools have been fully subnetted: every " + family +
+	return netip.Prefix{}, errdefs.ErrInvalidArgument.WithMessage("all predefined address pools have been fully subnetted: every " + family +
 		" subnet of default-address-pools is a network's or is routed by this host: remove networks (network prune), give one with --subnet, or add a pool to daemon.json")
 }
 

@@ -44,7 +44,7 @@ func TestSubnet(t *testing.T) {
 		}
 		got, err := Subnet(pools, false, c.taken, after)
 		if c.want == "" {
-			if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "fully subnetted") {
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "fully subnetted") {
 				t.Errorf("%v: %v %v", c.taken, got, err)
 			}
 			continue
