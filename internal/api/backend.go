@@ -126,7 +126,7 @@ type Networks interface {
 // engine.Attachments has it.
 type Attachments interface {
 	Connect(ctx context.Context, container, network string, s *network.EndpointSettings) error
-	Disconnect(ctx context.Context, container, network string) error
+	Disconnect(ctx context.Context, container, network string, force bool) error
 	Publish(ctx context.Context, container string, add, remove network.PortMap) (network.PortMap, error)
 }
 

@@ -52,7 +52,7 @@ func networkDisconnect(c *call) error {
 	if err := c.body(&q); err != nil {
 		return err
 	}
-	return c.ok(c.backend.Attachments.Disconnect(c.lasting(), q.Container, c.arg))
+	return c.ok(c.backend.Attachments.Disconnect(c.lasting(), q.Container, c.arg, q.Force))
 }
 
 // containerPorts is Hezi's own: it changes the published ports of a container, also

@@ -70,11 +70,12 @@ func (e Attachments) Connect(ctx context.Context, ref, net string, s *network.En
 	return err
 }
 
-// Disconnect takes a container out of a network.
-func (e Attachments) Disconnect(ctx context.Context, ref, net string) error {
-	id, name, err := e.o.Networks.Resolve(net)
-	if err != nil {
-		return err
+// Disconnect takes a container out of a network: also one that was removed while the
+// container did not run, or with force whatever the container does.
+func (e Attachments) Disconnect(ctx context.Context, ref, net string, force bool) error {
+	id, name, missing := e.o.Networks.Resolve(net)
+	if missing != nil && !errdefs.IsNotFound(missing) {
+		return missing
 	}
 	c, unlock, err := e.lock(ctx, ref)
 	if err != nil {
@@ -82,15 +83,17 @@ func (e Attachments) Disconnect(ctx context.Context, ref, net string) error {
 	}
 	defer unlock()
 	r := c.latest.Load()
-	key, there := r.attachedTo(e.records, id)
+	key, there := r.asksFor(e.records, id, net)
 	switch {
+	case missing != nil && (!there || r.running() && !force):
+		return missing
 	case r.HostConfig.NetworkMode.IsHost() && name == network.NetworkHost:
 		return errdefs.ErrInvalidArgument.WithMessage("cannot disconnect container from host network - container was created in host network mode")
 	case !there:
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("container %s is not connected to network %s", r.ID, name))
 	}
 	box := r.Net
-	if r.running() {
+	if r.running() && missing == nil {
 		if box, err = e.o.Networks.Disconnect(ctx, r.ID, id); err != nil {
 			return err
 		}
@@ -177,6 +180,15 @@ func (r *record) attachedTo(e *records, id string) (name string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// asksFor is attachedTo, also of a network that is no more, by the name that was asked for.
+func (r *record) asksFor(e *records, id, ref string) (name string, ok bool) {
+	if id != "" {
+		return r.attachedTo(e, id)
+	}
+	_, ok = r.wanted()[ref]
+	return ref, ok
 }
 
 // InNetwork names the containers that ask for a network, running or not.

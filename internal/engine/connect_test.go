@@ -34,3 +34,14 @@ func TestMayConnect(t *testing.T) {
 		}
 	}
 }
+
+// TestAsksFor: a container can be taken out of a network that was removed.
+func TestAsksFor(t *testing.T) {
+	r := &record{Networks: attach.Wanted{"gone": {}}, HostConfig: &container.HostConfig{}}
+	if key, ok := r.asksFor(nil, "", "gone"); key != "gone" || !ok {
+		t.Errorf("%q %v", key, ok)
+	}
+	if _, ok := r.asksFor(nil, "", "other"); ok {
+		t.Error("a network that the container never asked for")
+	}
+}
