@@ -22,12 +22,12 @@ func named(driver, option, device string) network.CreateRequest {
 func TestHostsDevices(t *testing.T) {
 	o := testOptions(t, "devices")
 	c := open(t, o)
-	sh(t, `ip link add own0 type dummy; ip link add ownbr mtu 1280 type bridge; ip addr add 192.0.2.1/24 dev ownbr; ip addr add 2001:db8::1/64 dev ownbr nodad; ip link set ownbr up`)
+	sh(t, `ip link add own0 type veth peer name own0p; ip link add ownbr mtu 1280 type bridge; ip addr add 192.0.2.1/24 dev ownbr; ip addr add 2001:db8::1/64 dev ownbr nodad; ip link set ownbr up`)
 	t.Cleanup(func() { exec.Command("sh", "-c", "ip link del own0; ip link del ownbr").Run() })
 	there := func(device string) bool { return exec.Command("ip", "link", "show", device).Run() == nil }
 	q := named("bridge", options.BridgeName, "own0")
 	q.Name = "bad"
-	if _, err := c.Create(context.Background(), q); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "own0 is a dummy") {
+	if _, err := c.Create(context.Background(), q); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "own0 is a veth") {
 		t.Errorf("a bridge that is none: %v", err)
 	}
 	if !there("own0") {
@@ -65,7 +65,7 @@ func TestHostsDevices(t *testing.T) {
 func TestSharedParent(t *testing.T) {
 	o := testOptions(t, "shared")
 	c := open(t, o)
-	sh(t, "ip link add own1 type dummy; ip link set own1 up")
+	sh(t, "ip link add own1 type veth peer name own1p; ip link set own1 up")
 	t.Cleanup(func() { exec.Command("ip", "link", "del", "own1").Run() })
 	there := func() bool { return exec.Command("ip", "link", "show", "own1.7").Run() == nil }
 	for _, name := range []string{"one", "two"} {
@@ -98,7 +98,7 @@ func TestDeviceComesLater(t *testing.T) {
 	o := testOptions(t, "comes")
 	c := open(t, o)
 	ctx := context.Background()
-	sh(t, "ip link add own2 type dummy; ip link set own2 up")
+	sh(t, "ip link add own2 type veth peer name own2p; ip link set own2 up")
 	t.Cleanup(func() { exec.Command("sh", "-c", "ip link del own2; ip link del comesbr").Run() })
 	lanOf(t, c, "bridged", named("bridge", options.BridgeName, "comesbr"))
 	q := named("macvlan", "parent", "own2")
@@ -110,7 +110,7 @@ func TestDeviceComesLater(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, "ip link del own2; ip link del comesbr; ip link add comesbr type dummy; ip link set comesbr up")
+	sh(t, "ip link del own2; ip link del comesbr; ip link add comesbr type veth peer name comesp; ip link set comesbr up")
 	c = open(t, o)
 	for _, name := range []string{"bridged", "parental"} {
 		if _, err := c.Join(ctx, SandboxRequest{ContainerID: "a", Endpoints: []EndpointRequest{{Network: name}}}); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "the network "+name+" cannot be used: ") {
@@ -120,7 +120,7 @@ func TestDeviceComesLater(t *testing.T) {
 	if out := sh(t, "cat /proc/sys/net/ipv4/conf/comesbr/route_localnet; ip addr show comesbr"); !strings.HasPrefix(out, "0") || strings.Contains(out, "inet ") {
 		t.Errorf("a device of the host's was set up: %s", out)
 	}
-	sh(t, "ip link del comesbr; ip link add own2 type dummy; ip link set own2 up")
+	sh(t, "ip link del comesbr; ip link add own2 type veth peer name own2p; ip link set own2 up")
 	joinAt(t, c, "a", at("bridged", ""))
 	if _, err := c.Join(ctx, SandboxRequest{ContainerID: "b", Endpoints: []EndpointRequest{{Network: "parental"}}}); err != nil && !strings.Contains(err.Error(), "this kernel has no macvlan") {
 		t.Error(err)
