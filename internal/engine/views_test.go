@@ -77,6 +77,10 @@ func (namedNetworks) NetworkID(name string) string { return "id-of-" + name }
 
 func (namedNetworks) Release(string) {}
 
+func (namedNetworks) Resolve(ref string) (id, name string, err error) {
+	return "id-of-" + ref, ref, nil
+}
+
 func (namedNetworks) Gateways() []netip.Addr {
 	return []netip.Addr{netip.MustParseAddr("172.20.0.1")}
 }
