@@ -79,6 +79,7 @@ type Server struct {
 	boxes    map[string]*box
 	ears     map[int32]*ear
 	next     int32
+	runs     uint64
 	forwards int
 	conns    int
 }
@@ -97,10 +98,15 @@ type box struct {
 
 	outstanding int // guarded by Server.mu
 
+	// ctx ends with the box; questions to its own servers end with it.
+	ctx context.Context
+	end context.CancelFunc
+
 	mu     sync.RWMutex // held while a descriptor is used
 	closed bool
 	pair   sockets.Pair
 	policy Policy
+	run    uint64 // tells its answers from others' with the same servers and namespace
 }
 
 // New makes a server, which answers from Begin on: a container that was taken back must
@@ -190,6 +196,9 @@ func (s *Server) Add(in Box) error {
 			return fmt.Errorf("listen to the container %s: %w", b.id, err)
 		}
 	}
+	b.ctx, b.end = context.WithCancel(s.ctx)
+	s.runs++
+	b.run = s.runs
 	s.boxes[b.id] = b
 	return nil
 }
@@ -205,14 +214,17 @@ func (s *Server) control(op, fd int, key int32) error {
 	return errors.Join(err, cerr)
 }
 
-// SetPolicy changes what is done with names that are not ours.
+// SetPolicy changes what is done with names that are not ours. What the container's
+// own servers said before is forgotten: it may reach others by their addresses now.
 func (s *Server) SetPolicy(container string, p Policy) {
 	s.mu.Lock()
 	b := s.boxes[container]
+	s.runs++
+	run := s.runs
 	s.mu.Unlock()
 	if b != nil {
 		b.mu.Lock()
-		b.policy = clean(p)
+		b.policy, b.run = clean(p), run
 		b.mu.Unlock()
 	}
 }
@@ -247,6 +259,7 @@ func (s *Server) Remove(container string) error {
 	b.conns = nil
 	s.conns -= len(conns)
 	s.mu.Unlock()
+	b.end()
 	for _, c := range conns {
 		c.Close()
 	}
@@ -372,7 +385,7 @@ func (s *Server) serve(b *box, msg []byte, stream bool, reply func([]byte)) {
 		return
 	}
 	b.mu.RLock()
-	p := b.policy
+	p, run := b.policy, b.run
 	b.mu.RUnlock()
 	switch {
 	case p.Dotted && (q.Type == wire.TypeA || q.Type == wire.TypeAAAA) && !strings.Contains(q.Name, ".") && q.Name != "":
@@ -388,22 +401,22 @@ func (s *Server) serve(b *box, msg []byte, stream bool, reply func([]byte)) {
 		}
 		go func() {
 			defer s.leave(b)
-			reply(s.admitted(b, q, s.forward(q, stream, p)))
+			reply(s.admitted(b, q, s.forward(b, q, stream, p, run)))
 		}()
 	}
 }
 
 // forward asks other servers.
-func (s *Server) forward(q *wire.Query, stream bool, p Policy) []byte {
-	from := upstream.Source{Own: p.Own}
+func (s *Server) forward(b *box, q *wire.Query, stream bool, p Policy, run uint64) []byte {
+	ctx, from := s.ctx, upstream.Source{} // others may wait for the same answer of the host's servers
 	if p.Own != nil {
-		from.Namespace = p.Namespace
+		ctx, from = b.ctx, upstream.Source{Own: p.Own, Namespace: p.Namespace, Run: run}
 	}
 	size := q.Size
 	q.Clamp(upstream.MaxUDP)
-	msg, err := s.Upstream.Ask(s.ctx, q, stream, from)
+	msg, err := s.Upstream.Ask(ctx, q, stream, from)
 	if err != nil {
-		if s.ctx.Err() != nil { // the client asks the next server of ours again
+		if ctx.Err() != nil { // the client asks the next server of ours again
 			return nil
 		}
 		slog.Debug("no answer from name servers", "name", q.Name, "error", err)

@@ -393,6 +393,56 @@ func TestOwnServers(t *testing.T) {
 	}
 }
 
+// TestOwnServersAgain: what a container's own servers said, which may be programs inside it, is
+// not what the next container hears that has the same servers and the file of its namespace,
+// nor what it hears itself once it is in other networks.
+func TestOwnServersAgain(t *testing.T) {
+	sp := newSpace(t)
+	var n byte
+	sp.outside(t, "127.0.0.7:53", [4]byte{}, func(p net.PacketConn, to net.Addr, q []byte) {
+		var m dnsmessage.Message
+		if err := m.Unpack(q); err != nil {
+			t.Error(err)
+		}
+		n++
+		m.Response, m.RecursionAvailable = true, true
+		m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 600}, Body: &dnsmessage.AResource{A: [4]byte{192, 0, 2, n}}}}
+		a, err := m.Pack()
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = p.WriteTo(a, to)
+	})
+	s, err := New(Options{Names: names.New(), Upstream: upstream.New(&upstream.Host{File: "/nonexistent"}, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	how := Policy{Own: []netip.Addr{netip.MustParseAddr("127.0.0.7")}, Namespace: sp.path}
+	w := &town{Server: s, space: sp, pair: sp.sockets(t)}
+	if err := errors.Join(s.Add(Box{Container: "one", Sockets: w.pair, Policy: how}), s.Begin()); err != nil {
+		t.Fatal(err)
+	}
+	is := func(want, when string) {
+		t.Helper()
+		if got := fmt.Sprint(texts(w.ask(t, "udp", "a.example.", dnsmessage.TypeA, 0))); got != want {
+			t.Errorf("%s: %s, not %s", when, got, want)
+		}
+	}
+	is("[192.0.2.1]", "at first")
+	is("[192.0.2.1]", "kept")
+	s.SetPolicy("one", how)
+	is("[192.0.2.2]", "in other networks")
+	if err := s.Remove("one"); err != nil {
+		t.Fatal(err)
+	}
+	w.do(func() { w.pair, err = sockets.Open(true) })
+	if err := errors.Join(err, s.Add(Box{Container: "two", Sockets: w.pair, Policy: how})); err != nil {
+		t.Fatal(err)
+	}
+	is("[192.0.2.3]", "another container")
+}
+
 // TestAway: while nobody serves, questions wait in the socket; the next server
 // answers them.
 func TestAway(t *testing.T) {

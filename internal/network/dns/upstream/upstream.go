@@ -51,6 +51,9 @@ type Source struct {
 	// the host's.
 	Own       []netip.Addr
 	Namespace string
+	// Run tells a namespace from later ones with the same file: what one was answered,
+	// perhaps by a program inside, is none of another's.
+	Run uint64
 }
 
 // Resolver asks. It is safe for concurrent use.
@@ -95,7 +98,7 @@ func (r *Resolver) servers(from Source) (list []Server, scope string) {
 		}
 		scope = strconv.FormatUint(gen, 10)
 	} else {
-		scope = fmt.Sprint(from.Namespace, from.Own)
+		scope = fmt.Sprint(from.Run, from.Namespace, from.Own)
 	}
 	for _, a := range addrs {
 		list = append(list, Server{Addr: netip.AddrPortFrom(a, r.port), Namespace: from.Namespace})
