@@ -570,6 +570,37 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
+// TestDeafClient: a connection whose client takes no answers ends: each of its other questions
+// would wait as long, and what followed half an answer could not be read.
+func TestDeafClient(t *testing.T) {
+	w := newTown(t, nil)
+	c := w.dial(t, "tcp", asked)
+	if err := c.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	many := question(t, "many.", dnsmessage.TypeA, 0)
+	go func() {
+		for range 4000 { // their answers are more than buffers hold
+			if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(many))), many...)); err != nil {
+				return
+			}
+		}
+	}()
+	open := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.boxes["me"].conns)
+	}
+	for open() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	for until := time.Now().Add(2*slow - time.Second); open() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("the connection is still served")
+		}
+	}
+}
+
 // TestBoundedForwards: a container that floods is refused what is too much, and
 // another still asks.
 func TestBoundedForwards(t *testing.T) {

@@ -152,8 +152,12 @@ func (s *Server) converse(b *box, c *conn) {
 			}
 			out <- struct{}{}
 			defer func() { <-out }()
-			if c.SetWriteDeadline(time.Now().Add(slow)) == nil {
-				_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...))
+			err := c.SetWriteDeadline(time.Now().Add(slow))
+			if err == nil {
+				_, err = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...))
+			}
+			if err != nil { // part of it may have left: what followed could not be read
+				c.Close()
 			}
 		})
 	}
