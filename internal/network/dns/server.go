@@ -393,7 +393,7 @@ func (s *Server) serve(b *box, msg []byte, stream bool, reply func([]byte)) {
 	case !p.Forward && p.Own == nil:
 		reply(wire.Bare(q, wire.ServerFailure, 0))
 	case !s.enter(b):
-		reply(wire.Bare(q, wire.Refused, 0))
+		reply(s.tooMany(q))
 	default:
 		q, err := wire.ParseQuery(slices.Clone(msg)) // the buffer is used again
 		if err != nil {
@@ -456,6 +456,17 @@ func (s *Server) enter(b *box) bool {
 	b.outstanding++
 	s.wg.Add(1)
 	return true
+}
+
+// tooMany refuses a query, or leaves it to the next server of ours, of which the client asks
+// again what had no answer.
+func (s *Server) tooMany(q *wire.Query) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	return wire.Bare(q, wire.Refused, 0)
 }
 
 func (s *Server) leave(b *box) {

@@ -665,6 +665,41 @@ func TestClosed(t *testing.T) {
 	}
 }
 
+// TestClosing: what is asked while the server ends is not refused for good.
+func TestClosing(t *testing.T) {
+	host := newSpace(t)
+	host.outside(t, "127.0.0.2:53", [4]byte{}, func(net.PacketConn, net.Addr, []byte) {})
+	w := newTown(t, func(o *Options, b *Box) {
+		o.Upstream = upstream.New(&upstream.Host{}, 53)
+		b.Own, b.Namespace = []netip.Addr{netip.MustParseAddr("127.0.0.2")}, host.path
+	})
+	first := w.dial(t, "udp", asked) // it holds up the end
+	say(t, first, question(t, "slow.example.", dnsmessage.TypeA, 0))
+	c := w.dial(t, "tcp", asked)
+	say(t, c, question(t, "db.", dnsmessage.TypeA, 0))
+	hear(t, c)
+	state := func() (forwards int, closed bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.forwards, w.closed
+	}
+	for n := 0; n == 0; n, _ = state() {
+		time.Sleep(time.Millisecond)
+	}
+	done := make(chan error)
+	go func() { done <- w.Close() }()
+	for closed := false; !closed; _, closed = state() {
+		time.Sleep(time.Millisecond)
+	}
+	say(t, c, question(t, "late.example.", dnsmessage.TypeA, 0))
+	if n, err := c.Read(make([]byte, 512)); err == nil {
+		t.Errorf("answered with %d bytes", n)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func BenchmarkLookup(b *testing.B) {
 	w := newTown(b, nil)
 	c := w.dial(b, "udp", asked)
