@@ -233,7 +233,7 @@ func (s *Server) SetPolicy(container string, p Policy) {
 // be a circle.
 func clean(p Policy) Policy {
 	if p.Own != nil {
-		p.Own = slices.DeleteFunc(slices.Clone(p.Own), func(a netip.Addr) bool { return a == netip.AddrFrom4(sockets.Address) })
+		p.Own = slices.DeleteFunc(slices.Clone(p.Own), func(a netip.Addr) bool { return a.Unmap() == netip.AddrFrom4(sockets.Address) })
 	}
 	return p
 }

@@ -393,6 +393,59 @@ func TestOwnServers(t *testing.T) {
 	}
 }
 
+// TestOwnServersOnLink: an address of a link is that of the container's.
+func TestOwnServersOnLink(t *testing.T) {
+	sp := newSpace(t)
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "test0"}, PeerName: "test1"}
+	var index int
+	var err error
+	sp.do(func() {
+		if err = netlink.LinkAdd(link); err != nil {
+			return
+		}
+		for _, name := range []string{"test0", "test1"} {
+			var l netlink.Link
+			if l, err = netlink.LinkByName(name); err == nil {
+				err = netlink.LinkSetUp(l)
+			}
+			if err != nil {
+				return
+			}
+			if index == 0 {
+				index = l.Attrs().Index
+				err = netlink.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP("fe80::7"), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD})
+			}
+		}
+	})
+	if err != nil {
+		t.Skip("no IPv6: ", err)
+	}
+	sp.outside(t, fmt.Sprintf("[fe80::7%%%d]:53", index), [4]byte{192, 0, 2, 7}, nil)
+	s, err := New(Options{Names: names.New(), Upstream: upstream.New(&upstream.Host{File: "/nonexistent"}, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := &town{Server: s, space: sp, pair: sp.sockets(t)}
+	how := Policy{Own: []netip.Addr{netip.MustParseAddr("fe80::7%test0")}, Namespace: sp.path}
+	if err := errors.Join(s.Add(Box{Container: "me", Sockets: w.pair, Policy: how}), s.Begin()); err != nil {
+		t.Fatal(err)
+	}
+	for _, zone := range []string{"test0", fmt.Sprint(index)} {
+		how.Own[0] = how.Own[0].WithZone(zone)
+		s.SetPolicy("me", how)
+		for _, network := range []string{"udp", "tcp"} {
+			if got := fmt.Sprint(texts(w.ask(t, network, network+".example.", dnsmessage.TypeA, 0))); got != "[192.0.2.7]" {
+				t.Errorf("at the zone %s over %s: %s", zone, network, got)
+			}
+		}
+	}
+	// Ourselves, however it is written, would be a circle.
+	if p := clean(Policy{Own: []netip.Addr{netip.MustParseAddr("127.0.0.11"), netip.MustParseAddr("::ffff:127.0.0.11")}}); len(p.Own) != 0 || p.Own == nil {
+		t.Errorf("asks %v", p.Own)
+	}
+}
+
 // TestOwnServersAgain: what a container's own servers said, which may be programs inside it, is
 // not what the next container hears that has the same servers and the file of its namespace,
 // nor what it hears itself once it is in other networks.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,15 +34,17 @@ func dial(ctx context.Context, s Server, stream bool) (net.Conn, error) {
 	if stream {
 		kind = unix.SOCK_STREAM
 	}
-	var to unix.Sockaddr
-	if a := s.Addr.Addr().Unmap(); a.Is4() {
-		to = &unix.SockaddrInet4{Port: int(s.Addr.Port()), Addr: a.As4()}
-	} else {
-		family, to = unix.AF_INET6, &unix.SockaddrInet6{Port: int(s.Addr.Port()), Addr: a.As16()}
+	a := s.Addr.Addr().Unmap()
+	if a.Is6() {
+		family = unix.AF_INET6
 	}
 	fd, err := socketIn(s.Namespace, family, kind)
 	if err != nil {
 		return nil, err
+	}
+	var to unix.Sockaddr = &unix.SockaddrInet6{Port: int(s.Addr.Port()), Addr: a.As16(), ZoneId: zoneOf(fd, a)}
+	if a.Is4() {
+		to = &unix.SockaddrInet4{Port: int(s.Addr.Port()), Addr: a.As4()}
 	}
 	if err := unix.Connect(fd, to); err != nil && err != unix.EINPROGRESS {
 		_ = unix.Close(fd)
@@ -50,6 +53,25 @@ func dial(ctx context.Context, s Server, stream bool) (net.Conn, error) {
 	f := os.NewFile(uintptr(fd), "name server")
 	defer f.Close()
 	return net.FileConn(f) // of a copy
+}
+
+// zoneOf is the interface that an address names, where a socket is; 0 if there is none.
+func zoneOf(fd int, a netip.Addr) uint32 {
+	zone := a.Zone()
+	if zone == "" {
+		return 0
+	}
+	if n, err := strconv.ParseUint(zone, 10, 31); err == nil {
+		return uint32(n)
+	}
+	r, err := unix.NewIfreq(zone)
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r)
+	}
+	if err != nil {
+		return 0
+	}
+	return r.Uint32()
 }
 
 // socketIn makes a socket that belongs to the network namespace at path.
