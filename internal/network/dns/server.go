@@ -423,7 +423,7 @@ func (s *Server) forward(b *box, q *wire.Query, stream bool, p Policy, run uint6
 		return wire.Bare(q, wire.ServerFailure, 0)
 	}
 	if !stream && len(msg) > size {
-		return wire.Bare(q, wire.Rcode(msg), wire.FlagTruncated)
+		return wire.Shorten(msg, q, size)
 	}
 	return msg
 }

@@ -359,6 +359,36 @@ func Reverse(name string) (netip.Addr, bool) {
 	return netip.AddrFrom16(b), true
 }
 
+var errEnough = errors.New("enough")
+
+// Shorten is as much of an answer as the query's client takes over UDP, whole records of
+// its first section, and says that there is more. Some clients never ask over TCP, and
+// use what they get. Names in it are compressed by what is before them, and so stay whole.
+func Shorten(msg []byte, q *Query, size int) []byte {
+	end, ok := questionEnd(msg)
+	if !ok {
+		return Bare(q, Rcode(msg), FlagTruncated)
+	}
+	if q.EDNS {
+		size -= optLen
+	}
+	n := uint(0)
+	_ = Walk(msg, func(r Record) error { // what is malformed is left out
+		last := r.TTLAt + 6 + len(r.Data)
+		if r.Section != Answer || last > size {
+			return errEnough
+		}
+		end, n = last, n+1
+		return nil
+	})
+	short := append(make([]byte, 0, end+optLen), msg[:end]...)
+	put(short, 2, uint(flags(msg)|FlagTruncated))
+	put(short, 6, n)
+	put(short, 8, 0)
+	put(short, 10, 0)
+	return AppendOPT(short, q, Rcode(msg))
+}
+
 // Cut is an answer without its records that says so: the client is to ask over
 // TCP.
 func Cut(msg []byte) []byte {

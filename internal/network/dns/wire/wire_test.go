@@ -130,6 +130,43 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+func TestShorten(t *testing.T) {
+	for _, opt := range []func(*dnsmessage.Builder){nil, edns(600, false)} {
+		q, err := ParseQuery(query(t, "Many.Example.", dnsmessage.TypeA, opt))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m dnsmessage.Message
+		if err := m.Unpack(q.Msg); err != nil {
+			t.Fatal(err)
+		}
+		m.Response, m.AuthenticData, m.RCode = true, true, dnsmessage.RCodeNameError
+		for i := range 100 {
+			m.Answers = append(m.Answers, dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 7}, Body: &dnsmessage.AResource{A: [4]byte{10, 0, 0, byte(i)}}})
+		}
+		m.Authorities = m.Answers[:1]
+		long, err := m.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		size, room := q.Size, q.Room(q.Size)
+		short := Shorten(long, q, size)
+		var got dnsmessage.Message
+		if err := got.Unpack(short); err != nil || len(short) > size || !Truncated(short) || !got.AuthenticData || got.RCode != dnsmessage.RCodeNameError {
+			t.Fatalf("%d bytes, %v: %v", len(short), err, got.GoString())
+		}
+		if len(got.Answers) != room/16 || len(got.Authorities) != 0 || len(got.Additionals) != len(m.Additionals) {
+			t.Errorf("of %d bytes: %d answers, %d of %d further", size, len(got.Answers), len(got.Authorities), len(got.Additionals))
+		}
+		if list, _ := Addresses(short); len(list) != room/16 || list[3].String() != "10.0.0.3" {
+			t.Errorf("the addresses are %v", list)
+		}
+		if bare := Shorten(long[:len(q.Question)+HeaderLen+5], q, size); len(bare) != size-room || !Truncated(bare) {
+			t.Errorf("of half a record: %x", bare)
+		}
+	}
+}
+
 func TestReverse(t *testing.T) {
 	for name, want := range map[string]string{
 		"5.0.18.172.in-addr.arpa": "172.18.0.5",
@@ -167,5 +204,8 @@ func FuzzWire(f *testing.F) {
 		Cut(msg)
 		Reverse(string(msg))
 		Answers(msg, msg)
+		if q, err := ParseQuery(query(t, "a.", dnsmessage.TypeA, edns(512, false))); err != nil || len(Shorten(msg, q, 512)) > max(512, HeaderLen+255+4+optLen) {
+			t.Errorf("%x is made longer than 512 bytes (%v)", msg, err)
+		}
 	})
 }
