@@ -110,7 +110,7 @@ func (r *Resolver) servers(from Source) (list []Server, scope string) {
 // caller's. Error: ErrSilence, or the context's.
 func (r *Resolver) Ask(ctx context.Context, q *wire.Query, stream bool, from Source) ([]byte, error) {
 	_, scope := r.servers(from)
-	shared := !q.Options // which may be about the client
+	shared := !q.Alone
 	key := scope + "\x00" + q.Key()
 	if shared {
 		if msg := r.cache.get(key, time.Now()); msg != nil {

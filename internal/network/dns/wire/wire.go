@@ -61,9 +61,11 @@ type Query struct {
 	EDNS    bool
 	Size    int
 	DNSSEC  bool // the DO bit
-	Options bool // there are options
 	Version uint8
-	optAt   int
+	// Alone: there is more in it than others of the same Key have, such as options of EDNS
+	// or a signature. A server may answer that, and the answer is nobody else's.
+	Alone bool
+	optAt int
 }
 
 func flags(msg []byte) uint16        { return binary.BigEndian.Uint16(msg[2:]) }
@@ -99,19 +101,22 @@ func ParseQuery(msg []byte) (*Query, error) {
 	q.Question = msg[HeaderLen:end]
 	q.Type, q.Class = uint16(number(msg, end-4)), uint16(number(msg, end-2))
 	q.Name = text(q.Question[:len(q.Question)-4])
+	q.Alone = q.Flags&^(FlagRecursion|FlagAuthentic|FlagUnchecked) != 0
 	if q.Type == TypeAXFR || q.Type == TypeIXFR {
 		return nil, ErrKind
 	}
 	err := Walk(msg, func(r Record) error {
 		switch {
 		case r.Type != TypeOPT:
+			q.Alone = true
 			return nil
 		case q.EDNS || r.Section != Additional:
 			return ErrFormat
 		}
 		q.EDNS, q.optAt = true, r.TTLAt-4
 		q.Size = max(MinUDP, int(r.Class))
-		q.Version, q.DNSSEC, q.Options = uint8(r.TTL>>16), r.TTL&(1<<15) != 0, len(r.Data) > 0
+		q.Version, q.DNSSEC = uint8(r.TTL>>16), r.TTL&(1<<15) != 0
+		q.Alone = q.Alone || len(r.Data) > 0 || r.TTL&^(1<<15|0xff<<16) != 0
 		return nil
 	})
 	if err != nil {

@@ -49,7 +49,7 @@ func TestQuery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if q.Name != "db.example" || q.Type != TypeAAAA || q.Class != ClassIN || !q.EDNS || q.Size != 1400 || !q.DNSSEC || q.Options {
+	if q.Name != "db.example" || q.Type != TypeAAAA || q.Class != ClassIN || !q.EDNS || q.Size != 1400 || !q.DNSSEC || q.Alone {
 		t.Errorf("read as %+v", q)
 	}
 	q.Clamp(600)
@@ -68,8 +68,23 @@ func TestQuery(t *testing.T) {
 		t.Errorf("case makes another key: %v", err)
 	}
 	tiny, err := ParseQuery(query(t, "db.", dnsmessage.TypeA, edns(100, false, dnsmessage.Option{Code: 10, Data: make([]byte, 8)})))
-	if err != nil || tiny.Size != MinUDP || !tiny.Options {
+	if err != nil || tiny.Size != MinUDP || !tiny.Alone {
 		t.Errorf("a size below 512 and an option: %+v, %v", tiny, err)
+	}
+	// What others do not ask so is not answered to them.
+	for what, change := range map[string]func([]byte) []byte{
+		"a flag":                 func(m []byte) []byte { m[2] |= 2; return m },
+		"a reserved bit":         func(m []byte) []byte { m[3] |= 1 << 6; return m },
+		"a reserved bit of EDNS": func(m []byte) []byte { m[len(m)-3] |= 1; return m },
+		"a further record": func(m []byte) []byte {
+			m[9] = 1
+			return append(m[:HeaderLen+len(plain.Question)], append([]byte{0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0}, m[HeaderLen+len(plain.Question):]...)...)
+		},
+	} {
+		m := change(query(t, "db.example.", dnsmessage.TypeAAAA, edns(1400, true)))
+		if q, err := ParseQuery(m); err != nil || !q.Alone {
+			t.Errorf("with %s: %+v, %v", what, q, err)
+		}
 	}
 }
 
