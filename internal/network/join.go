@@ -126,6 +126,8 @@ func (c *Controller) reroute(m *member) error {
 // Adopt takes back a container that ran on while the engine was away: s is what
 // Join answered then. Nothing is made anew but the holds of its ports.
 func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) (*Sandbox, error) {
+	kept := req.NameSockets
+	defer func() { drop(kept) }()
 	if !netns.Mounted(s.Path) || filepath.Dir(s.Path) != c.handles() {
 		return nil, notFound("the network namespace %s of the container %s is gone", s.Path, req.ContainerID)
 	}
@@ -152,7 +154,8 @@ func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) 
 		return nil, conflict("the network namespace %s is not one that waits to be adopted", s.Path)
 	}
 	names := resolver{&c.registry}
-	names.regain(m, req.NameSockets, s.Asks)
+	names.regain(m, kept, s.Asks)
+	kept = nil
 	box, err := c.publish(ctx, m)
 	if err != nil { // the container runs: its place stays
 		names.leave(m)

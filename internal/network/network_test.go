@@ -331,6 +331,31 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
+// TestNotAdopted: the sockets of a container that cannot be taken back are closed, which
+// would keep its network for ever.
+func TestNotAdopted(t *testing.T) {
+	c := open(t, testOptions(t, "unkept"))
+	join(t, c, "there", nil)
+	for id, want := range map[string]func(error) bool{"gone": errdefs.IsNotFound, "there": errdefs.IsConflict} {
+		at := &Sandbox{Path: "/nonexistent", Asks: true}
+		if id == "there" {
+			at.Path = c.members[id].path
+		}
+		var pipe [2]int
+		err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(pipe[0])
+		if _, err := c.Adopt(context.Background(), SandboxRequest{ContainerID: id, NameSockets: pipe[1:]}, at); !want(err) {
+			t.Errorf("%s: %v", id, err)
+		}
+		if n, err := unix.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
+			t.Errorf("%s: what was kept is open (%v)", id, err)
+		}
+	}
+}
+
 func TestRestart(t *testing.T) {
 	o := testOptions(t, "again")
 	first := open(t, o)

@@ -85,9 +85,7 @@ func (c resolver) regain(m *member, kept []int, had bool) {
 			return
 		}
 	}
-	for _, fd := range kept {
-		logFailure("close a socket that was kept", unix.Close(fd))
-	}
+	drop(kept)
 	if !had {
 		return
 	}
@@ -100,6 +98,13 @@ func (c resolver) regain(m *member, kept []int, had bool) {
 	})
 	if err != nil {
 		slog.Error("a running container's name service could not be made again: it resolves no names until it is started again", "container", m.id, "error", err)
+	}
+}
+
+// drop closes sockets that were kept for a container and are not taken.
+func drop(kept []int) {
+	for _, fd := range kept {
+		logFailure("close a socket that was kept", unix.Close(fd))
 	}
 }
 
