@@ -108,7 +108,7 @@ func (t *Table) Set(container string, places ...Place) {
 func (t *Table) leaveLocked(container string, p place) {
 	z := p.zone
 	for _, n := range p.as.Names {
-		left := slices.DeleteFunc(slices.Clone(z.hosts[n]), func(h host) bool { return h.container == container })
+		left := slices.DeleteFunc(z.hosts[n], func(h host) bool { return h.container == container })
 		if z.hosts[n] = left; len(left) == 0 {
 			delete(z.hosts, n)
 		}
@@ -141,8 +141,8 @@ func (t *Table) Lookup(container, name string, v6 bool) (list []netip.Addr, foun
 			}
 			for _, h := range p.zone.hosts[in] {
 				found = true
-				for _, a := range h.addresses {
-					if a.Is6() == v6 && !slices.Contains(list, a) {
+				for _, a := range h.addresses { // no other in the network has it
+					if a.Is6() == v6 {
 						list = append(list, a)
 					}
 				}

@@ -114,5 +114,17 @@ func BenchmarkLookup(b *testing.B) {
 				}
 			}
 		})
+		b.Run(fmt.Sprint(n, "-alike"), func(b *testing.B) {
+			names := New()
+			for i := range n {
+				a := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+				names.Set(fmt.Sprint("c", i), Place{Network: "n", Label: "net", Names: []string{"alike"}, Addresses: []netip.Addr{a}})
+			}
+			for b.Loop() {
+				if list, _ := names.Lookup("c1", "alike", false); len(list) != n {
+					b.Fatal("found", len(list))
+				}
+			}
+		})
 	}
 }
