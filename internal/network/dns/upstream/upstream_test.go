@@ -388,6 +388,25 @@ func TestForged(t *testing.T) {
 	}
 }
 
+// TestUnread: a server that could not read the question is heard at once.
+func TestUnread(t *testing.T) {
+	var port uint16
+	s := serve(t, "127.0.0.2", &port, func(q []byte, _ bool) []byte {
+		return []byte{q[0], q[1], 0x80, wire.FormatError, 0, 0, 0, 0, 0, 0, 0, 0}
+	})
+	r, _ := hostOf(t, port, s)
+	began := time.Now()
+	for _, stream := range []bool{false, true} {
+		msg, err := r.Ask(t.Context(), ask(t, "a.example."), stream, Source{})
+		if err != nil || len(msg) != wire.HeaderLen || wire.Rcode(msg) != wire.FormatError || wire.ID(msg) != 7 {
+			t.Errorf("%x, %v", msg, err)
+		}
+	}
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("after %v", took)
+	}
+}
+
 func TestLong(t *testing.T) {
 	var port uint16
 	var many []string

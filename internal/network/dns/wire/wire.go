@@ -252,10 +252,14 @@ func skipName(msg []byte, at int) (int, bool) {
 }
 
 // Answers says whether msg answers the query that was sent: the same id and the
-// same question, letter by letter.
+// same question, letter by letter. A server that cannot read the question, as an old one
+// that knows no EDNS, says so by a header alone (RFC 6891, 7).
 func Answers(msg, sent []byte) bool {
 	if len(msg) < HeaderLen || ID(msg) != ID(sent) || flags(msg)&FlagResponse == 0 || flags(msg)&opcodeBits != 0 {
 		return false
+	}
+	if code := Rcode(msg); len(msg) == HeaderLen && count(msg, 0) == 0 {
+		return code == FormatError || code == NotImplemented || code == ServerFailure || code == Refused
 	}
 	want, _ := questionEnd(sent)
 	end, ok := questionEnd(msg)

@@ -143,6 +143,13 @@ func TestAnswers(t *testing.T) {
 	if Answers(good[:12], sent) || Answers(nil, sent) {
 		t.Error("a cut answer counts")
 	}
+	for code, want := range map[byte]bool{Success: false, FormatError: true, ServerFailure: true, NameError: false, NotImplemented: true, Refused: true} {
+		head := bytes.Clone(good[:HeaderLen])
+		head[3], head[5] = code, 0
+		if got := Answers(head, sent); got != want {
+			t.Errorf("a header with code %d counts: %v", code, got)
+		}
+	}
 }
 
 func TestShorten(t *testing.T) {
