@@ -337,6 +337,9 @@ func (c *Client) Exec(ctx context.Context, id string, groups map[string]string, 
 	return q.run(ctx)
 }
 
+// helpTime is how long a runtime may take to say what it can do.
+const helpTime = 5 * time.Second
+
 // inner is what an exec's runtime is told of its group; "": it can be in the
 // container's only.
 func (c *Client) inner(ctx context.Context, run *Runtime, groups map[string]string, name string) string {
@@ -346,9 +349,16 @@ func (c *Client) inner(ctx context.Context, run *Runtime, groups map[string]stri
 	}
 	help, known := c.helps.Load(run.Path)
 	if !known {
+		ctx, cancel := context.WithTimeout(ctx, helpTime)
+		defer cancel()
 		argv := append(slices.Clone(run.Args), "exec", "--help")
 		text, err := exec.CommandContext(ctx, run.Path, argv...).Output()
-		if err != nil { // what it cannot say it cannot do
+		var exit *exec.ExitError
+		switch {
+		case err != nil && (ctx.Err() != nil || !errors.As(err, &exit)): // it may be busy, or replaced just now: the next exec asks again
+			c.log.Warn("a runtime does not say what its exec can do: this one has no group of its own", "runtime", run.Path, "error", err)
+			return ""
+		case err != nil: // what it cannot say it cannot do
 			text = nil
 		}
 		help, _ = c.helps.LoadOrStore(run.Path, string(text))

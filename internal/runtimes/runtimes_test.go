@@ -1,8 +1,10 @@
 package runtimes
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -138,6 +140,28 @@ func TestScope(t *testing.T) {
 		at, err := c.place(&box.Spec{ID: "abc", Cgroup: box.Cgroup{Parent: parent, Foreign: true, Scope: cgroup.ScopeName("abc")}})
 		if err != nil || at != (place{parent: parent, leaf: "hezi-abc.scope", told: want, systemd: true}) {
 			t.Errorf("%s: %+v, %v", parent, at, err)
+		}
+	}
+}
+
+// TestInner: a runtime that is not there while it is asked what its exec can do is asked again.
+func TestInner(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "runtime")
+	c := &Client{log: slog.New(slog.DiscardHandler)}
+	for _, v := range []struct{ script, v1, v2 string }{
+		{"", "", ""},
+		{"test \"$1 $2\" = 'exec --help' && echo '--cgroup PATH, --cgroup [<controller>:]<cgroup>'", "freezer:exec-1", "exec-1"},
+		{"exit 1", "freezer:exec-1", "exec-1"}, // it has said it
+	} {
+		if v.script != "" {
+			if err := errors.Join(os.WriteFile(path+".new", []byte("#!/bin/sh\n"+v.script+"\n"), 0o755), os.Rename(path+".new", path)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v1 := c.inner(context.Background(), &Runtime{Path: path}, map[string]string{"freezer": "/f", "memory": "/m"}, "exec-1")
+		v2 := c.inner(context.Background(), &Runtime{Path: path}, map[string]string{"": "/g"}, "exec-1")
+		if v1 != v.v1 || v2 != v.v2 {
+			t.Errorf("%s: %q and %q, not %q and %q", v.script, v1, v2, v.v1, v.v2)
 		}
 	}
 }
