@@ -53,20 +53,20 @@ func (e launcher) resolvConf(r *record, s *network.Sandbox) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := r.HostConfig
+	inHost := r.HostConfig.NetworkMode.IsHost()
 	switch {
 	case s != nil && s.Asks:
 		return v.Text(netip.AddrFrom4(sockets.Address)), nil
-	case h.NetworkMode.IsHost() && len(h.DNS)+len(h.DNSSearch)+len(h.DNSOptions) == 0:
+	case inHost && len(v.DNS)+len(v.Search)+len(v.Options) == 0:
 		return v.Host, nil
 	}
 	host := v.Host
-	if hostfiles.UsesStub(host) {
+	if !inHost && hostfiles.UsesStub(host) {
 		if real, err := os.ReadFile(upstream.ResolvedFile); err == nil {
 			host = real
 		}
 	}
-	return hostfiles.ResolvConf(host, v.DNS, v.Search, v.Options), nil
+	return hostfiles.ResolvConf(host, v.DNS, v.Search, v.Options, inHost), nil
 }
 
 // keepNames has the keeper keep the sockets by which a container asks for names, which

@@ -77,12 +77,13 @@ func Moved(hosts []byte, lost, got []netip.Addr, hostname, domain string) []byte
 	return []byte(b.String())
 }
 
-// ResolvConf is the content of /etc/resolv.conf in a container of the bridge.
+// ResolvConf is the content of /etc/resolv.conf in a container without a name service.
 // host is the host's file; dns, search and options override its lines if they
-// are not empty. Nameservers on the host's loopback do not work inside and are
-// left out; if none is left, Google's public ones are used, as Docker does. Give
-// the text of /run/systemd/resolve/resolv.conf if UsesStub says so of the host's.
-func ResolvConf(host []byte, dns []netip.Addr, search, options []string) []byte {
+// are not empty. Nameservers on the host's loopback do not work inside, unless the
+// container is inHost, in the host's network, and are left out; if none is left, Google's
+// public ones are used, as Docker does. Give the text of
+// /run/systemd/resolve/resolv.conf if UsesStub says so of the host's.
+func ResolvConf(host []byte, dns []netip.Addr, search, options []string, inHost bool) []byte {
 	var servers, hostSearch, hostOptions, other []string
 	for line := range strings.Lines(string(host)) {
 		f := strings.Fields(line)
@@ -91,7 +92,7 @@ func ResolvConf(host []byte, dns []netip.Addr, search, options []string) []byte 
 		}
 		switch f[0] {
 		case "nameserver":
-			if len(f) > 1 && outside(f[1]) {
+			if len(f) > 1 && (inHost || outside(f[1])) {
 				servers = append(servers, f[1])
 			}
 		case "search", "domain":
@@ -109,7 +110,7 @@ func ResolvConf(host []byte, dns []netip.Addr, search, options []string) []byte 
 			servers = append(servers, a.String())
 		}
 	}
-	if len(servers) == 0 {
+	if len(servers) == 0 && !inHost { // there, the resolver asks the loopback
 		servers, from = []string{"8.8.8.8", "8.8.4.4"}, "default, the host's are on its loopback"
 	}
 	if len(search) > 0 {

@@ -28,16 +28,20 @@ func TestResolvConf(t *testing.T) {
 		name, host      string
 		dns             []netip.Addr
 		search, options []string
+		inHost          bool
 		want            string
 	}{
-		{"host", "# x\nnameserver 10.0.0.2\nnameserver 127.0.0.1\nsearch a b\noptions ndots:2\n", nil, nil, nil,
+		{"host", "# x\nnameserver 10.0.0.2\nnameserver 127.0.0.1\nsearch a b\noptions ndots:2\n", nil, nil, nil, false,
 			"nameserver 10.0.0.2\nsearch a b\noptions ndots:2\n\n# Nameservers: host\n"},
-		{"loopback only", "nameserver 127.0.0.53\n", nil, nil, nil,
+		{"loopback only", "nameserver 127.0.0.53\n", nil, nil, nil, false,
 			"nameserver 8.8.8.8\nnameserver 8.8.4.4\n\n# Nameservers: default, the host's are on its loopback\n"},
-		{"override", "nameserver 10.0.0.2\nsearch a\n", []netip.Addr{netip.MustParseAddr("9.9.9.9")}, []string{"."}, []string{"rotate"},
+		{"override", "nameserver 10.0.0.2\nsearch a\n", []netip.Addr{netip.MustParseAddr("9.9.9.9")}, []string{"."}, []string{"rotate"}, false,
 			"nameserver 9.9.9.9\noptions rotate\n\n# Nameservers: override\n"},
+		{"in the host's network", "nameserver 127.0.0.53\nnameserver fe80::1%eth0\nsearch a\n", nil, []string{"b"}, nil, true,
+			"nameserver 127.0.0.53\nnameserver fe80::1%eth0\nsearch b\n\n# Nameservers: host\n"},
+		{"there without servers", "", nil, []string{"b"}, nil, true, "search b\n\n# Nameservers: host\n"},
 	} {
-		if got := string(ResolvConf([]byte(c.host), c.dns, c.search, c.options)); got != head+c.want {
+		if got := string(ResolvConf([]byte(c.host), c.dns, c.search, c.options, c.inHost)); got != head+c.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", c.name, got, head+c.want)
 		}
 	}
