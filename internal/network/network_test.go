@@ -331,6 +331,16 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
+// TestFull: what is full is said.
+func TestFull(t *testing.T) {
+	l := &lan{Config: Config{Name: "many"}}
+	for errno, want := range map[unix.Errno]string{unix.EXFULL: "the network many is full", unix.EMFILE: "LimitNOFILE"} {
+		if err := portError(l, fmt.Errorf("make: %w", errno)); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", errno, err)
+		}
+	}
+}
+
 // TestNotAdopted: the sockets of a container that cannot be taken back are closed, which
 // would keep its network for ever.
 func TestNotAdopted(t *testing.T) {
