@@ -94,7 +94,7 @@ func (s *slot) deaf() {
 // which the engine has some for each container.
 func portError(l *lan, err error) error {
 	if errors.Is(err, unix.EMFILE) {
-		return exhausted("hezid has as many files open as its limit allows: stop containers, or start it with a higher one (LimitNOFILE, ulimit -n): %v", err)
+		return unavailable("hezid has as many files open as its limit allows: stop containers, or start it with a higher one (LimitNOFILE, ulimit -n): %v", err)
 	}
 	if errors.Is(err, unix.EXFULL) || errors.Is(err, unix.EBUSY) {
 		return unavailable("the network %s is full: a Linux bridge holds %d containers; remove some, or make another network: %v", l.Name, maxPorts, err)
