@@ -78,6 +78,8 @@ func (c *publisher) hosts(m *member, p network.Port, b network.PortBinding) ([]n
 			list = append(list, netip.IPv6Unspecified())
 		}
 		return list, nil
+	case a.Is6() && a.IsLoopback():
+		return nil, invalid("port %s cannot be published on %s: the kernel leads nothing from there to a container: publish on 127.0.0.1", p, a)
 	case a.Is4() && !v4:
 		return nil, invalid("port %s cannot be published on %s: the container has no IPv4 address that leads out", p, a)
 	case a.Is6() && !v6:

@@ -10,7 +10,7 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 4
+const rulesVersion = 5
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h
@@ -70,6 +70,11 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 		hook *nftables.ChainHook
 	}{{"prerouting", nftables.ChainHookPrerouting}, {"output", nftables.ChainHookOutput}} {
 		nat := chain(n.name, nftables.ChainTypeNAT, n.hook, nftables.ChainPriorityNATDest)
+		if n.name == "output" {
+			// The kernel leads nothing of ::1 elsewhere: a connection would wait for ever,
+			// and not be tried with 127.0.0.1.
+			nat(header6.only(), header6.within(header6.dest, header6.loopback), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
+		}
 		for _, h := range families {
 			m := &t.v4
 			if h.family == header6.family {
