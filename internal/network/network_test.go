@@ -335,7 +335,7 @@ func TestNothingIsLeft(t *testing.T) {
 func TestFull(t *testing.T) {
 	l := &lan{Config: Config{Name: "many"}}
 	for errno, want := range map[unix.Errno]string{unix.EXFULL: "the network many is full", unix.EMFILE: "LimitNOFILE"} {
-		if err := portError(l, fmt.Errorf("make: %w", errno)); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), want) {
+		if err := portError(l, fmt.Errorf("make: %w", errno)); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v", errno, err)
 		}
 	}
