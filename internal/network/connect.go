@@ -14,7 +14,7 @@ import (
 // Connect gives a container that has a namespace a place in one more network, and
 // answers what it then has. Errors: NotFound, Conflict, PermissionDenied for a
 // network that takes no more.
-func (c *Controller) Connect(ctx context.Context, containerID string, req EndpointRequest) (*Sandbox, error) {
+func (c *Controller) Connect(_ context.Context, containerID string, req EndpointRequest) (*Sandbox, error) {
 	m, l, err := c.both(containerID, req.Network)
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func (c *Controller) Connect(ctx context.Context, containerID string, req Endpoi
 		return nil, err
 	}
 	k := m.links[len(m.links)-1]
-	err = c.moved(ctx, m)
+	err = c.moved(m)
 	c.mu.Lock()
 	switch {
 	case err != nil:
@@ -47,7 +47,7 @@ func (c *Controller) Connect(ctx context.Context, containerID string, req Endpoi
 	c.mu.Unlock()
 	if err != nil {
 		c.detach(m, k)
-		logFailure("take a container's connection back", c.moved(ctx, m))
+		logFailure("take a container's connection back", c.moved(m))
 		return nil, err
 	}
 	c.announce("connect", l, m.id)
@@ -56,7 +56,7 @@ func (c *Controller) Connect(ctx context.Context, containerID string, req Endpoi
 
 // Disconnect takes a container's place in a network away. One that is gone already is no
 // error: the engine may have had no time to store that.
-func (c *Controller) Disconnect(ctx context.Context, containerID, ref string) (*Sandbox, error) {
+func (c *Controller) Disconnect(_ context.Context, containerID, ref string) (*Sandbox, error) {
 	m, l, err := c.both(containerID, ref)
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func (c *Controller) Disconnect(ctx context.Context, containerID, ref string) (*
 	if i >= 0 {
 		c.detach(m, m.links[i])
 	}
-	if err := c.moved(ctx, m); err != nil {
+	if err := c.moved(m); err != nil {
 		return nil, err
 	}
 	if i >= 0 {
@@ -91,7 +91,7 @@ func (c *Controller) detach(m *member, k *link) {
 }
 
 // moved sets routes and published ports as the links now have them.
-func (c *Controller) moved(ctx context.Context, m *member) error {
+func (c *Controller) moved(m *member) error {
 	if err := c.reroute(m); err != nil {
 		return err
 	}

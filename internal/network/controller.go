@@ -46,7 +46,6 @@ type Options struct {
 	IPForward          bool       // switch the kernel's forwarding on
 	IPMasq             bool       // masquerade what leaves a network
 	IPTables           bool       // keep the nft table; without it no port is published
-	UserlandProxy      bool       // accepted; the kernel does all of it
 	Pool               int        // slots kept ready for the network bridge; 0: 4, negative: none
 	// Pools are what networks get subnets of; nil: ipam.DefaultPools.
 	Pools []ipam.Pool

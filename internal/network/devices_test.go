@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"os/exec"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
+	"hezi/internal/network/netns"
 	"hezi/internal/network/options"
 )
 
@@ -71,8 +73,12 @@ func TestSharedParent(t *testing.T) {
 	for _, name := range []string{"one", "two"} {
 		q := named("macvlan", "parent", "own1.7")
 		q.Name = name
-		if _, err := c.Create(context.Background(), q); err != nil {
-			t.Skip("this kernel has no VLANs:", err)
+		var lacking netns.NoKindError
+		switch _, err := c.Create(context.Background(), q); {
+		case errors.As(err, &lacking):
+			t.Skip("this kernel has no VLANs (CONFIG_VLAN_8021Q):", err)
+		case err != nil:
+			t.Fatal(err)
 		}
 	}
 	if err := c.Close(); err != nil {

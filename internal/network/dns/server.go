@@ -397,7 +397,8 @@ func (s *Server) serve(b *box, msg []byte, stream bool, reply func([]byte)) {
 	default:
 		q, err := wire.ParseQuery(slices.Clone(msg)) // the buffer is used again
 		if err != nil {
-			panic("a message that was read cannot be read again")
+			s.leave(b) // it was read before: cannot happen, and must not end the engine
+			return
 		}
 		go func() {
 			defer s.leave(b)

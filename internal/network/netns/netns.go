@@ -359,7 +359,11 @@ func addOnParent(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
 type NoKindError string
 
 func (k NoKindError) Error() string {
-	return fmt.Sprintf("this kernel has no %s devices: load the module (modprobe %s), or use another driver", string(k), string(k))
+	module := string(k)
+	if k == "vlan" {
+		module = "8021q"
+	}
+	return fmt.Sprintf("this kernel has no %s devices: load the module (modprobe %s), or use another driver", string(k), module)
 }
 
 // address gives an interface its addresses and default routes, from inside.
