@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -248,7 +249,8 @@ func newEngine(o Options) *Engine {
 		r.o.Users = users.NewPool(nil)
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	e := &Engine{records: r, Execs: &Execs{records: r, index: execs.New()}, Streams: &Streams{r}, Files: &Files{r}, Limits: newLimits(r), launcher: launcher{r}}
+	e := &Engine{records: r, Execs: &Execs{records: r, index: execs.New(filepath.Join(o.ExecRoot, "execs"))},
+		Streams: &Streams{r}, Files: &Files{r}, Limits: newLimits(r), launcher: launcher{r}}
 	e.checks = newChecks(e)
 	return e
 }

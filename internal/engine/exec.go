@@ -2,12 +2,9 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -30,43 +27,6 @@ type Execs struct {
 	index *execs.Index
 }
 
-func (e *Execs) execFolder() string { return filepath.Join(e.o.ExecRoot, "execs") }
-
-func (e *Execs) execFile(id string) string { return filepath.Join(e.execFolder(), id+".json") }
-
-func (e *Execs) saveExec(v *execs.Execution) error {
-	if v.Config.Check {
-		e.index.Set(v)
-		return nil
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	path := e.execFile(v.ID)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("store the exec: %w", err), os.Remove(path+".new"))
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return errors.Join(fmt.Errorf("store the exec: %w", err), os.Remove(path+".new"))
-	}
-	if old := e.index.Set(v); old != "" {
-		return os.Remove(e.execFile(old))
-	}
-	return nil
-}
-
-// dropExecs forgets a removed container's execs.
-func (e *Execs) dropExecs(containerID string) error {
-	var errs []error
-	for _, id := range e.index.Take(containerID) {
-		if err := os.Remove(e.execFile(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // ExecCreate prepares a process in a running container.
 func (e *Execs) ExecCreate(_ context.Context, ref string, q ExecConfig) (string, error) {
 	c, err := e.find(ref)
@@ -84,10 +44,11 @@ func (e *Execs) ExecCreate(_ context.Context, ref string, q ExecConfig) (string,
 		return "", errdefs.ErrInvalidArgument.WithMessage("No exec command specified")
 	}
 	v := &execs.Execution{ID: newID(), Container: r.ID, Config: q, Made: time.Now()}
-	if q.AtOnce {
-		e.index.Set(v)
-	} else if err := e.saveExec(v); err != nil {
+	if err := e.index.Add(v); err != nil {
 		return "", err
+	}
+	if _, err := e.entry(r.ID); err != nil { // removed meanwhile, its execs maybe before this one
+		return "", errors.Join(err, e.index.Take(r.ID))
 	}
 	e.publishExec(r, v, events.ActionExecCreate+": "+events.Action(strings.Join(q.Cmd, " ")))
 	return v.ID, nil
@@ -134,16 +95,10 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 	}
 	q := keeper.ExecRequest{ContainerID: r.ID, ExecID: id, Process: p, StdinOnce: true, DetachKeys: keys,
 		KillOnDisconnect: v.Config.KillOnDisconnect, AwaitAttach: hijack != nil}
-	if !e.index.Claim(v) {
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("exec command %s has already run: make another", id))
-	}
-	e.publishExec(r, v, events.ActionExecStart+": "+events.Action(strings.Join(v.Config.Cmd, " ")))
-	next := *v
-	next.Running = true
-	if err := e.saveExec(&next); err != nil {
-		e.index.Set(v) // it may be tried again
+	if err := e.index.Start(id); err != nil {
 		return err
 	}
+	e.publishExec(r, v, events.ActionExecStart+": "+events.Action(strings.Join(v.Config.Cmd, " ")))
 	began, err := e.o.Keeper.Exec(ctx, q)
 	if err != nil {
 		return e.execFailed(v, err)
@@ -172,9 +127,7 @@ func (e *Execs) execFailed(v *execs.Execution, err error) error {
 		}
 		failed = errdefs.ErrInvalidArgument.WithMessage("exec failed: " + b.Message)
 	}
-	next := *v
-	next.Running, next.Exit = false, &code
-	if err := e.saveExec(&next); err != nil {
+	if _, err := e.index.End(v.ID, code); err != nil {
 		e.o.Log.Warn("store an exec's end", "error", err)
 	}
 	return failed
@@ -222,18 +175,15 @@ func (e *Execs) execProcess(r *record, v *execs.Execution, o ExecStartOptions) (
 
 // execExited stores an exec's exit and acknowledges it.
 func (e *Execs) execExited(containerID, id string, exit box.Exit) {
-	if v, err := e.index.Get(id); err == nil && v.Exit == nil {
-		next := *v
-		next.Running, next.PID, next.Exit = false, 0, &exit.Code
-		if err := e.saveExec(&next); err != nil {
+	v, err := e.index.Get(id)
+	if err == nil {
+		ended, err := e.index.End(id, exit.Code)
+		if err != nil {
 			e.o.Log.Warn("store an exec's end", "error", err)
 			return
 		}
-		if c, err := e.entry(containerID); err == nil {
+		if c, err := e.entry(containerID); err == nil && ended {
 			e.publishExec(c.latest.Load(), v, events.ActionExecDie, "exitCode", strconv.Itoa(exit.Code))
-		}
-		if v.Config.Check {
-			e.index.Forget(id)
 		}
 	}
 	e.work.Go(func() {
@@ -257,13 +207,8 @@ func (e *Execs) closeExec(id string, code int) {
 	if err != nil || !v.Running {
 		return
 	}
-	next := *v
-	next.Running, next.PID, next.Exit = false, 0, &code
-	if err := e.saveExec(&next); err != nil {
+	if _, err := e.index.End(id, code); err != nil {
 		e.o.Log.Warn("store an exec's end", "error", err)
-	}
-	if v.Config.Check {
-		e.index.Forget(id)
 	}
 }
 
@@ -287,12 +232,12 @@ func (e *Execs) meet(ran []*execs.Execution, list []keeper.Status) {
 
 // loadExecs takes up the execs of the hezid before.
 func (e *Execs) loadExecs(list []keeper.Status) error {
-	if err := e.index.Load(e.execFolder(), e.o.Log); err != nil {
+	if err := e.index.Load(e.o.Log); err != nil {
 		return err
 	}
 	for _, v := range e.index.Of("") {
 		if _, err := e.entry(v.Container); err != nil { // it ended while its container was removed
-			if err := e.dropExecs(v.Container); err != nil {
+			if err := e.index.Take(v.Container); err != nil {
 				return err
 			}
 		}

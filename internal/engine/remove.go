@@ -79,7 +79,7 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 	delete(e.boxes, r.ID)
 	e.mu.Unlock()
 	e.checks.end(c)
-	errs := []error{e.dropExecs(r.ID), e.o.Layers.Remove(r.ID), os.RemoveAll(filepath.Join(e.transient(), r.ID)), e.o.Images.Unpin(ctx, r.ID)}
+	errs := []error{e.index.Take(r.ID), e.o.Layers.Remove(r.ID), os.RemoveAll(filepath.Join(e.transient(), r.ID)), e.o.Images.Unpin(ctx, r.ID)}
 	for _, p := range r.mountedImages() {
 		errs = append(errs, e.o.Images.Unpin(ctx, imageHold(r, p)))
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
+	"hezi/internal/engine/execs"
 	"hezi/internal/engine/health"
 	"hezi/internal/keeper"
 	"hezi/internal/store"
@@ -23,6 +24,7 @@ func kept(t *testing.T, records ...*record) *Engine {
 	t.Helper()
 	e := viewed(t, records...)
 	e.o.DataRoot, e.o.ExecRoot = t.TempDir(), t.TempDir()
+	e.index = execs.New(filepath.Join(e.o.ExecRoot, "execs"))
 	db, err := store.Open(filepath.Join(e.o.DataRoot, "hezi.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +32,7 @@ func kept(t *testing.T, records ...*record) *Engine {
 	t.Cleanup(func() { db.Close() })
 	e.o.Store, e.o.Keeper = db, keeper.NewClient(e.o.ExecRoot)
 	agreeable(t, e.o.ExecRoot)
-	for _, dir := range []string{filepath.Join(e.o.ExecRoot, "containers"), e.execFolder()} {
+	for _, dir := range []string{filepath.Join(e.o.ExecRoot, "containers"), filepath.Join(e.o.ExecRoot, "execs")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -325,7 +325,9 @@ func TestInspectGolden(t *testing.T) {
 			e := viewed(t, r)
 			for _, x := range []string{"exec2", "exec1"} {
 				if name == "running" {
-					e.index.Set(&execs.Execution{ID: x, Container: r.ID, Running: true})
+					if err := e.index.Add(&execs.Execution{ID: x, Container: r.ID, Running: true, Config: execs.Config{AtOnce: true}}); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			got, err := e.Inspect(t.Context(), r.Name, false)
