@@ -97,6 +97,16 @@ func run(rounds int, only string) (err error) {
 			return err
 		}
 	}
+	if wanted("throughput and connections") {
+		if err := traffic(e, max(1, rounds/6)); err != nil {
+			return err
+		}
+	}
+	if strings.Contains("start on a network of 1,000", only) && only != "" {
+		if err := crowd(e, rounds); err != nil {
+			return err
+		}
+	}
 	if err := images(e, max(3, rounds/6), wanted); err != nil {
 		return err
 	}
@@ -155,6 +165,8 @@ func works(e *harness.Engine, bundle string) ([]work, func(), error) {
 	cleanup := func() { e.Hezi("rm", "-f", "bench") }
 	runs := work{"run --rm busybox true", []contender{h("run", "--rm", "busybox", "true"), via("run", "--rm", "busybox", "true")}}
 	none := work{"run --rm --network none", []contender{h("run", "--rm", "--network", "none", "busybox", "true")}}
+	port := work{"run --rm, without and with -p 80", []contender{h("run", "--rm", "busybox", "true"), h("run", "--rm", "-p", "80", "busybox", "true")}}
+	port.contenders[1].name = "hezi, with a port"
 	execs := work{"exec true", []contender{h("exec", "bench", "true"), via("exec", "bench", "true")}}
 	version := work{"version", []contender{h("version"), via("version")}}
 
@@ -190,7 +202,7 @@ func works(e *harness.Engine, bundle string) ([]work, func(), error) {
 			none.contenders = append(none.contenders, c)
 		}
 	}
-	return []work{runs, none, execs, version}, cleanup, nil
+	return []work{runs, none, port, execs, version}, cleanup, nil
 }
 
 // makeBundle is a busybox root and runc's default config with `true`.

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,29 +58,64 @@ func TestPublished(t *testing.T) {
 	}
 }
 
-// TestRuns: a hundred runs with published ports leave no link, mount, namespace,
-// rule, address, route, cgroup, descriptor or folder behind.
+// TestRuns: a hundred runs on the default bridge and on a network of both
+// families, with published ports, leave no link, mount, namespace, rule, address,
+// route, cgroup, descriptor or folder behind. HEZI_TEST_RUNS=10000 makes them more.
 func TestRuns(t *testing.T) {
-	engine.Must(t, "run", "--rm", "-p", "80", "busybox", "true") // what is made once is made
+	total := 100
+	if v := os.Getenv("HEZI_TEST_RUNS"); v != "" {
+		var err error
+		if total, err = strconv.Atoi(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	engine.Must(t, "network", "create", "--ipv6", "runs")
+	t.Cleanup(func() { engine.Must(t, "network", "rm", "runs") })
+	engine.Must(t, "network", "create", "runs-too")
+	t.Cleanup(func() { engine.Must(t, "network", "rm", "runs-too") })
 	host := func() string {
-		out, err := exec.Command("sh", "-c", "ip -o addr show scope global | awk '{print $2, $4}'; ip route; ls /run/netns 2>/dev/null; exit 0").CombinedOutput()
+		out, err := exec.Command("sh", "-c", "ip -o addr show scope global | awk '{print $2, $4}'; ip route; ip -6 route; ls /run/netns 2>/dev/null; exit 0").CombinedOutput()
 		if err != nil {
 			t.Fatal(err)
 		}
 		return string(out)
 	}
-	before, addresses := engine.Count(), host()
-	for i := range 100 {
-		args := []string{"run", "--rm", "-p", "80", "-p", "127.0.0.1::81/udp", "-v", "/anonymous", "busybox", "sh", "-c", "exit " + fmt.Sprint(i%2)}
-		if r := engine.Hezi(args...); r.Code != i%2 {
-			t.Fatalf("run %d: exit %d %s", i, r.Code, r.Err)
+	once := func(i int) {
+		args := []string{"run", "--rm", "-p", "80", "-p", "127.0.0.1::81/udp", "-v", "/anonymous"}
+		switch i % 3 {
+		case 1:
+			args = append(args, "--network", "runs", "--network-alias", "web")
+		case 2:
+			args = append(args, "--network", "runs", "--network", "runs-too")
+		}
+		if r := engine.Hezi(append(args, "busybox", "sh", "-c", "exit "+fmt.Sprint(i%2))...); r.Code != i%2 {
+			t.Errorf("run %d: exit %d %s", i, r.Code, r.Err)
 		}
 	}
-	engine.NothingLeft(t, before, 2)
-	bridge := engine.Must(t, "network", "inspect", "-f", `{{index .Options "com.docker.network.bridge.name"}}`, "bridge")
+	many := func(n int) {
+		var hands sync.WaitGroup
+		for hand := range 3 {
+			hands.Go(func() {
+				for i := hand; i < n && !t.Failed(); i += 3 {
+					once(i)
+				}
+			})
+		}
+		hands.Wait()
+	}
+	many(6) // what is made once is made
+	before, addresses := engine.Count(), host()
+	many(total)
+	engine.NothingLeft(t, before, 4)
+	bridges := []string{engine.Must(t, "network", "inspect", "-f", `{{index .Options "com.docker.network.bridge.name"}}`, "bridge")}
+	for _, network := range []string{"runs", "runs-too"} {
+		bridges = append(bridges, "hezi-"+engine.Must(t, "network", "inspect", "-f", `{{printf "%.10s" .Id}}`, network))
+	}
 	for _, line := range strings.Split(host(), "\n") {
-		if !strings.Contains(addresses, line) && strings.Contains(line, bridge) {
-			t.Errorf("left behind: %s", line)
+		for _, b := range bridges {
+			if !strings.Contains(addresses, line) && strings.Contains(line, b) {
+				t.Errorf("left behind: %s", line)
+			}
 		}
 	}
 }

@@ -34,8 +34,8 @@ func (e *Engine) Count() Counts {
 		entries, _ := os.ReadDir(filepath.Join(e.Dir, dir))
 		c[name] = len(entries)
 	}
-	if out, err := exec.Command("nft", "list", "table", "ip", "hezi-"+e.identity()).Output(); err == nil {
-		c["firewall lines"] = strings.Count(string(out), "\n")
+	if out, err := exec.Command("nft", "list", "table", "inet", "hezi-"+e.identity()).Output(); err == nil { // absent with iptables: false
+		c["firewall lines and elements"] = strings.Count(string(out), "\n") + strings.Count(string(out), ",")
 	}
 	c["engine descriptors"] = descriptors(e.PID())
 	keeper, holder := e.Keeper()
