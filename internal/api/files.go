@@ -5,6 +5,8 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/moby/moby/api/types/container"
+
 	"hezi/internal/engine"
 )
 
@@ -12,10 +14,40 @@ import (
 // *engine.Engine has it.
 type Files interface {
 	Export(ctx context.Context, ref string) (*engine.Export, error)
+	Changes(ctx context.Context, ref string) ([]container.FilesystemChange, error)
+}
+
+// Commits is what makes images of containers. engine.Commits has it.
+type Commits interface {
+	Commit(ctx context.Context, ref string, o engine.CommitOptions) (string, error)
 }
 
 var fileRoutes = []route{
 	{method: "GET", path: "/containers/{id}/export", handle: containerExport},
+	{method: "GET", path: "/containers/{id}/changes", handle: containerChanges},
+	{method: "POST", path: "/commit", handle: commit},
+}
+
+func containerChanges(c *call) error {
+	list, err := c.backend.Files.Changes(c.ctx(), c.arg)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusOK, list)
+}
+
+func commit(c *call) error {
+	q := c.query()
+	o := engine.CommitOptions{Reference: withTag(q.Get("repo"), q.Get("tag")), Author: q.Get("author"), Message: q.Get("comment"),
+		Changes: q["changes"], NoPause: q.Has("pause") && !c.flag("pause")}
+	if err := c.optionalBody(&o.Config); err != nil {
+		return err
+	}
+	id, err := c.backend.Commits.Commit(c.ctx(), q.Get("container"), o)
+	if err != nil {
+		return err
+	}
+	return c.writeJSON(http.StatusCreated, container.CommitResponse{ID: id})
 }
 
 func containerExport(c *call) error {

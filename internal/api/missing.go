@@ -13,12 +13,10 @@ func missing(what, instead string) func(*call) error {
 }
 
 var missingRoutes = []route{
-	{method: "GET", path: "/containers/{id}/changes", handle: missing("diff", "compare the container's files with a container of the same image by exec")},
 	{method: "GET", path: "/containers/{id}/attach/ws", handle: missing("attach over a websocket", "use POST /containers/{id}/attach")},
 	{method: "HEAD", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
 	{method: "GET", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
 	{method: "PUT", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
-	{method: "POST", path: "/commit", handle: missing("commit", "build the image elsewhere, and load or pull it")},
 	{method: "POST", path: "/build", handle: missing("build", "build the image elsewhere, for example with docker buildx or buildah, and load it (hezi load) or push it to a registry and pull it")},
 	{method: "POST", path: "/build/cancel", handle: missing("build", "there is no build that could be cancelled")},
 	{method: "POST", path: "/session", handle: missing("build", "build the image elsewhere, and load or pull it")},

@@ -23,6 +23,7 @@ type Backend struct {
 	Limits      Limits
 	Execs       Execs
 	Files       Files
+	Commits     Commits
 	Images      Images
 	Upkeep      Upkeep
 	Disk        Disk

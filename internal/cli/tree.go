@@ -103,10 +103,10 @@ func commands() []entry {
 func containerCommands() []entry {
 	return []entry{
 		{name: "attach", short: "Attach local standard input, output, and error streams to a running container", build: newAttach},
-		missing("commit", "Create a new image from a container's changes", "build the image elsewhere, and load or pull it"),
+		{name: "commit", short: "Create a new image from a container's changes", build: newCommit},
 		missing("cp", "Copy files/folders between a container and the local filesystem", "bind a host folder with -v, or pipe tar through exec: hezi exec CONTAINER tar -c PATH | tar -x"),
 		{name: "create", short: "Create a new container", build: newCreate},
-		missing("diff", "Inspect changes to files or directories on a container's filesystem", ""),
+		{name: "diff", short: "Inspect changes to files or directories on a container's filesystem", build: newDiff},
 		{name: "exec", short: "Execute a command in a running container", build: newExec},
 		{name: "export", short: "Export a container's filesystem as a tar archive", build: newExport},
 		{name: "inspect", short: "Display detailed information on one or more containers", build: newContainerInspect},

@@ -164,6 +164,7 @@ type record struct {
 	State    State
 	Exit     int // code
 	OOM      bool
+	Thaw     bool // it is paused for a moment, by this engine
 	Error    string
 	Started  time.Time // zero: never
 	Finished time.Time

@@ -113,6 +113,13 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 		over := c.over
 		e.work.Go(func() { stopOn(e, r, over) })
 	}
+	if err == nil && r.Thaw && r.State == container.StatePaused { // for the engine before, which has ended
+		e.work.Go(func() {
+			if err := e.thaw(e.ctx, r, true); err != nil {
+				e.o.Log.Error("a container stays paused that was paused for a moment: hezi unpause lets it go on", "container", r.ID, "error", err)
+			}
+		})
+	}
 	if err != nil || r.Net == nil || s.Exit != nil {
 		return err // the keeper tells the exit again
 	}

@@ -234,7 +234,7 @@ func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}, pair
 			break
 		}
 		// Somebody may have paused it meanwhile: a frozen process does not die.
-		if err := e.thaw(wait, r); err != nil && wait.Err() == nil {
+		if err := e.thaw(wait, r, false); err != nil && wait.Err() == nil {
 			e.o.Log.Warn("thaw a container that is to end", "container", r.ID, "error", err)
 		}
 	}
@@ -251,11 +251,11 @@ func (e *Engine) send(ctx context.Context, r *record, sig syscall.Signal, pairs 
 		return err
 	}
 	e.publish(r, events.ActionKill, append(pairs, "signal", strconv.Itoa(int(sig)))...)
-	return e.thaw(ctx, r)
+	return e.thaw(ctx, r, false)
 }
 
-// thaw lets a run go on that is paused by now.
-func (e *Engine) thaw(ctx context.Context, r *record) error {
+// thaw lets a run go on that is paused by now; tell: by an event too.
+func (e *Engine) thaw(ctx context.Context, r *record, tell bool) error {
 	c, err := e.entry(r.ID)
 	if err != nil {
 		return nil // removed
@@ -263,7 +263,7 @@ func (e *Engine) thaw(ctx context.Context, r *record) error {
 	if now := c.latest.Load(); now.State != container.StatePaused || now.PID != r.PID {
 		return nil
 	}
-	err = e.unpause(ctx, r.ID, false)
+	err = e.unpause(ctx, r.ID, tell)
 	if errdefs.IsConflict(err) || errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) { // somebody else did, or it has ended
 		return nil
 	}
@@ -353,7 +353,11 @@ func (e *Engine) restarted(c *entry, id string) error {
 }
 
 // Pause freezes a container.
-func (e *Engine) Pause(ctx context.Context, ref string) error {
+func (e *Engine) Pause(ctx context.Context, ref string) error { return e.pause(ctx, ref, false) }
+
+// pause freezes a container; passing: only for as long as this engine works on
+// its files, so that the next engine lets it go on.
+func (e *Engine) pause(ctx context.Context, ref string, passing bool) error {
 	c, unlock, err := e.lock(ctx, ref)
 	if err != nil {
 		return err
@@ -366,6 +370,11 @@ func (e *Engine) Pause(ctx context.Context, ref string) error {
 		return errdefs.ErrConflict.WithMessage("container " + ref + " is already paused")
 	default:
 		return notRunning(r)
+	}
+	if passing != r.Thaw {
+		if _, err := e.change(c, func(r *record) { r.Thaw = passing }); err != nil {
+			return err
+		}
 	}
 	if err := e.o.Keeper.Pause(ctx, r.ID); err != nil {
 		return err
@@ -397,7 +406,7 @@ func (e *Engine) unpause(ctx context.Context, ref string, tell bool) error {
 	if err := e.o.Keeper.Resume(ctx, r.ID); err != nil {
 		return err
 	}
-	if r, err = e.change(c, func(r *record) { r.State = container.StateRunning }); err != nil {
+	if r, err = e.change(c, func(r *record) { r.State, r.Thaw = container.StateRunning, false }); err != nil {
 		return err
 	}
 	e.checks.unpause(c)

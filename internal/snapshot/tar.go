@@ -20,7 +20,7 @@ import (
 // followed: what changes the tree meanwhile cannot lead out of it. A file that
 // goes away is left out; one that shrinks is filled up with zeros.
 func Tar(ctx context.Context, root *os.File, w io.Writer) error {
-	a := tarring{ctx: ctx, w: tar.NewWriter(w), links: map[inode]string{}, buf: make([]byte, 256<<10)}
+	a := newTarring(ctx, w)
 	fd, err := unix.Dup(int(root.Fd()))
 	if err != nil {
 		return fmt.Errorf("read the file system: %w", err)
@@ -31,6 +31,10 @@ func Tar(ctx context.Context, root *os.File, w io.Writer) error {
 	return a.w.Close()
 }
 
+func newTarring(ctx context.Context, w io.Writer) *tarring {
+	return &tarring{ctx: ctx, w: tar.NewWriter(w), links: map[inode]string{}, buf: make([]byte, 256<<10)}
+}
+
 type inode struct{ dev, ino uint64 }
 
 type tarring struct {
@@ -38,6 +42,8 @@ type tarring struct {
 	w     *tar.Writer
 	links map[inode]string // files with several names, by the first
 	buf   []byte
+
+	shallow bool // directories without what is in them
 
 	names, value []byte // of attributes
 }
@@ -162,7 +168,7 @@ func (a *tarring) folder(dir int, base string, h *tar.Header) error {
 	h.Typeflag, h.Name = tar.TypeDir, name+"/"
 	describe(h, &st)
 	a.ofOpen(h, fd)
-	if err := a.write(h); err != nil {
+	if err := a.write(h); err != nil || a.shallow {
 		unix.Close(fd)
 		return err
 	}
@@ -237,8 +243,15 @@ func readlink(dir int, base string, size int64) (string, error) {
 // maxAttribute is the kernel's limit for one extended attribute (xattr(7)).
 const maxAttribute = 64 << 10
 
-// attributes notes the extended attributes that mean something elsewhere: file
-// capabilities, access lists, and users' own. list and get are system calls.
+// travels says whether an extended attribute means something elsewhere: file
+// capabilities, access lists, and users' own.
+func travels(name string) bool {
+	return name == "security.capability" || strings.HasPrefix(name, "system.posix_acl_") ||
+		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+}
+
+// attributes notes the extended attributes that travel. list and get are system
+// calls.
 func (a *tarring) attributes(h *tar.Header, list func([]byte) (int, error), get func(string, []byte) (int, error)) {
 	if a.names == nil {
 		a.names, a.value = make([]byte, maxAttribute), make([]byte, maxAttribute)
@@ -248,7 +261,7 @@ func (a *tarring) attributes(h *tar.Header, list func([]byte) (int, error), get 
 		return // there are none, or the file system has none
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(a.names[:n]), "\x00"), "\x00") {
-		if name != "security.capability" && !strings.HasPrefix(name, "system.posix_acl_") && !strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.overlay.") {
+		if !travels(name) {
 			continue
 		}
 		n, err := get(name, a.value)

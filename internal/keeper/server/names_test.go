@@ -3,7 +3,6 @@ package server
 import (
 	"os"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,12 +71,7 @@ func TestNameSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("after the upgrade")
-	old := b.info()
-	b.kill(old.HolderPID)
-	for b.info().HolderPID == old.HolderPID {
-		time.Sleep(5 * time.Millisecond)
-	}
-	time.Sleep(time.Second) // it is given everything
+	b.otherHolder()
 	b.kill(b.info().PID)
 	check("after the holder's death, and then the keeper's")
 	// A container that runs can be given them, and others in their place.

@@ -359,18 +359,37 @@ func TestKeeperKilled(t *testing.T) {
 	}
 }
 
+// otherHolder kills the holder, and waits until the next one has been given
+// everything.
+func (b *bed) otherHolder() {
+	b.t.Helper()
+	held := func(pid int) int {
+		list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return len(list)
+	}
+	old := b.info().HolderPID
+	all := held(old)
+	b.kill(old)
+	for b.info().HolderPID == old {
+		time.Sleep(5 * time.Millisecond)
+	}
+	for deadline := time.Now().Add(30 * time.Second); held(b.info().HolderPID) < all; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("the next holder has %d descriptors, the one before had %d", held(b.info().HolderPID), all)
+		}
+	}
+}
+
 // TestHolderKilled: the keeper goes on, starts a new one, and the exit after
 // one more death of the keeper is still known.
 func TestHolderKilled(t *testing.T) {
 	b := newBed(t)
 	b.start(b.request("a", "sleep 3; exit 6"))
-	first := b.info()
-	b.kill(first.HolderPID)
-	for b.info().HolderPID == first.HolderPID {
-		time.Sleep(5 * time.Millisecond)
-	}
-	time.Sleep(time.Second) // it is given everything
-	b.kill(first.PID)
+	b.otherHolder()
+	b.kill(b.info().PID)
 	if e := b.wait("a"); e.Code != 6 {
 		t.Fatalf("exit %+v", e)
 	}
