@@ -14,20 +14,12 @@ func missing(what, instead string) func(*call) error {
 
 var missingRoutes = []route{
 	{method: "GET", path: "/containers/{id}/attach/ws", handle: missing("attach over a websocket", "use POST /containers/{id}/attach")},
-	{method: "HEAD", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
-	{method: "GET", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
-	{method: "PUT", path: "/containers/{id}/archive", handle: missing(copying, copyInstead)},
 	{method: "POST", path: "/build", handle: missing("build", "build the image elsewhere, for example with docker buildx or buildah, and load it (hezi load) or push it to a registry and pull it")},
 	{method: "POST", path: "/build/cancel", handle: missing("build", "there is no build that could be cancelled")},
 	{method: "POST", path: "/session", handle: missing("build", "build the image elsewhere, and load or pull it")},
 	{method: "POST", path: "/grpc", handle: missing("build", "build the image elsewhere, and load or pull it")},
 	{method: "PUT", path: "/volumes/{name...}", handle: missing("update of a volume", "only cluster volumes can be updated, and there is no cluster")},
 }
-
-const (
-	copying     = "copying files (cp)"
-	copyInstead = "bind a host folder with -v, or pipe tar through exec: hezi exec CONTAINER tar -c PATH | tar -x"
-)
 
 // notInSwarm answers as an engine does that is in no swarm; the texts are Docker's.
 func notInSwarm(*call) error {

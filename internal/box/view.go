@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/box/initproc"
 )
 
 var errEnded = fmt.Errorf("the container's process has ended: %w", os.ErrNotExist)
@@ -40,6 +43,155 @@ func RootOf(pid int, upper string) (*os.File, error) {
 	return reopened(fd, "root")
 }
 
+// Inside is the file system of a box, with all that is mounted in it.
+type Inside struct {
+	Root *os.File // opened as a path
+
+	// What keeps the mounts: their namespace, or the thread that is in it and does
+	// what it is told.
+	namespace *os.File
+	upper     string
+	todo      chan func()
+	left      chan struct{}
+}
+
+// Do calls f in the mount namespace of the file system, where the kernel knows
+// what is a mount point: from elsewhere, to remove a file that one is on unmounts
+// it. f must stay on its goroutine, whose root and working directory are its own.
+// Files are made as the root of users, of a box that has users of its own: where
+// owners are mapped, the kernel lets nobody else make any.
+func (i *Inside) Do(users *Users, f func() error) error {
+	if i.namespace == nil {
+		done := make(chan error, 1)
+		i.todo <- func() { done <- f() }
+		return <-done
+	}
+	_, err := elsewhere(func() (int, error) {
+		if err := enterMounts(i.namespace, i.upper); err != nil {
+			return -1, err
+		}
+		if users != nil {
+			if err := users.ownFiles(); err != nil {
+				return -1, fmt.Errorf("make files as the container's root: %w", err)
+			}
+		}
+		return -1, f()
+	})
+	return err
+}
+
+// Close lets it go.
+func (i *Inside) Close() error {
+	err := i.Root.Close()
+	if i.namespace != nil {
+		return errors.Join(err, i.namespace.Close())
+	}
+	close(i.todo)
+	<-i.left
+	return err
+}
+
+// Enter opens the file system of a running box as the box has it at every
+// moment. upper is as for RootOf.
+func Enter(pid int, upper string) (*Inside, error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		return nil, fmt.Errorf("the container's mounts: %w", err)
+	}
+	fd, err := elsewhere(func() (int, error) {
+		if err := enterMounts(ns, upper); err != nil {
+			return -1, err
+		}
+		return unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return &Inside{Root: os.NewFile(uintptr(fd), "root"), namespace: ns, upper: upper}, nil
+}
+
+// Assemble mounts a root and, in it, binds and images, as a box would have them
+// that does not run, where nobody else sees them. New volumes are filled. Owners
+// that a mount maps are not: ids are as they are on disk.
+func Assemble(o *Overlay, mounts []Mount) (*Inside, error) {
+	in := &Inside{todo: make(chan func()), left: make(chan struct{})}
+	ready := make(chan error, 1)
+	go in.assemble(o, mounts, ready)
+	if err := <-ready; err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+// assemble stays on its thread until it is left, for the mounts end with it.
+func (i *Inside) assemble(o *Overlay, mounts []Mount, ready chan<- error) {
+	runtime.LockOSThread()              // never unlocked: the thread ends
+	if unix.Gettid() == unix.Getpid() { // the first thread never ends: keep it busy and take another
+		defer runtime.UnlockOSThread()
+		next := make(chan struct{})
+		go func() {
+			i.assemble(o, mounts, ready)
+			close(next)
+		}()
+		<-next
+		return
+	}
+	defer close(i.left)
+	root, err := assembled(o, mounts)
+	if err == nil {
+		i.Root = os.NewFile(uintptr(root), "root")
+	}
+	ready <- err
+	if err != nil {
+		return
+	}
+	for f := range i.todo {
+		f()
+	}
+}
+
+func assembled(o *Overlay, mounts []Mount) (root int, err error) {
+	fail := func(what string, err error) (int, error) {
+		return -1, fmt.Errorf("the container's file system: %s: %w", what, err)
+	}
+	b := newBundle()
+	defer func() { b.close() }()
+	fd, err := mountOverlay(o)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	if err := b.mounts(&Spec{Mounts: mounts}); err != nil {
+		return -1, err
+	}
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return fail("make a mount namespace", err)
+	}
+	// Slave: what others unmount goes away here too, and nothing goes back.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fail("keep mounts from spreading", err)
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil { // over what the thread has no use for
+		return fail("attach its root", err)
+	}
+	b.owned = nil // theirs by now
+	if err := initproc.Attach(fd, &b.plan, b.files); err != nil {
+		return -1, asError(err)
+	}
+	if root, err = unix.Openat(fd, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fail("open it", err)
+	}
+	if err = unix.Fchdir(root); err == nil {
+		err = unix.Chroot(".") // what is done there by a path stays there
+	}
+	if err != nil {
+		unix.Close(root)
+		return fail("enter it", err)
+	}
+	return root, nil
+}
+
 // elsewhere calls f on a thread that is thrown away afterwards, with the
 // namespaces that it went into.
 func elsewhere(f func() (int, error)) (int, error) {
@@ -63,32 +215,52 @@ func elsewhere(f func() (int, error)) (int, error) {
 	return got.fd, got.err
 }
 
-// cloneRoot takes the calling thread into a mount namespace.
-func cloneRoot(ns *os.File, upper string) (int, error) {
-	fail := func(what string, err error) (int, error) {
-		return -1, fmt.Errorf("the container's root file system: %s: %w", what, err)
+// enterMounts takes the calling thread into a box's mount namespace.
+func enterMounts(ns *os.File, upper string) error {
+	fail := func(what string, err error) error {
+		return fmt.Errorf("the container's root file system: %s: %w", what, err)
 	}
+	// The box's own /proc does not know this thread.
+	self, err := unix.Open("/proc/thread-self", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail("find this thread", err)
+	}
+	defer unix.Close(self)
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fail("leave the engine's root", err)
 	}
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
 		return fail("enter its mounts", err)
 	}
-	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
+	list, err := unix.Openat(self, "mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fail("read its mounts", err)
+		return fail("open the list of its mounts", err)
+	}
+	f := os.NewFile(uintptr(list), "mountinfo")
+	defer f.Close()
+	mounts, err := io.ReadAll(f)
+	if err != nil {
+		return fail("read the list of its mounts", err)
 	}
 	if !rootIs(mounts, upper) {
-		return -1, errEnded
+		return errEnded
+	}
+	return nil
+}
+
+// cloneRoot clones a box's root mount alone.
+func cloneRoot(ns *os.File, upper string) (int, error) {
+	if err := enterMounts(ns, upper); err != nil {
+		return -1, err
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
-		return fail("open it", err)
+		return -1, fmt.Errorf("the container's root file system: open it: %w", err)
 	}
 	// What is mounted in the box from now on must not appear here.
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil && !errors.Is(err, unix.ENOSYS) {
 		unix.Close(fd)
-		return fail("keep mounts out", err)
+		return -1, fmt.Errorf("the container's root file system: keep mounts out: %w", err)
 	}
 	return fd, nil
 }
@@ -102,7 +274,9 @@ func rootIs(mountinfo []byte, upper string) bool {
 			continue
 		}
 		for o := range strings.SplitSeq(f[len(f)-1], ",") {
-			if dir, ok := strings.CutPrefix(o, "upperdir="); ok && dir != "" && (dir == upper || strings.HasSuffix(upper, "/"+dir)) {
+			// The path is of the mount that the directory was named by: with mapped
+			// owners that is one of the layers' folder.
+			if dir, ok := strings.CutPrefix(o, "upperdir="); ok && strings.Contains(strings.Trim(dir, "/"), "/") && strings.HasSuffix(upper, "/"+strings.TrimPrefix(dir, "/")) {
 				return true
 			}
 		}

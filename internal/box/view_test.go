@@ -18,6 +18,8 @@ func TestRootIs(t *testing.T) {
 		"1 2 0:3 / / rw - ext4 /dev/vda rw":                                                                     false,
 		"1 2 0:3 / /proc rw - overlay overlay rw,upperdir=/data/writable/abc/fs":                                false,
 		"1 2 0:3 / / rw - ext4 /dev/vda rw\n2 2 0:3 / / rw - overlay overlay rw,upperdir=/data/writable/abc/fs": false,
+		"1 2 0:3 / / rw - overlay overlay rw,lowerdir+=/,upperdir=/abc/fs,workdir=/abc/work":                    true,
+		"1 2 0:3 / / rw - overlay overlay rw,lowerdir+=/,upperdir=/fs,workdir=/work":                            false,
 		"": false, "1 2": false,
 	} {
 		if got := rootIs([]byte(line+"\n"), upper); got != want {

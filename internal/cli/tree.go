@@ -104,7 +104,7 @@ func containerCommands() []entry {
 	return []entry{
 		{name: "attach", short: "Attach local standard input, output, and error streams to a running container", build: newAttach},
 		{name: "commit", short: "Create a new image from a container's changes", build: newCommit},
-		missing("cp", "Copy files/folders between a container and the local filesystem", "bind a host folder with -v, or pipe tar through exec: hezi exec CONTAINER tar -c PATH | tar -x"),
+		{name: "cp", short: "Copy files/folders between containers and the local filesystem", build: newCp},
 		{name: "create", short: "Create a new container", build: newCreate},
 		{name: "diff", short: "Inspect changes to files or directories on a container's filesystem", build: newDiff},
 		{name: "exec", short: "Execute a command in a running container", build: newExec},

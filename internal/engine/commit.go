@@ -73,7 +73,7 @@ func (e *Files) Changes(ctx context.Context, ref string) ([]container.Filesystem
 	return list, nil
 }
 
-// Commits make images of containers. *image.Service has what they need.
+// Commits make images of containers. image.Commits has what they need.
 type Commits struct {
 	*Engine
 	Images interface {
@@ -114,7 +114,7 @@ func (e Commits) Commit(ctx context.Context, ref string, o CommitOptions) (strin
 		switch err := e.pause(ctx, r.ID, true); {
 		case err == nil:
 			defer func() {
-				if err := e.thaw(context.WithoutCancel(ctx), r, true); err != nil {
+				if err := thaw(context.WithoutCancel(ctx), e.Engine, r, true); err != nil {
 					e.o.Log.Error("a container stays paused after its commit: hezi unpause lets it go on", "container", r.ID, "error", err)
 				}
 			}()

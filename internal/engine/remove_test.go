@@ -97,7 +97,7 @@ func TestPauseWhileKilled(t *testing.T) {
 	if err := e.Pause(t.Context(), "web"); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.thaw(t.Context(), &other, false); err != nil || c.latest.Load().State != container.StatePaused {
+	if err := thaw(t.Context(), e, &other, false); err != nil || c.latest.Load().State != container.StatePaused {
 		t.Errorf("who kills an earlier run thaws a later one: %s %v", c.latest.Load().State, err)
 	}
 }

@@ -115,7 +115,7 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 	}
 	if err == nil && r.Thaw && r.State == container.StatePaused { // for the engine before, which has ended
 		e.work.Go(func() {
-			if err := e.thaw(e.ctx, r, true); err != nil {
+			if err := thaw(e.ctx, e, r, true); err != nil {
 				e.o.Log.Error("a container stays paused that was paused for a moment: hezi unpause lets it go on", "container", r.ID, "error", err)
 			}
 		})

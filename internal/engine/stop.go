@@ -234,7 +234,7 @@ func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}, pair
 			break
 		}
 		// Somebody may have paused it meanwhile: a frozen process does not die.
-		if err := e.thaw(wait, r, false); err != nil && wait.Err() == nil {
+		if err := thaw(wait, e, r, false); err != nil && wait.Err() == nil {
 			e.o.Log.Warn("thaw a container that is to end", "container", r.ID, "error", err)
 		}
 	}
@@ -251,11 +251,11 @@ func (e *Engine) send(ctx context.Context, r *record, sig syscall.Signal, pairs 
 		return err
 	}
 	e.publish(r, events.ActionKill, append(pairs, "signal", strconv.Itoa(int(sig)))...)
-	return e.thaw(ctx, r, false)
+	return thaw(ctx, e, r, false)
 }
 
 // thaw lets a run go on that is paused by now; tell: by an event too.
-func (e *Engine) thaw(ctx context.Context, r *record, tell bool) error {
+func thaw(ctx context.Context, e *Engine, r *record, tell bool) error {
 	c, err := e.entry(r.ID)
 	if err != nil {
 		return nil // removed

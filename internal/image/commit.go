@@ -43,9 +43,12 @@ func (r *CommitRequest) Check() error {
 	return err
 }
 
+// Commits make images of containers.
+type Commits struct{ *Service }
+
 // Commit makes the image and returns its id and, if it has one, its name as
 // users write it. r has been checked.
-func (s *Service) Commit(ctx context.Context, r CommitRequest) (id digest.Digest, name string, err error) {
+func (s Commits) Commit(ctx context.Context, r CommitRequest) (id digest.Digest, name string, err error) {
 	lctx, release, err := s.lease(ctx)
 	if err != nil {
 		return "", "", err

@@ -335,19 +335,13 @@ func (c *comparing) attributes(a *tarring, dir int, base string) map[string]stri
 }
 
 func (c *comparing) sameContent(l *level, base string) (bool, error) {
-	open := func(dir int) (*os.File, error) {
-		fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, err
-		}
-		return os.NewFile(uintptr(fd), base), nil
-	}
-	ours, err := open(l.merged)
+	var st unix.Stat_t
+	ours, err := openRegular(l.merged, base, &st)
 	if err != nil {
 		return false, err
 	}
 	defer ours.Close()
-	theirs, err := open(l.lower)
+	theirs, err := openRegular(l.lower, base, &st)
 	if err != nil {
 		return false, err
 	}

@@ -35,6 +35,26 @@ func newTarring(ctx context.Context, w io.Writer) *tarring {
 	return &tarring{ctx: ctx, w: tar.NewWriter(w), links: map[inode]string{}, buf: make([]byte, 256<<10)}
 }
 
+// TarEntry is Tar of one entry of a directory; base "" is the directory itself,
+// named prefix, as are all in it. What is mounted there belongs to it, but for the
+// insides of the kernel's file systems. owners translates the owners of files;
+// nil leaves them.
+func TarEntry(ctx context.Context, dir *os.File, base, prefix string, owners func(uid, gid uint32) (uint32, uint32), w io.Writer) error {
+	a := newTarring(ctx, w)
+	a.mounts, a.owners = true, owners
+	var err error
+	if base == "" {
+		a.prefix = strings.TrimSuffix(prefix, "/") + "/"
+		err = a.folder(int(dir.Fd()), ".", &tar.Header{Format: tar.FormatPAX})
+	} else {
+		err = a.entry(int(dir.Fd()), base, base)
+	}
+	if err != nil {
+		return err
+	}
+	return a.w.Close()
+}
+
 type inode struct{ dev, ino uint64 }
 
 type tarring struct {
@@ -44,6 +64,10 @@ type tarring struct {
 	buf   []byte
 
 	shallow bool // directories without what is in them
+
+	prefix string // of all names, with a slash at its end
+	mounts bool   // what is mounted in the tree belongs to it
+	owners func(uid, gid uint32) (uint32, uint32)
 
 	names, value []byte // of attributes
 }
@@ -113,16 +137,20 @@ func (a *tarring) entry(dir int, base, name string) error {
 	default: // a socket is nothing without the process that listens
 		return nil
 	}
-	describe(h, &st)
+	a.describe(h, &st)
 	a.ofEntry(h, dir, base)
 	a.linked(h, &st)
 	return a.write(h)
 }
 
 // describe fills what all kinds have. Times are whole seconds, as Docker's are.
-func describe(h *tar.Header, st *unix.Stat_t) {
+func (a *tarring) describe(h *tar.Header, st *unix.Stat_t) {
 	h.Mode = int64(st.Mode & 0o7777)
-	h.Uid, h.Gid = int(st.Uid), int(st.Gid)
+	uid, gid := st.Uid, st.Gid
+	if a.owners != nil {
+		uid, gid = a.owners(uid, gid)
+	}
+	h.Uid, h.Gid = int(uid), int(gid)
 	h.ModTime = time.Unix(st.Mtim.Sec, 0)
 }
 
@@ -143,17 +171,27 @@ func (a *tarring) linked(h *tar.Header, st *unix.Stat_t) bool {
 }
 
 func (a *tarring) write(h *tar.Header) error {
+	if a.prefix != "" {
+		h.Name = a.prefix + h.Name
+		if h.Typeflag == tar.TypeLink {
+			h.Linkname = a.prefix + h.Linkname
+		}
+	}
 	if err := a.w.WriteHeader(h); err != nil {
 		return fmt.Errorf("write /%s into the archive: %w", h.Name, err)
 	}
 	return nil
 }
 
-// folder writes a directory and what is in it. It enters no other mount.
+// folder writes a directory and what is in it. It enters no other mount, unless
+// mounts belong to the tree.
 func (a *tarring) folder(dir int, base string, h *tar.Header) error {
 	name := h.Name
-	fd, err := unix.Openat2(dir, base, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})
+	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	if !a.mounts {
+		how.Resolve |= unix.RESOLVE_NO_XDEV
+	}
+	fd, err := unix.Openat2(dir, base, &how)
 	if err != nil {
 		if gone(err) || errors.Is(err, unix.EXDEV) {
 			return nil
@@ -165,10 +203,10 @@ func (a *tarring) folder(dir int, base string, h *tar.Header) error {
 		unix.Close(fd)
 		return fail(name, err)
 	}
-	h.Typeflag, h.Name = tar.TypeDir, name+"/"
-	describe(h, &st)
+	h.Typeflag, h.Name = tar.TypeDir, strings.TrimPrefix(name+"/", "/")
+	a.describe(h, &st)
 	a.ofOpen(h, fd)
-	if err := a.write(h); err != nil || a.shallow {
+	if err := a.write(h); err != nil || a.shallow || a.mounts && base != "." && ofKernel(fd) {
 		unix.Close(fd)
 		return err
 	}
@@ -177,32 +215,81 @@ func (a *tarring) folder(dir int, base string, h *tar.Header) error {
 
 // file writes a regular file: as many bytes as it has when it is opened.
 func (a *tarring) file(dir int, base string, h *tar.Header) error {
-	fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	var st unix.Stat_t
+	f, err := openRegular(dir, base, &st)
 	if err != nil {
 		if gone(err) {
 			return nil
 		}
 		return fail(h.Name, err)
 	}
-	f := os.NewFile(uintptr(fd), h.Name)
 	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fail(h.Name, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG { // replaced since it was listed
-		return nil
-	}
+	fd := int(f.Fd())
 	h.Typeflag, h.Size = tar.TypeReg, st.Size
-	describe(h, &st)
+	a.describe(h, &st)
 	a.ofOpen(h, fd)
 	if a.linked(h, &st) {
 		return a.write(h)
+	}
+	if a.mounts && st.Size == 0 && ofKernel(fd) {
+		return a.report(f, h)
 	}
 	if err := a.write(h); err != nil {
 		return err
 	}
 	return a.content(f, h)
+}
+
+// maxReport bounds what is read of a file that has no size until it is read.
+const maxReport = 4 << 20
+
+// report writes a file that the kernel makes up when it is read.
+func (a *tarring) report(f *os.File, h *tar.Header) error {
+	b, err := io.ReadAll(io.LimitReader(f, maxReport))
+	if err != nil {
+		return fail(h.Name, err)
+	}
+	h.Size = int64(len(b))
+	if err := a.write(h); err != nil {
+		return err
+	}
+	_, err = a.w.Write(b)
+	return err
+}
+
+// openRegular opens a file to be read, and nothing that is not one: to open a
+// device may be to use it. What is something else, also by now, is gone.
+func openRegular(dir int, base string, st *unix.Stat_t) (*os.File, error) {
+	at, err := unix.Openat(dir, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(at)
+	if err := unix.Fstat(at, st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, unix.ENOENT
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", at), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), base), nil
+}
+
+// ofKernel says whether a file system shows what the kernel makes up.
+func ofKernel(fd int) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil {
+		return false
+	}
+	switch st.Type {
+	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEVPTS_SUPER_MAGIC,
+		unix.SECURITYFS_MAGIC, unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.BPF_FS_MAGIC, 0x19800202: // POSIX message queues, ipc/mqueue.c
+		return true
+	}
+	return false
 }
 
 func (a *tarring) content(f *os.File, h *tar.Header) error {
