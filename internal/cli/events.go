@@ -36,6 +36,8 @@ func newEvents(a *App) *cobra.Command {
 			return &exitError{code: 64, err: fmt.Errorf("Error parsing format: %w", err)}
 		}
 		o.Filters = filter.Value()
+		now := time.Now()
+		o.Since, o.Until = moment(o.Since, now), moment(o.Until, now)
 		stream := engine.Events(ctx, o)
 		for {
 			select {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
@@ -26,6 +27,8 @@ func newLogs(a *App) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		now := time.Now()
+		o.Since, o.Until = moment(o.Since, now), moment(o.Until, now)
 		logs, err := engine.ContainerLogs(ctx, c.Container.ID, o)
 		if err != nil {
 			return err
