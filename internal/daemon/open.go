@@ -18,6 +18,7 @@ import (
 
 	"hezi/internal/api"
 	"hezi/internal/box/apparmor"
+	"hezi/internal/box/scope"
 	"hezi/internal/box/seccomp"
 	"hezi/internal/daemon/config"
 	"hezi/internal/disk"
@@ -25,7 +26,6 @@ import (
 	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/labels"
 	"hezi/internal/engine/oci"
-	"hezi/internal/engine/scope"
 	"hezi/internal/engine/users"
 	"hezi/internal/events"
 	"hezi/internal/image"

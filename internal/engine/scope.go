@@ -12,7 +12,7 @@ import (
 
 	"hezi/internal/box"
 	"hezi/internal/box/cgroup"
-	"hezi/internal/engine/scope"
+	"hezi/internal/box/scope"
 	"hezi/internal/engine/spec"
 	"hezi/internal/keeper"
 )
@@ -20,8 +20,8 @@ import (
 // scopes is what the engine needs of systemd. *scope.Driver has it.
 type scopes interface {
 	Start(ctx context.Context, r scope.Request) error
-	Limit(ctx context.Context, id string, r box.Resources) error
-	End(ctx context.Context, id string) error
+	Limit(ctx context.Context, unit string, r box.Resources) error
+	End(ctx context.Context, unit string) error
 	Left(ctx context.Context) (ids []string, _ error)
 }
 
@@ -69,7 +69,7 @@ func (e launcher) place(ctx context.Context, r *record, s *box.Spec, init int) e
 		init = made.PID
 	}
 	return e.o.Scopes.Start(ctx, scope.Request{
-		ID: r.ID, Name: r.Name, Slice: slice, PID: init, Resources: g.Resources, Devices: cgroup.Devices{All: g.AllDevices, Rules: g.DeviceRules},
+		Unit: g.Scope, Name: r.Name, Slice: slice, PID: init, Resources: g.Resources, Devices: cgroup.Devices{All: g.AllDevices, Rules: g.DeviceRules},
 	})
 }
 
@@ -82,7 +82,7 @@ func (e launcher) settleLimits(ctx context.Context, s *box.Spec) {
 	if _, late := s.Cgroup.Resources.Split(); late.Empty() {
 		return
 	}
-	if err := e.o.Scopes.Limit(ctx, s.ID, s.Cgroup.Resources); err != nil {
+	if err := e.o.Scopes.Limit(ctx, s.Cgroup.Scope, s.Cgroup.Resources); err != nil {
 		e.o.Log.Error("systemd does not know all limits of a container, and lifts them at its next reload", "container", s.ID, "error", err)
 	}
 }
@@ -105,7 +105,7 @@ func (e scoping) limit(ctx context.Context, r *record, h *container.HostConfig) 
 	if err != nil {
 		return err
 	}
-	return e.o.Scopes.Limit(ctx, r.ID, scope.Rounded(all))
+	return e.o.Scopes.Limit(ctx, cgroup.ScopeName(r.ID), scope.Rounded(all))
 }
 
 // leave has systemd forget the scope of a container that has ended. It may not
@@ -130,7 +130,7 @@ func (e scoping) leave(id string) {
 func (e scoping) end(id string) {
 	ctx, cancel := context.WithTimeout(e.ctx, time.Minute)
 	defer cancel()
-	if err := e.o.Scopes.End(ctx, id); err != nil && e.ctx.Err() == nil {
+	if err := e.o.Scopes.End(ctx, cgroup.ScopeName(id)); err != nil && e.ctx.Err() == nil {
 		e.o.Log.Warn("have systemd forget the scope of a container that has ended", "container", id, "error", err)
 	}
 }

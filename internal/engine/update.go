@@ -9,7 +9,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"hezi/internal/box"
-	"hezi/internal/engine/scope"
+	"hezi/internal/box/scope"
 	"hezi/internal/engine/spec"
 	"hezi/internal/engine/usage"
 	"hezi/internal/keeper"

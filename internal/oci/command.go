@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -19,12 +20,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const usage = `usage: hezi-keeper oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
+const usage = `usage: hezi-keeper oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup] COMMAND
 
 create  [--bundle DIR] [--console-socket SOCKET] [--pid-file FILE] ID   make a container that waits for start
 start   ID                                                              let its program run
 run     [-d] [create's options] [--keep] ID                             create, start, wait and delete
-exec    [options] ID COMMAND [ARG...]                                   run one more program in it
+exec    [--cgroup [<controller>:]<cgroup>] [options] ID COMMAND [ARG...]
+                                                                        run one more program in it
 kill    [--all] ID [SIGNAL]                                             signal its process, or all of it
 delete  [--force] ID                                                    forget what has stopped
 state   ID          pause ID        resume ID                           
@@ -48,7 +50,7 @@ func Run(version string, args []string) int {
 	fs.StringVar(&r.log.file, "log", "", "file that errors are written to")
 	fs.StringVar(&r.log.format, "log-format", "text", "text or json")
 	fs.BoolVar(&r.log.verbose, "debug", false, "write down what is done, too")
-	systemd := fs.Bool("systemd-cgroup", false, "not supported")
+	fs.BoolVar(&r.systemd, "systemd-cgroup", false, "have systemd make the cgroups: the bundle's cgroupsPath is SLICE:PREFIX:NAME")
 	rootless := fs.String("rootless", "auto", "not supported")
 	show := fs.Bool("version", false, "print the version")
 	fs.BoolVar(show, "v", false, "print the version")
@@ -64,8 +66,6 @@ func Run(version string, args []string) int {
 	case *show:
 		fmt.Printf("hezi-keeper oci version %s\nspec: %s\n", version, specs.Version)
 		return 0
-	case *systemd:
-		err = errors.New("--systemd-cgroup is not supported by this runtime: have the caller use the cgroupfs driver")
 	case *rootless == "true":
 		err = errors.New("--rootless is not supported by this runtime: it needs root")
 	case fs.NArg() == 0:
@@ -220,7 +220,7 @@ func (r *call) execVerb(fs *flag.FlagSet) func([]string) (int, error) {
 	for _, f := range []struct {
 		to          *string
 		name, short string
-	}{{&o.process, "process", "p"}, {&o.user, "user", "u"}, {&o.console, "console-socket", ""}, {&o.pidFile, "pid-file", ""}, {&o.cwd, "cwd", ""}, {&o.label, "process-label", ""}, {&o.apparmor, "apparmor", ""}} {
+	}{{&o.process, "process", "p"}, {&o.user, "user", "u"}, {&o.console, "console-socket", ""}, {&o.pidFile, "pid-file", ""}, {&o.cwd, "cwd", ""}, {&o.cgroup, "cgroup", ""}, {&o.label, "process-label", ""}, {&o.apparmor, "apparmor", ""}} {
 		fs.StringVar(f.to, f.name, "", "")
 		if f.short != "" {
 			fs.StringVar(f.to, f.short, "", "")
@@ -406,11 +406,7 @@ func (r *call) updateVerb(fs *flag.FlagSet) func([]string) (int, error) {
 			return 1, err
 		}
 		defer c.close()
-		g, err := c.group()
-		if err != nil {
-			return 1, err
-		}
-		return 0, g.Update(limits)
+		return 0, c.limit(context.Background(), limits)
 	}
 }
 

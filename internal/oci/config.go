@@ -51,7 +51,8 @@ func decode(r io.Reader, v any) error {
 	return json.Unmarshal(text, v)
 }
 
-// boxSpec is the box that a bundle describes; warn is told what has no effect.
+// boxSpec is the box that a bundle describes, but for its cgroup; warn is told what
+// has no effect.
 func boxSpec(id, bundle string, c *specs.Spec, warn func(string)) (*box.Spec, error) {
 	if err := checkSpec(c); err != nil {
 		return nil, err
@@ -80,9 +81,6 @@ func boxSpec(id, bundle string, c *specs.Spec, warn func(string)) (*box.Spec, er
 			return nil, err
 		}
 		s.Mounts = append(s.Mounts, m)
-	}
-	if err := groups(s, c.Linux); err != nil {
-		return nil, err
 	}
 	for i := range c.Linux.Devices {
 		d, err := device(&c.Linux.Devices[i])

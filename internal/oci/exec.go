@@ -12,13 +12,14 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"hezi/internal/box"
+	"hezi/internal/box/cgroup"
 )
 
 // execOptions are the flags of exec.
 type execOptions struct {
-	process, console, pidFile, cwd, user, label, apparmor string
-	env, caps, groups                                     texts
-	terminal, detach, noNewPrivileges, ignorePaused       bool
+	process, console, pidFile, cwd, user, label, apparmor, cgroup string
+	env, caps, groups                                             texts
+	terminal, detach, noNewPrivileges, ignorePaused               bool
 }
 
 // exec runs one more program in a running container. The code is its exit code,
@@ -73,6 +74,9 @@ func (r *call) join(c *container, o *execOptions, args []string) (*box.Proc, err
 		return nil, err
 	}
 	p.OwnRoot = c.Beside != nil
+	if p.Group, err = c.inner(o.cgroup); err != nil {
+		return nil, err
+	}
 	if err := checkConsole(p.Terminal, o.console, o.detach); err != nil {
 		return nil, err
 	}
@@ -87,6 +91,29 @@ func (r *call) join(c *container, o *execOptions, args []string) (*box.Proc, err
 	}
 	defer rt.Close()
 	return rt.Exec(context.Background(), c.Pid, pidfd, c.CgroupPaths, p, standard(p.Terminal))
+}
+
+// inner is the group inside the container's own that --cgroup asks for: one that
+// is there, in the hierarchy in which an exec can have one.
+func (c *container) inner(at string) (string, error) {
+	if at == "" {
+		return "", nil
+	}
+	controller, name, both := strings.Cut(at, ":")
+	if !both {
+		controller, name = "", at
+	}
+	key, ok := cgroup.InnerHierarchy(c.CgroupPaths)
+	switch {
+	case !ok || controller != key:
+		return "", fmt.Errorf("exec: --cgroup %s is not supported by this runtime here: write --cgroup %s", at, strings.TrimPrefix(key+":NAME", ":"))
+	case name == "" || name == "." || name == ".." || strings.Contains(name, "/"):
+		return "", fmt.Errorf("exec: --cgroup %s: the name of a group just below the container's is needed", at)
+	}
+	if _, err := os.Stat(cgroup.Inner(c.CgroupPaths, name)); err != nil {
+		return "", fmt.Errorf("exec: --cgroup %s: %w", at, err)
+	}
+	return name, nil
 }
 
 // spec is the process of a file, or the container's own with the flags' changes.

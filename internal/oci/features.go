@@ -52,7 +52,7 @@ func supported() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
 			Capabilities: box.CapabilityNames(),
-			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no, Rdma: no},
+			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: yes, SystemdUser: no, Rdma: no},
 			Seccomp:      &features.Seccomp{Enabled: yes},
 			Apparmor:     &features.Apparmor{Enabled: yes},
 			Selinux:      &features.Selinux{Enabled: yes},

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 type call struct {
 	root    string // of the state
 	version string
+	systemd bool // makes the cgroups
 	log     logger
 }
 
@@ -53,7 +55,11 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 	if err := checkConsole(spec.Process.Terminal, console, detached); err != nil {
 		return nil, nil, err
 	}
-	r.debug("create %s: bundle %s, root file system %s, cgroup %s/%s", id, bundle, spec.Root.Path, spec.Cgroup.Parent, spec.ID)
+	slice, err := groups(spec, config.Linux, r.systemd)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.debug("create %s: bundle %s, root file system %s, cgroup %s/%s", id, bundle, spec.Root.Path, spec.Cgroup.Parent, cmp.Or(spec.Cgroup.Scope, spec.ID))
 	c := &container{dir: filepath.Join(r.root, id), record: record{Created: time.Now().UTC(), Rootfs: spec.Root.Path,
 		State: specs.State{Version: specs.Version, ID: id, Bundle: bundle, Annotations: config.Annotations, Status: specs.StateCreating}}}
 	hooks := config.Hooks
@@ -83,7 +89,19 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 		return nil, nil, err
 	}
 	defer rt.Close()
-	proc, err := rt.Create(context.Background(), spec, standard(spec.Process.Terminal), box.Gate{FIFO: gate, Born: func(pid int) error {
+	ctx := context.Background()
+	if c.Scope = spec.Cgroup.Scope; c.Scope != "" {
+		c.Resources = spec.Cgroup.Resources
+		if err := place(ctx, rt, id, spec, slice); err != nil {
+			return nil, nil, err
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, endScope(c.Scope))
+			}
+		}()
+	}
+	proc, err := rt.Create(ctx, spec, standard(spec.Process.Terminal), box.Gate{FIFO: gate, Born: func(pid int) error {
 		now := c.State
 		now.Pid = pid
 		//lint:ignore SA1019 dockerd still has them
@@ -101,6 +119,11 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 			c.end(proc)
 		}
 	}()
+	if c.Scope != "" {
+		if err := settle(ctx, &spec.Cgroup); err != nil {
+			return nil, nil, err
+		}
+	}
 	c.Pid, c.Started, c.CgroupPaths, c.Status = proc.PID, started(proc.PID), proc.CgroupPaths, specs.StateCreated
 	if err := c.save(); err != nil {
 		return nil, nil, err
@@ -306,6 +329,11 @@ func (r *call) remove(id string, force bool) error {
 	}
 	if err := g.Remove(); err != nil {
 		return fmt.Errorf("remove the container's cgroup: %w", err)
+	}
+	if c.Scope != "" {
+		if err := endScope(c.Scope); err != nil {
+			return err
+		}
 	}
 	if err := c.Beside.clear(c.Rootfs); err != nil {
 		return err

@@ -10,31 +10,45 @@ import (
 
 	"hezi/internal/box"
 	"hezi/internal/box/cgroup"
+	"hezi/internal/box/scope"
 )
 
-// groups places and limits the box.
-func groups(s *box.Spec, l *specs.Linux) error {
-	at := l.CgroupsPath
-	if strings.Count(at, ":") == 2 && !strings.HasPrefix(at, "/") {
-		return fmt.Errorf("the cgroup %q is for systemd: have the caller use the cgroupfs driver (dockerd: native.cgroupdriver=cgroupfs; podman: --cgroup-manager=cgroupfs)", at)
+// groups places and limits the box; slice is where systemd is to make its scope,
+// if it is to.
+func groups(s *box.Spec, l *specs.Linux, systemd bool) (slice string, err error) {
+	switch at := l.CgroupsPath; {
+	case systemd:
+		slice, err = scoped(s, s.ID, at)
+	case strings.Count(at, ":") == 2 && !strings.HasPrefix(at, "/"):
+		err = fmt.Errorf("the cgroup %q is for systemd: give --systemd-cgroup, or %s", at, byFiles)
+	default:
+		err = placed(s, at)
 	}
+	if err != nil || l.Resources == nil {
+		return slice, err
+	}
+	g := &s.Cgroup
+	if g.Resources, err = resources(l.Resources); err != nil {
+		return "", err
+	}
+	if systemd {
+		g.Resources = scope.Rounded(g.Resources)
+	}
+	g.AllDevices, g.DeviceRules, err = deviceRules(l.Resources.Devices)
+	return slice, err
+}
+
+// placed places the box in a cgroup of its own.
+func placed(s *box.Spec, at string) error {
 	if at == "" {
 		at = "/hezi-oci/" + s.ID
 	}
-	at = path.Clean("/" + at)
-	s.Cgroup.Parent, s.Cgroup.Foreign = path.Dir(at), true
-	if s.ID = path.Base(at); s.ID == "/" { // the leaf
-		return fmt.Errorf("the cgroup %q is the root of all: write /PARENT/NAME", l.CgroupsPath)
+	clean := path.Clean("/" + at)
+	s.Cgroup.Parent, s.Cgroup.Foreign = path.Dir(clean), true
+	if s.ID = path.Base(clean); s.ID == "/" { // the leaf
+		return fmt.Errorf("the cgroup %q is the root of all: write /PARENT/NAME", at)
 	}
-	if l.Resources == nil {
-		return nil
-	}
-	var err error
-	if s.Cgroup.Resources, err = resources(l.Resources); err != nil {
-		return err
-	}
-	s.Cgroup.AllDevices, s.Cgroup.DeviceRules, err = deviceRules(l.Resources.Devices)
-	return err
+	return nil
 }
 
 func value[T any](p *T) (v T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/box"
 	"hezi/internal/box/cgroup"
 )
 
@@ -24,6 +25,8 @@ type record struct {
 	Started     uint64            `json:"started"` // of the process, in clock ticks since boot
 	Created     time.Time         `json:"created"`
 	CgroupPaths map[string]string `json:"cgroupPaths"`
+	Scope       string            `json:"scope,omitempty"` // systemd's, which has Resources
+	Resources   box.Resources     `json:"resources,omitzero"`
 	Rootfs      string            `json:"rootfs"`
 	Beside      *beside           `json:"beside,omitempty"`
 	Poststart   []specs.Hook      `json:"poststart,omitempty"`

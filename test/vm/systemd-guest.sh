@@ -93,9 +93,9 @@ life() {
 	check "no scope is left" "0" scopes
 }
 
-# Other runtimes ask systemd for their scopes.
+# Other runtimes ask systemd for their scopes; Hezi as an OCI runtime is one.
 others() {
-	for r in runc crun; do
+	for r in runc crun hezi-oci; do
 		hezi run -d --name $r --runtime $r -m 64m --memory-swap 96m --cpus 0.5 --pids-limit 50 --cgroup-parent my-own.slice busybox sleep 1000 >/dev/null
 		check "$r: the scope is active" "active" systemctl is-active "$(scope $r)"
 		check "$r: its cgroup" "0::/my.slice/my-own.slice/$(scope $r)" groups $r
@@ -229,6 +229,12 @@ v1() {
 	systemctl daemon-reload
 	check "an update after a reload" "83886080 83886080 34000 2048 12" limits
 	check "a cpuset" "1" hezi exec box cat /sys/fs/cgroup/cpuset/cpuset.cpus
+	hezi run -d --name oci --runtime hezi-oci -m 64m --pids-limit 50 --cgroup-parent my-own.slice busybox sleep 1000 >/dev/null
+	check "Hezi as an OCI runtime: its scope" "active" systemctl is-active "$(scope oci)"
+	systemctl daemon-reload
+	check "its limits after a reload" "67108864 50" hezi exec oci sh -c 'cd /sys/fs/cgroup; echo $(cat memory/memory.limit_in_bytes pids/pids.max)'
+	check "its devices" "Operation not permitted" hezi exec oci sh -c 'mknod /tmp/d b 254 0; dd if=/tmp/d of=/dev/null count=1'
+	hezi rm -f oci >/dev/null
 	check "each hierarchy" "0" sh -c "grep -v ':[^:]*:/system.slice/$(scope box)' /proc/$(pid box)/cgroup | grep -v '^0::' | wc -l"
 	life
 	check "no directory is left" "" sh -c 'find /sys/fs/cgroup -name "hezi-*.scope"'
@@ -240,7 +246,8 @@ if [ "$stage" = 1 ]; then
 	echo 'hezi:1000000:100000' | tee /etc/subuid >/etc/subgid
 	echo 'dockremap:300000:65536' | tee -a /etc/subuid >>/etc/subgid
 	useradd -u 300 dockremap 2>/dev/null
-	engine --exec-opt native.cgroupdriver=systemd --add-runtime runc=runc --add-runtime crun=crun
+	ln -s /test/bin/hezi-keeper /var/hezi-oci
+	engine --exec-opt native.cgroupdriver=systemd --add-runtime runc=runc --add-runtime crun=crun --add-runtime hezi-oci=/var/hezi-oci
 	tar -C /test/image -c . | hezi import -c 'CMD ["sh"]' - busybox:latest >/dev/null
 	case $mode in
 	reboot) before; exit ;;

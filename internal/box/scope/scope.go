@@ -1,6 +1,6 @@
-// Package scope is the systemd cgroup driver's part in the engine: it has
-// systemd make a transient scope for each container (systemd.scope(5)) and
-// tells it the limits.
+// Package scope is the systemd cgroup driver's part in the engine and in the
+// OCI command: it has systemd make a transient scope for each container
+// (systemd.scope(5)) and tells it the limits. The keeper does not use it.
 //
 // # Who does what
 //
@@ -88,7 +88,7 @@ type Driver struct {
 }
 
 // New makes a driver that connects when it is first used. Engine tells the
-// scopes of one engine from another's: its data root.
+// scopes of one engine from another's: its data root, or who else it is.
 func New(engine string) *Driver {
 	host, _ := cgroup.Probe() // without cgroups nothing starts, and the start says why
 	return &Driver{engine: engine, unified: host.Version == 2}
@@ -177,7 +177,8 @@ func (d *Driver) do(ctx context.Context, call func(context.Context, *systemd.Con
 
 // Request is a scope to be made.
 type Request struct {
-	ID, Name  string // of the container
+	Unit      string // such as hezi-ID.scope
+	Name      string // of the container
 	Slice     string
 	PID       int // of the container's prepared init
 	Resources box.Resources
@@ -186,21 +187,20 @@ type Request struct {
 
 // Start has systemd make the scope of a container. One that was left is ended first.
 func (d *Driver) Start(ctx context.Context, r Request) error {
-	unit := cgroup.ScopeName(r.ID)
-	err := d.start(ctx, unit, &r)
+	err := d.start(ctx, &r)
 	for i := 0; failed(err, "UnitExists") && i < 3; i++ {
-		if err := d.End(ctx, r.ID); err != nil {
+		if err := d.End(ctx, r.Unit); err != nil {
 			return err
 		}
-		err = d.start(ctx, unit, &r)
+		err = d.start(ctx, &r)
 	}
 	if err != nil {
-		return fmt.Errorf("systemd cannot make the scope %s in %s: %w", unit, r.Slice, err)
+		return fmt.Errorf("systemd cannot make the scope %s in %s: %w", r.Unit, r.Slice, err)
 	}
 	return nil
 }
 
-func (d *Driver) start(ctx context.Context, unit string, r *Request) error {
+func (d *Driver) start(ctx context.Context, r *Request) error {
 	return d.do(ctx, func(ctx context.Context, c *systemd.Conn) error {
 		now, _ := r.Resources.Split()
 		properties := append(d.fixed(r), d.limits(now)...)
@@ -209,7 +209,7 @@ func (d *Driver) start(ctx context.Context, unit string, r *Request) error {
 			return err
 		}
 		done := make(chan string, 1)
-		if _, err := c.StartTransientUnitContext(ctx, unit, "replace", append(properties, devices...), done); err != nil {
+		if _, err := c.StartTransientUnitContext(ctx, r.Unit, "replace", append(properties, devices...), done); err != nil {
 			return err
 		}
 		return await(ctx, done)
@@ -228,10 +228,9 @@ func await(ctx context.Context, done <-chan string) error {
 	}
 }
 
-// Limit tells systemd all limits of a running container: those that are not
-// set in r are lifted. One that has just ended has none.
-func (d *Driver) Limit(ctx context.Context, id string, r box.Resources) error {
-	unit := cgroup.ScopeName(id)
+// Limit tells systemd all limits of a running container's scope: those that are
+// not set in r are lifted. One that has just ended has none.
+func (d *Driver) Limit(ctx context.Context, unit string, r box.Resources) error {
 	err := d.do(ctx, func(ctx context.Context, c *systemd.Conn) error {
 		return c.SetUnitPropertiesContext(ctx, unit, true, append(d.limits(r), d.io(r.IO)...)...)
 	})
@@ -241,10 +240,9 @@ func (d *Driver) Limit(ctx context.Context, id string, r box.Resources) error {
 	return nil
 }
 
-// End kills what is in the scope of a container and waits until systemd has
-// forgotten it. One that is not there is no error.
-func (d *Driver) End(ctx context.Context, id string) error {
-	unit := cgroup.ScopeName(id)
+// End kills what is in a scope and waits until systemd has forgotten it. One that
+// is not there is no error.
+func (d *Driver) End(ctx context.Context, unit string) error {
 	err := d.do(ctx, func(ctx context.Context, c *systemd.Conn) error {
 		err := c.KillUnitWithTarget(ctx, unit, systemd.All, 9)
 		if failed(err, "NoSuchUnit") {
