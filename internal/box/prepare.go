@@ -115,6 +115,11 @@ func (b *bundle) fill(spec *Spec) error {
 			return stepError(StepRoot, "overlay", nil, "a box without a mount namespace of its own needs a directory as its root file system")
 		}
 	}
+	if spec.Hooks != nil {
+		if err := b.hooks(spec); err != nil {
+			return err
+		}
+	}
 	if err := b.mounts(spec); err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"hezi/internal/box/cgroup"
 )
 
@@ -36,6 +38,27 @@ type Spec struct {
 
 	// Init puts hezi's tiny static init before the program as process 1.
 	Init bool
+
+	// Hooks are run while the box is made; nil: none.
+	Hooks *Hooks `json:",omitempty"`
+}
+
+// Hooks are programs that run while a box is made, as the OCI runtime
+// specification has them (config.md, "POSIX-platform Hooks"). One that fails, or
+// outlasts its timeout, ends the start. A box with hooks is made without what was
+// prepared for any, and while init builds it the host's mounts are in sight.
+type Hooks struct {
+	// Root is a directory of the host at which the box's root file system is
+	// mounted in the box's mount namespace until that is all that there is. The
+	// bundle's config.json has it.
+	Root string
+	// State is what they are told, but for the pid and the status.
+	State specs.State
+	// In the host's namespaces, when the root file system stands.
+	Prestart, CreateRuntime []specs.Hook
+	// In the box's namespaces: programs of the host just after those, as init, and
+	// programs of the box just before its own, as the box's user with its privileges.
+	CreateContainer, StartContainer []specs.Hook
 }
 
 // Root is the container's root file system. Exactly one of Overlay and Path is set.
@@ -255,6 +278,7 @@ const (
 	StepSeccomp   = "seccomp"
 	StepAppArmor  = "AppArmor profile"
 	StepExec      = "exec"
+	StepHook      = "hook"
 )
 
 // Error is a step of a start or exec that failed. ExitCode is what the client

@@ -24,9 +24,6 @@ type Gate struct {
 	// FIFO (O_PATH) must be read before the program runs: Create does not wait
 	// for that, and this process may end before. What fails then is not told.
 	FIFO *os.File
-	// Born, where it is not nil, is called with the process that is in the box's
-	// namespaces, when nothing else of the box is made.
-	Born func(pid int) error
 }
 
 // Create is Start up to a gate.
@@ -38,7 +35,7 @@ func (r *Runtime) start(ctx context.Context, spec *Spec, stdio Stdio, gate Gate)
 	if !spec.Cgroup.Foreign {
 		defer r.pool.refill(spec.Cgroup.Parent)
 	}
-	b, err := birthOf(&spec.Namespaces, spec.Users)
+	b, err := birthOf(&spec.Namespaces, spec.Users, spec.Hooks != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -102,13 +99,6 @@ func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, gate Gat
 	if gate.FIFO != nil {
 		b.plan.Gate = b.lend(rawFD(gate.FIFO))
 	}
-	if gate.Born != nil {
-		if err := gate.Born(c.pid); err != nil {
-			c.kill()
-			<-attached
-			return nil, err
-		}
-	}
 	proc, err := r.build(ctx, c, prepared, b, spec, stdio, group, attached)
 	if err != nil {
 		c.kill()
@@ -134,9 +124,13 @@ func attach(c *child, group group, birth birth, attached chan<- error) {
 	}()
 }
 
-// birthOf says what a box's init is born into.
-func birthOf(n *Namespaces, users *Users) (birth, error) {
+// birthOf says what a box's init is born into. With hooks it does not leave the
+// host's mounts until these have run.
+func birthOf(n *Namespaces, users *Users, hooked bool) (birth, error) {
 	b := birth{mode: initproc.ModeStart, flags: unix.CLONE_NEWNS, cgroupFD: -1, pidNS: -1, userNS: -1, users: users}
+	if hooked {
+		b.mode = initproc.ModeUser
+	}
 	if users != nil {
 		b.mode, b.flags = initproc.ModeUser, b.flags|unix.CLONE_NEWUSER
 	}
@@ -255,6 +249,8 @@ func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundl
 			if err := group.ApplyLate(); err != nil {
 				return cgroupError(spec.ID, err)
 			}
+		case plan.Stands:
+			return runtimeHooks(ctx, spec, c.pid)
 		}
 		return nil
 	})
@@ -296,7 +292,7 @@ func (c *child) drive(ctx context.Context, b *bundle, proc *Proc, before func(me
 		switch text[0] {
 		case plan.Console:
 			proc.Console = file
-		case plan.NeedCgroup, plan.Ready:
+		case plan.NeedCgroup, plan.Ready, plan.Stands:
 			if err := before(text[0]); err != nil {
 				return err
 			}

@@ -86,9 +86,10 @@ const preparedTime = time.Minute
 // cannot be one that was made before, which would belong to the host's users),
 // and for systemd to make the scope that init is in. It is ended when no Start of
 // the same id comes within a minute, and with the keeper: Start then fails with
-// StepPrepared, and all is to be done again. The answer is init's pid.
-func (r *Runtime) Prepare(id string, users *Users, n *Namespaces) (int, error) {
-	b, err := birthOf(n, users)
+// StepPrepared, and all is to be done again. hooked says that the box will have
+// hooks. The answer is init's pid.
+func (r *Runtime) Prepare(id string, users *Users, n *Namespaces, hooked bool) (int, error) {
+	b, err := birthOf(n, users, hooked)
 	if err != nil {
 		return 0, err
 	}

@@ -88,7 +88,7 @@ func TestMappedExec(t *testing.T) {
 // keeper's, says that it was that, and leaves nothing.
 func TestPreparedIsGone(t *testing.T) {
 	spec := mappedSpec(t, image(t), "true")
-	pid, err := testRuntime.Prepare(spec.ID, spec.Users, &Namespaces{})
+	pid, err := testRuntime.Prepare(spec.ID, spec.Users, &Namespaces{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestPreparedIsGone(t *testing.T) {
 	if zombies := children(t); zombies != "" {
 		t.Errorf("left: %s", zombies)
 	}
-	if pid, err = testRuntime.Prepare(spec.ID, spec.Users, &Namespaces{}); err != nil {
+	if pid, err = testRuntime.Prepare(spec.ID, spec.Users, &Namespaces{}, false); err != nil {
 		t.Fatal(err)
 	}
 	spec.Namespaces.Net.Path = fmt.Sprintf("/proc/%d/ns/net", pid)

@@ -24,6 +24,7 @@ import (
 	"hezi/internal/engine/attach"
 	"hezi/internal/engine/cdi"
 	"hezi/internal/engine/execs"
+	"hezi/internal/engine/hooks"
 	"hezi/internal/engine/labels"
 	"hezi/internal/engine/names"
 	"hezi/internal/engine/oci"
@@ -180,6 +181,7 @@ type record struct {
 	PID     int
 	Cgroups map[string]string // controller to directory; "" on cgroup v2
 	Pipes   [2]uint64         // inodes of its output pipes
+	Hooks   *hooks.After      `json:",omitempty"` // of the present run's devices
 	Net     *network.Sandbox  // nil in the host's or another container's
 }
 

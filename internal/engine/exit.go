@@ -123,6 +123,7 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 	if r.scoped() {
 		scoping{e.records}.leave(id)
 	}
+	unhook(e.records, r)
 	vital := e.checks.end(c)
 	code := exit.Code
 	r, err = e.change(c, func(r *record) {
@@ -132,7 +133,7 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 			r.Restarts++
 		}
 		r.Exit, r.OOM, r.Finished, r.Error = code, exit.OOMKilled, exit.At.UTC(), exit.Reason
-		r.PID, r.Cgroups, r.Net, r.Stopping = 0, nil, nil, nil
+		r.PID, r.Cgroups, r.Net, r.Stopping, r.Hooks = 0, nil, nil, nil, nil
 		if vital != nil {
 			r.Health = vital
 		}

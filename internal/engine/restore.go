@@ -150,11 +150,12 @@ func (e *Engine) restoreEnded(c *entry) error {
 		}
 		return nil
 	}
+	unhook(e.records, r)
 	if r.HostConfig.AutoRemove {
 		return e.remove(c, RemoveOptions{Volumes: true})
 	}
 	_, err := e.change(c, func(r *record) {
-		r.State, r.Exit, r.PID, r.Net, r.Cgroups, r.Finished = container.StateExited, lostExit, 0, nil, nil, time.Now().UTC()
+		r.State, r.Exit, r.PID, r.Net, r.Cgroups, r.Hooks, r.Finished = container.StateExited, lostExit, 0, nil, nil, nil, time.Now().UTC()
 		r.Error = "the machine or the keeper ended while the container ran: its exit code is not known"
 	})
 	return err

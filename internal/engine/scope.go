@@ -62,7 +62,7 @@ func (e launcher) place(ctx context.Context, r *record, s *box.Spec, init int) e
 		return nil
 	}
 	if init == 0 {
-		made, err := e.o.Keeper.Prepare(ctx, keeper.PrepareRequest{ContainerID: r.ID, Users: s.Users, Namespaces: s.Namespaces})
+		made, err := e.o.Keeper.Prepare(ctx, keeper.PrepareRequest{ContainerID: r.ID, Users: s.Users, Namespaces: s.Namespaces, Hooked: s.Hooks != nil})
 		if err != nil {
 			return err
 		}

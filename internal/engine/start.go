@@ -69,6 +69,9 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 		began, err = e.launcher.launch(ctx, c)
 	}
 	if err == nil {
+		err = e.launcher.started(ctx, c, began)
+	}
+	if err == nil {
 		_, err = e.change(c, func(r *record) {
 			r.State, r.PID, r.Started, r.Cgroups, r.Pipes = container.StateRunning, began.PID, began.StartedAt, began.CgroupPaths, began.Pipes
 			r.Exit, r.Error, r.OOM, r.Stopping = 0, "", false, nil
@@ -85,12 +88,14 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 		e.giveUp(c, began)
 	}
 	e.o.Networks.Release(r.ID)
+	unhook(e.records, c.latest.Load())
 	failed := failure(r, err)
 	if _, err := e.change(c, func(r *record) {
 		if r.State == container.StateRestarting {
 			r.State = container.StateExited
 		}
 		r.Exit, r.Error, r.Net, r.Finished = failed.Exit, failed.Error(), nil, time.Now().UTC()
+		r.Hooks = nil
 	}); err != nil {
 		e.o.Log.Error("store that a start failed", "container", r.ID, "error", err)
 	}
@@ -209,21 +214,25 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err := (labeller(e)).apply(r, &s); err != nil {
 		return none, err
 	}
-	if err := e.place(ctx, r, &s, init); err != nil {
-		return none, err
-	}
-	// What the container has is stored before it runs: an engine that dies in
-	// between finds the process at the keeper and its network here.
-	intent := *r
-	intent.Net = sandbox
-	if err := e.saveFile(&intent); err != nil {
-		return none, err
-	}
-	c.latest.Store(&intent)
 	launch, err := e.other(r, &s, security, devices)
 	if err != nil {
 		return none, err
 	}
+	after, err := e.hook(r, &s, launch, devices)
+	if err != nil {
+		return none, err
+	}
+	if err := e.place(ctx, r, &s, init); err != nil {
+		return none, after.Drop(err)
+	}
+	// What the container has is stored before it runs: an engine that dies in
+	// between finds the process at the keeper and its network here.
+	intent := *r
+	intent.Net, intent.Hooks = sandbox, after
+	if err := e.saveFile(&intent); err != nil {
+		return none, after.Drop(err)
+	}
+	c.latest.Store(&intent)
 	req := keeper.StartRequest{Launch: launch, Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce}
 	if sandbox != nil {
 		req.Ports = sandbox.Sockets[:min(len(sandbox.Sockets), keeper.MaxPorts)]
@@ -270,7 +279,7 @@ func (e launcher) other(r *record, s *box.Spec, security *spec.Security, devices
 		return nil, err
 	}
 	if run == nil {
-		return nil, devices.Unhooked()
+		return nil, nil
 	}
 	filter, err := e.o.Walls.Filter(r.HostConfig, security, s.Process.Capabilities.Bounding)
 	if err != nil {

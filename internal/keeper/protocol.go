@@ -11,7 +11,7 @@ import (
 // ProtocolVersion is raised when a message changes so that an older keeper
 // would misread it. hezid asks a keeper of an older build to replace itself
 // by execve (Client.Upgrade) before it uses newer messages.
-const ProtocolVersion = 2
+const ProtocolVersion = 3
 
 // LogConfig says where a container's output is written. Only file formats are
 // written by the keeper; Driver "none" writes nothing.
@@ -64,6 +64,7 @@ type PrepareRequest struct {
 	ContainerID string
 	Users       *box.Users
 	Namespaces  box.Namespaces
+	Hooked      bool `json:",omitempty"` // the box will have hooks
 }
 
 // Prepared answers PrepareRequest.

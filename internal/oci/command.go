@@ -44,6 +44,7 @@ func (t *texts) Set(v string) error { *t = append(*t, v); return nil }
 
 // Run runs the command line and returns the exit code.
 func Run(version string, args []string) int {
+	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC) // what the caller left open is no hook's; Linux before 5.11 cannot
 	r := &call{root: "/run/hezi-oci", version: version}
 	fs := newFlags("oci")
 	fs.StringVar(&r.root, "root", r.root, "folder of the state")

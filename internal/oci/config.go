@@ -118,8 +118,6 @@ func checkSpec(c *specs.Spec) error {
 		{"linux.memoryPolicy", l.MemoryPolicy != nil}, {"linux.timeOffsets", len(l.TimeOffsets) > 0},
 		{"linux.personality", l.Personality != nil && (l.Personality.Domain != specs.PerLinux || len(l.Personality.Flags) > 0)},
 		{"linux.rootfsPropagation " + l.RootfsPropagation, l.RootfsPropagation != "" && !slices.Contains(propagations, l.RootfsPropagation)},
-		{"hooks.createContainer", c.Hooks != nil && len(c.Hooks.CreateContainer) > 0},
-		{"hooks.startContainer", c.Hooks != nil && len(c.Hooks.StartContainer) > 0},
 		{"vm", c.VM != nil}, {"windows", c.Windows != nil},
 	} {
 		if f.set {

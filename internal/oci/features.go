@@ -47,7 +47,7 @@ func supported() *features.Features {
 	yes, no := new(true), new(false)
 	return &features.Features{
 		OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
-		Hooks:        []string{"prestart", "createRuntime", "poststart", "poststop"},
+		Hooks:        []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		MountOptions: mountOptions(),
 		Linux: &features.Linux{
 			Namespaces:   []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
+	"hezi/internal/box/hooks"
 )
 
 // call is one call of the command.
@@ -62,11 +63,10 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 	r.debug("create %s: bundle %s, root file system %s, cgroup %s/%s", id, bundle, spec.Root.Path, spec.Cgroup.Parent, cmp.Or(spec.Cgroup.Scope, spec.ID))
 	c := &container{dir: filepath.Join(r.root, id), record: record{Created: time.Now().UTC(), Rootfs: spec.Root.Path,
 		State: specs.State{Version: specs.Version, ID: id, Bundle: bundle, Annotations: config.Annotations, Status: specs.StateCreating}}}
-	hooks := config.Hooks
-	if hooks == nil {
-		hooks = &specs.Hooks{}
+	if h := config.Hooks; h != nil {
+		spec.Hooks = hooksOf(h, spec.Root.Path, c.State)
+		c.Poststart, c.Poststop = h.Poststart, h.Poststop
 	}
-	c.Poststart, c.Poststop = hooks.Poststart, hooks.Poststop
 	if err := c.make(r.root); err != nil {
 		return nil, nil, err
 	}
@@ -101,16 +101,7 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 			}
 		}()
 	}
-	proc, err := rt.Create(ctx, spec, standard(spec.Process.Terminal), box.Gate{FIFO: gate, Born: func(pid int) error {
-		now := c.State
-		now.Pid = pid
-		//lint:ignore SA1019 dockerd still has them
-		if err := runHooks(hooks.Prestart, now, "prestart"); err != nil {
-			return err
-		}
-		r.debug("create %s: init is process %d", id, pid)
-		return runHooks(hooks.CreateRuntime, now, "createRuntime")
-	}})
+	proc, err := rt.Create(ctx, spec, standard(spec.Process.Terminal), box.Gate{FIFO: gate})
 	if err != nil {
 		return nil, nil, errors.Join(err, c.Beside.clear(spec.Root.Path))
 	}
@@ -124,6 +115,7 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 			return nil, nil, err
 		}
 	}
+	r.debug("create %s: its process is %d", id, proc.PID)
 	c.Pid, c.Started, c.CgroupPaths, c.Status = proc.PID, started(proc.PID), proc.CgroupPaths, specs.StateCreated
 	if err := c.save(); err != nil {
 		return nil, nil, err
@@ -132,6 +124,16 @@ func (r *call) create(id, bundle, pidFile, console string, detached bool) (_ *co
 		return nil, nil, err
 	}
 	return c, proc, nil
+}
+
+// hooksOf are those that run while the box is made; nil: none does.
+func hooksOf(h *specs.Hooks, root string, state specs.State) *box.Hooks {
+	//lint:ignore SA1019 dockerd still has them
+	out := &box.Hooks{Root: root, State: state, Prestart: h.Prestart, CreateRuntime: h.CreateRuntime, CreateContainer: h.CreateContainer, StartContainer: h.StartContainer}
+	if len(out.Prestart)+len(out.CreateRuntime)+len(out.CreateContainer)+len(out.StartContainer) == 0 {
+		return nil
+	}
+	return out
 }
 
 // make claims the id.
@@ -243,7 +245,7 @@ func (r *call) start(id string) error {
 	}
 	state := c.State
 	state.Status = specs.StateRunning
-	return runHooks(c.Poststart, state, "poststart")
+	return hooks.Run(context.Background(), c.Poststart, state, "poststart")
 }
 
 // kill sends a signal to the container's process, or to all of it.
@@ -344,7 +346,7 @@ func (r *call) remove(id string, force bool) error {
 	}
 	state := c.State
 	state.Status, state.Pid = specs.StateStopped, 0
-	return runHooks(c.Poststop, state, "poststop")
+	return hooks.Run(context.Background(), c.Poststop, state, "poststop")
 }
 
 // pause and resume.

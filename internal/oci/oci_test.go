@@ -207,31 +207,86 @@ func TestLifeCycle(t *testing.T) {
 	}
 }
 
+// TestHooks: each kind runs once, in its order, in its namespaces, with the state
+// on standard input and no environment but its own.
 func TestHooks(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
-	hook := func(name, and string) []specs.Hook {
-		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "(echo " + name + "; cat; echo) >> " + log + and}}}
+	hook := func(name, more string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Env: []string{"OWN=" + name}, Args: []string{"sh", "-c", "(echo $OWN $HOME; cat; echo; " + more + ") >> " + log}}}
 	}
-	b := bundleOf(t, "exit 0", func(c *specs.Spec) {
-		c.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime", ""), Poststart: hook("poststart", ""), Poststop: hook("poststop", "")}
+	const where = "readlink /proc/self/ns/mnt; ls /proc/self/fd | wc -l"
+	b := bundleOf(t, "", func(c *specs.Spec) {
+		c.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime", where), Poststart: hook("poststart", ""), Poststop: hook("poststop", "")}
+		//lint:ignore SA1019 dockerd still has them
+		c.Hooks.Prestart = hook("prestart", where)
+		c.Mounts = append(c.Mounts, specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs"})
 	})
-	b.must("run", "--bundle", b.bundle, "h")
-	text, err := os.ReadFile(log)
-	lines := strings.Split(string(text), "\n")
-	if err != nil || len(lines) < 6 || lines[0] != "createRuntime" || lines[2] != "poststart" || lines[4] != "poststop" {
-		t.Fatalf("%q %v", text, err)
+	rootfs := filepath.Join(b.bundle, "rootfs")
+	b.change(func(c *specs.Spec) {
+		c.Hooks.CreateContainer = hook("createContainer", where+"; echo made > "+rootfs+"/created")
+		c.Hooks.StartContainer = []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat > /run/started; test ! -e " + log + " && echo out of sight >> /run/started"}}}
+		c.Process.Args = []string{"sh", "-c", "cat /created /run/started; test -e " + log + " || echo gone; grep -c . /proc/self/mountinfo"}
+	})
+	out := b.must("run", "--bundle", b.bundle, "h")
+	if !strings.HasPrefix(out, "made\n{") || !strings.Contains(out, `"status":"created","pid":1}`) || !strings.Contains(out, "out of sight\ngone\n") {
+		t.Errorf("inside: %q", out)
 	}
-	for i, want := range map[int]specs.ContainerState{1: specs.StateCreating, 3: specs.StateRunning, 5: specs.StateStopped} {
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := link(t, "/proc/self/ns/mnt")
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i, want := range []struct {
+		name   string
+		status specs.ContainerState
+		inside bool
+		more   int
+	}{{"prestart", specs.StateCreating, false, 2}, {"createRuntime", specs.StateCreating, false, 2}, {"createContainer", specs.StateCreating, true, 2}, {"poststart", specs.StateRunning, false, 0}, {"poststop", specs.StateStopped, false, 0}} {
+		if len(lines) < 2+want.more {
+			t.Fatalf("%d, %s: %q", i, want.name, text)
+		}
 		var s specs.State
-		if err := json.Unmarshal([]byte(lines[i]), &s); err != nil || s.ID != "h" || s.Status != want || (want == specs.StateStopped) != (s.Pid == 0) {
-			t.Errorf("%s: %v, not %s", lines[i], err, want)
+		if err := json.Unmarshal([]byte(lines[1]), &s); err != nil || s.ID != "h" || s.Bundle != b.bundle || s.Status != want.status || (want.status == specs.StateStopped) != (s.Pid == 0) || want.inside && s.Pid != 1 {
+			t.Errorf("%s: %v, not %s", lines[1], err, want.status)
+		}
+		if strings.TrimSpace(lines[0]) != want.name {
+			t.Errorf("%q, want %s and no variables of ours", lines[0], want.name)
+		}
+		if want.more > 0 && ((lines[2] != host) != want.inside || strings.TrimSpace(lines[3]) != "4") { // 0, 1, 2 and that of ls
+			t.Errorf("%s: in %s (the host is %s), with the descriptors %s", want.name, lines[2], host, lines[3])
+		}
+		lines = lines[2+want.more:]
+	}
+}
+
+// TestHooksFail: a hook that fails, or does not end, ends the start with its words
+// and leaves nothing.
+func TestHooksFail(t *testing.T) {
+	fails := []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo no way; exit 1"}}}
+	hangs := []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo asleep; sleep 100"}, Timeout: new(1)}}
+	for want, h := range map[string]*specs.Hooks{
+		"the createRuntime hook /bin/sh failed: exit status 1: no way":                  {CreateRuntime: fails},
+		"the createContainer hook /bin/sh failed: exit status 1: no way":                {CreateContainer: fails},
+		"the createContainer hook /bin/sh failed: it did not end within 1 s: asleep":    {CreateContainer: hangs},
+		"the createRuntime hook /bin/sh failed: it did not end within 1 s: asleep":      {CreateRuntime: hangs},
+		"the createContainer hook /nosuch failed":                                       {CreateContainer: []specs.Hook{{Path: "/nosuch"}}},
+		`the startContainer hook "x" has no absolute path`:                              {StartContainer: []specs.Hook{{Path: "x"}}},
+		`the createContainer hook "/x" has a timeout of 0 s`:                            {CreateContainer: []specs.Hook{{Path: "/x", Timeout: new(0)}}},
+		"the createContainer hook /bin/sh failed: it was ended by signal 9: last words": {CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo last words; kill -9 $$"}}}},
+	} {
+		b := bundleOf(t, "exit 0", func(c *specs.Spec) { c.Hooks = h })
+		if out, code := b.call("run", "--bundle", b.bundle, "h"); code == 0 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d %q", want, code, out)
+		}
+		if out := b.must("list", "-q"); out != "" {
+			t.Errorf("%s: left %q", want, out)
 		}
 	}
-	b = bundleOf(t, "exit 0", func(c *specs.Spec) {
-		c.Hooks = &specs.Hooks{CreateRuntime: hook("createRuntime", "; echo no way; exit 1")}
-	})
-	if out, code := b.call("run", "--bundle", b.bundle, "h"); code == 0 || !strings.Contains(out, "createRuntime hook /bin/sh failed: exit status 1: no way") {
-		t.Errorf("%d %q", code, out)
+	// After start has let init go, a failure is the container's exit.
+	b := bundleOf(t, "exit 0", func(c *specs.Spec) { c.Hooks = &specs.Hooks{StartContainer: fails} })
+	if out, code := b.call("run", "--bundle", b.bundle, "h"); code != 1 {
+		t.Errorf("exit %d %q", code, out)
 	}
 }
 
@@ -256,7 +311,6 @@ func TestRefuses(t *testing.T) {
 		`the option "sync" of a bind`:     func(c *specs.Spec) { c.Mounts[0].Options = []string{"bind", "sync"} },
 		"is for systemd":                  func(c *specs.Spec) { c.Linux.CgroupsPath = "a.slice:b:c" },
 		"duplicated ns":                   func(c *specs.Spec) { c.Linux.Namespaces = append(c.Linux.Namespaces, c.Linux.Namespaces[0]) },
-		"hooks.createContainer":           func(c *specs.Spec) { c.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/x"}}} },
 		`of version "2.0.0"`:              func(c *specs.Spec) { c.Version = "2.0.0" },
 		"cwd must be an absolute path":    func(c *specs.Spec) { c.Process.Cwd = "x" },
 		"denies the device c 1:3 alone": func(c *specs.Spec) {

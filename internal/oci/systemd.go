@@ -64,7 +64,7 @@ func place(ctx context.Context, rt *box.Runtime, id string, s *box.Spec, slice s
 		return err
 	}
 	defer d.Close()
-	pid, err := rt.Prepare(s.ID, s.Users, &s.Namespaces)
+	pid, err := rt.Prepare(s.ID, s.Users, &s.Namespaces, s.Hooks != nil)
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ func (s *session) prepareProgram() error {
 	if err != nil {
 		return err
 	}
+	s.who = who
 	env := environment(p, who)
 	stdio, err := s.stdio(who)
 	if err != nil {

@@ -28,6 +28,8 @@ type session struct {
 
 	stock *stock // of a spare
 
+	who *identity // the program's
+
 	early map[*plan.Mount]int // made before the host's mounts were left
 
 	tape tape

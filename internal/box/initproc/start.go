@@ -12,8 +12,8 @@ import (
 // leaveHost puts an empty tmpfs in place of the host's mounts, so that a spare
 // init pins none of them.
 func (s *session) leaveHost() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fail(stepRoot, "/", err, "cannot make the new mount namespace private")
+	if err := alone(); err != nil {
+		return err
 	}
 	fd, err := NewMount("tmpfs", "size=4k,mode=755", 0)
 	if err != nil {
@@ -21,6 +21,14 @@ func (s *session) leaveHost() error {
 	}
 	defer unix.Close(fd)
 	return pivot(fd)
+}
+
+// alone has the mount namespace neither send nor receive mounts.
+func alone() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fail(stepRoot, "/", err, "cannot make the new mount namespace private")
+	}
+	return nil
 }
 
 // enterRoot makes the box's root file system this process's root. The host's
@@ -52,6 +60,11 @@ func pivot(root int) error {
 	if err := attach(root, old); err != nil {
 		return fail(stepRoot, "/", err, "cannot attach the root file system")
 	}
+	return pivotTo(root, old)
+}
+
+// pivotTo makes an attached mount the root.
+func pivotTo(root, old int) error {
 	if err := unix.Fchdir(root); err != nil {
 		return fail(stepPivot, "/", err, "cannot enter the root file system")
 	}
@@ -83,20 +96,8 @@ func (s *session) start() error {
 		if err := mountEarly(s); err != nil {
 			return err
 		}
-		if err := s.leaveHost(); err != nil {
-			return err
-		}
 	}
-	if err := s.buildRoot(); err != nil {
-		return err
-	}
-	if err := s.cgroupNamespace(); err != nil {
-		return err
-	}
-	if err := s.names(); err != nil {
-		return err
-	}
-	if err := s.enterRoot(); err != nil {
+	if err := makeRoot(s); err != nil {
 		return err
 	}
 	if err := s.prepareProgram(); err != nil {
@@ -111,9 +112,72 @@ func (s *session) start() error {
 	if err := gate(s); err != nil {
 		return err
 	}
+	if err := startHooks(s); err != nil {
+		return err
+	}
 	s.tape.play() // reports its own failure
 	unix.Exit(1)
 	return nil
+}
+
+// makeRoot builds the root file system and enters it.
+func makeRoot(s *session) error {
+	if s.plan.Hooks.State != "" {
+		return makeHookedRoot(s)
+	}
+	if s.plan.User {
+		if err := s.leaveHost(); err != nil {
+			return err
+		}
+	}
+	if err := s.buildRoot(); err != nil {
+		return err
+	}
+	if err := settleRoot(s); err != nil {
+		return err
+	}
+	if err := s.cgroupNamespace(); err != nil {
+		return err
+	}
+	if err := s.names(); err != nil {
+		return err
+	}
+	return s.enterRoot()
+}
+
+// makeHookedRoot is makeRoot with the hooks that see the root file system beside
+// the host's mounts, and may still write to it.
+func makeHookedRoot(s *session) error {
+	leave := s.plan.Hooks.Leave
+	if leave {
+		if err := alone(); err != nil {
+			return err
+		}
+	}
+	if err := s.buildRoot(); err != nil {
+		return err
+	}
+	if err := s.cgroupNamespace(); err != nil {
+		return err
+	}
+	if err := s.names(); err != nil {
+		return err
+	}
+	if err := createHooks(s); err != nil {
+		return err
+	}
+	if err := settleRoot(s); err != nil {
+		return err
+	}
+	if !leave {
+		return s.enterRoot()
+	}
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fail(stepPivot, "/", err, "cannot open the old root")
+	}
+	defer unix.Close(old)
+	return pivotTo(s.root, old)
 }
 
 // gate waits until the plan's FIFO is read. Whoever made the box is told by the
@@ -231,9 +295,11 @@ func (s *session) buildRoot() error {
 	if err := s.workingDirectory(); err != nil {
 		return err
 	}
-	if err := s.hide(); err != nil {
-		return err
-	}
+	return s.hide()
+}
+
+// settleRoot makes the root file system what the program finds.
+func settleRoot(s *session) error {
 	if s.plan.ReadonlyRoot {
 		if err := setAttr(s.root, unix.MOUNT_ATTR_RDONLY, 0, false); err != nil {
 			return fail(stepRoot, "/", err, "cannot make the root file system read-only")

@@ -10,6 +10,8 @@
 //	  one or more Begin + descriptors     ->    (the first descriptor is a memfd with the Plan)
 //	                                      <-    NeedCgroup, when the cgroup must be entered by now
 //	  Go                                  ->
+//	                                      <-    Stands (with Hooks)
+//	  Go                                  ->
 //	                                      <-    Console + the terminal's master
 //	                                      <-    Ready (start) or Child + pid (join)
 //	  Go (start only)                     ->
@@ -27,6 +29,7 @@ const (
 	Ready      = 'R'
 	Child      = 'P' // then the pid, uint32
 	Built      = 'S' // the stock is
+	Stands     = 'H' // the root file system does: the runtime's hooks are due
 	Failed     = 'F' // then an errno, uint32, and an encoded Error
 )
 
@@ -51,7 +54,7 @@ type Plan struct {
 	FileLabel  string // SELinux label of the file systems that init makes, or ""
 
 	Root         int    // detached mount; of a join: a directory to make the root, or NoFD
-	RootAt       string // where it is mounted, in a mount namespace that is not the box's own
+	RootAt       string // where it is mounted, in a mount namespace that is not the box's own or that hooks look at
 	RootHow      uint64 // MS_*: its propagation once all is mounted, or 0
 	ReadonlyRoot bool
 	Mounts       []Mount
@@ -73,6 +76,8 @@ type Plan struct {
 	CgroupV2      bool
 	CgroupDir     int // v2 and join: the directory to clone into
 
+	Hooks Hooks
+
 	// Gate is a FIFO (O_PATH) that must be read before the program runs, or NoFD.
 	Gate int
 
@@ -80,6 +85,24 @@ type Plan struct {
 	Tiny  int // memfd of hezi-tiny, or NoFD
 
 	Process Process
+}
+
+// Hooks are programs that run while the box is made.
+type Hooks struct {
+	// State is the JSON text of the OCI state up to the pid and the status; "": there
+	// are no hooks.
+	State         string
+	Create, Start []Hook
+	// Leave says that init is in a mount namespace of its own with the host's
+	// mounts, which it leaves after the hooks.
+	Leave bool
+}
+
+// Hook is one program. Seconds is its timeout; 0: none.
+type Hook struct {
+	Path      string
+	Args, Env []string
+	Seconds   uint64
 }
 
 // IDMap has the fields of box.IDMap.

@@ -76,8 +76,7 @@ type Edits struct {
 	Env    []string
 	Groups []string
 	Mounts []box.Mount
-	// Hooks are programs of the host that run beside the container's start. Only
-	// other OCI runtimes run them.
+	// Hooks are programs, most of them the host's, that run beside the container's life.
 	Hooks *specs.Hooks
 
 	devices []box.Device
@@ -221,14 +220,6 @@ func (e *Edits) take(s *specs.Spec) error {
 
 func refused(what string) error {
 	return errdefs.ErrInvalidArgument.WithMessage("CDI device injection failed: the specification of the device asks for " + what)
-}
-
-// Unhooked refuses devices whose hooks nobody would run: they would not work.
-func (e *Edits) Unhooked() error {
-	if e.Hooks == nil {
-		return nil
-	}
-	return refused("hooks, programs of the host that run beside the container's start; Hezi's own runtime runs none: start the container by another one (--runtime runc), or write the specification without them, and do what they do (links, ldconfig) in the image")
 }
 
 // bind is a mount of a specification.

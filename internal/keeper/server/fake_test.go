@@ -21,7 +21,7 @@ var _ Runtime = fakeRuntime{}
 
 func (fakeRuntime) Leave(map[string]string) {}
 
-func (fakeRuntime) Prepare(string, *box.Users, *box.Namespaces) (int, error) {
+func (fakeRuntime) Prepare(string, *box.Users, *box.Namespaces, bool) (int, error) {
 	return 0, errors.New("not faked")
 }
 func (fakeRuntime) Close() error { return nil }

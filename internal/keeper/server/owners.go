@@ -55,7 +55,7 @@ func prepare(s *Server, req *keeper.PrepareRequest) (keeper.Prepared, error) {
 	if err != nil {
 		return keeper.Prepared{}, err
 	}
-	pid, err := s.rt.Prepare(req.ContainerID, req.Users, &req.Namespaces)
+	pid, err := s.rt.Prepare(req.ContainerID, req.Users, &req.Namespaces, req.Hooked)
 	if err != nil {
 		return keeper.Prepared{}, err
 	}

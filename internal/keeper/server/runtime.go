@@ -13,7 +13,7 @@ import (
 // Runtime starts processes; *box.Runtime is one.
 type Runtime interface {
 	Start(ctx context.Context, spec *box.Spec, stdio box.Stdio) (*box.Proc, error)
-	Prepare(id string, users *box.Users, n *box.Namespaces) (pid int, err error)
+	Prepare(id string, users *box.Users, n *box.Namespaces, hooked bool) (pid int, err error)
 	Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths map[string]string, p *box.Process, stdio box.Stdio) (*box.Proc, error)
 	// Leave ends what the runtime keeps in a container's cgroup.
 	Leave(cgroupPaths map[string]string)
