@@ -172,7 +172,7 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 	if w := labels.Enable(c.SELinux); w != "" {
 		d.log.Warn(w)
 	}
-	if err := labels.OfLayers(filepath.Join(c.DataRoot, "layers"), filepath.Join(c.DataRoot, "writable")); err != nil {
+	if err := labels.OfLayers(d.log, filepath.Join(c.DataRoot, "layers"), filepath.Join(c.DataRoot, "writable")); err != nil {
 		return nil, err
 	}
 	o.DataRoot, o.ExecRoot, o.Walls.Seccomp, o.Walls.NoNewPrivileges, o.CgroupParent = c.DataRoot, c.ExecRoot, profile, c.NoNewPrivileges, cgroupParent(id)

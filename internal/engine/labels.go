@@ -68,6 +68,8 @@ func (e labeller) apply(r *record, s *box.Spec) error {
 		if owner, err = (launcher(e)).joined(r); err != nil {
 			return err
 		}
+	} else if neighbourly(e.records, r) {
+		files = l.Shared()
 	}
 	for _, name := range etc {
 		if err := labels.RelabelFile(e.etcFile(owner, name), files); err != nil {
@@ -75,6 +77,19 @@ func (e labeller) apply(r *record, s *box.Spec) error {
 		}
 	}
 	return nil
+}
+
+// neighbourly says whether a container that runs is in the network of r, and so
+// reads its files of /etc.
+func neighbourly(e *records, r *record) bool {
+	for _, o := range e.all() {
+		if mode := o.HostConfig.NetworkMode; o.ID != r.ID && mode.IsContainer() && o.running() {
+			if c, err := e.entry(mode.ConnectedContainer()); err == nil && c.latest.Load().ID == r.ID {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // relabel does what z and Z ask for. A volume that does not say it is shared, as

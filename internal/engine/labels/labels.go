@@ -9,8 +9,10 @@ package labels
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -47,8 +49,8 @@ const noPolicy = "the policy in use names no labels of containers (contexts/lxc_
 
 // OfLayers gives the folders of layers the label of what containers may read: the
 // kernel holds a program's memory against that of the file below the overlay. It
-// walks what has another one, once.
-func OfLayers(folders ...string) error {
+// walks what has another one, once, which may take minutes: log is told.
+func OfLayers(log *slog.Logger, folders ...string) error {
 	if !Enabled() {
 		return nil
 	}
@@ -66,9 +68,12 @@ func OfLayers(folders ...string) error {
 		if has(f, l) {
 			continue
 		}
+		begun := time.Now()
+		log.Info("SELinux: all files of images and containers are given the label that containers may read, which is done once", "folder", f, "label", l)
 		if err := Relabel(f, "", l); err != nil {
 			return err
 		}
+		log.Info("SELinux: they have it", "folder", f, "took", time.Since(begun).Round(time.Millisecond))
 	}
 	return nil
 }
