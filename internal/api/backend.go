@@ -20,6 +20,7 @@ import (
 	"hezi/internal/image/check"
 	"hezi/internal/image/lists"
 	"hezi/internal/image/registry"
+	hostnet "hezi/internal/network"
 )
 
 // Filters as the API sends them: key to set of values.
@@ -116,7 +117,8 @@ type Volumes interface {
 // Networks is what the handlers of /networks need. *network.Controller has it.
 type Networks interface {
 	List(ctx context.Context, f Filters) ([]network.Inspect, error)
-	Inspect(ctx context.Context, ref string) (network.Inspect, error)
+	Detail(ctx context.Context, ref string) (hostnet.Detail, error)
+	EgressOf(container string, labels map[string]string) *hostnet.Egress
 	Create(ctx context.Context, q network.CreateRequest) (id string, err error)
 	Remove(ctx context.Context, ref string) error
 	Prune(ctx context.Context, o disk.PruneOptions) (network.PruneReport, error)
@@ -128,6 +130,7 @@ type Attachments interface {
 	Connect(ctx context.Context, container, network string, s *network.EndpointSettings) error
 	Disconnect(ctx context.Context, container, network string, force bool) error
 	Publish(ctx context.Context, container string, add, remove network.PortMap) (network.PortMap, error)
+	SetEgress(ctx context.Context, container, policy string) error
 }
 
 // System is what /info, /version and /events need. The daemon implements it.

@@ -10,6 +10,8 @@ import (
 	"github.com/moby/moby/api/types/events"
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/system"
+
+	hostnet "hezi/internal/network"
 )
 
 // What older versions of the API expect, by docs/CHANGELOG.md of
@@ -194,6 +196,24 @@ func inspectFor(v apiVersion, resp container.InspectResponse) any {
 		}
 	}
 	return o
+}
+
+// withEgress adds a field of Hezi's own to what is told of a container that a policy holds
+// for.
+func withEgress(told any, e *hostnet.Egress) any {
+	if e == nil {
+		return told
+	}
+	switch told := told.(type) {
+	case object:
+		told["Egress"] = e
+	case container.InspectResponse:
+		return struct {
+			container.InspectResponse
+			Egress *hostnet.Egress
+		}{told, e}
+	}
+	return told
 }
 
 // legacyEndpoint copies the endpoint of the network "bridge" to where clients

@@ -84,7 +84,11 @@ func containerInspect(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.writeJSON(http.StatusOK, inspectFor(c.version, resp))
+	var labels map[string]string
+	if resp.Config != nil {
+		labels = resp.Config.Labels
+	}
+	return c.writeJSON(http.StatusOK, withEgress(inspectFor(c.version, resp), c.backend.Networks.EgressOf(resp.ID, labels)))
 }
 
 func containerTop(c *call) error {

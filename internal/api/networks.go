@@ -15,6 +15,7 @@ var networkRoutes = []route{
 	{method: "POST", path: "/networks/{id}/disconnect", handle: networkDisconnect},
 	{method: "DELETE", path: "/networks/{id}", handle: networkRemove},
 	{method: "POST", path: "/hezi/containers/{id}/ports", handle: containerPorts},
+	{method: "POST", path: "/hezi/containers/{id}/egress", handle: containerEgress},
 }
 
 func networkCreate(c *call) error {
@@ -69,6 +70,16 @@ func containerPorts(c *call) error {
 	return c.writeJSON(http.StatusOK, now)
 }
 
+// containerEgress is Hezi's own: it changes what a container may send to, also while it
+// runs.
+func containerEgress(c *call) error {
+	var q struct{ Policy string }
+	if err := c.body(&q); err != nil {
+		return err
+	}
+	return c.noContent(c.backend.Attachments.SetEgress(c.lasting(), c.arg, q.Policy))
+}
+
 func networkList(c *call) error {
 	f, err := c.filters()
 	if err != nil {
@@ -89,7 +100,7 @@ func networkList(c *call) error {
 }
 
 func networkInspect(c *call) error {
-	n, err := c.backend.Networks.Inspect(c.ctx(), c.arg)
+	n, err := c.backend.Networks.Detail(c.ctx(), c.arg)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/format"
+	"hezi/internal/cli/request"
 )
 
 func newNetworkCreate(a *App) *cobra.Command {
@@ -27,6 +28,7 @@ func newNetworkCreate(a *App) *cobra.Command {
 	var subnets []string
 	var ranges []net.IPNet
 	var gateways []net.IP
+	var egress []string
 	ipam := network.IPAM{}
 	driverOpts, ipamOpts, auxiliary := opts.NewMapOpts(nil, nil), opts.NewMapOpts(nil, nil), opts.NewMapOpts(nil, nil)
 	labels := opts.NewListOpts(opts.ValidateLabel)
@@ -38,6 +40,7 @@ func newNetworkCreate(a *App) *cobra.Command {
 	f.BoolVar(&o.Internal, "internal", false, "Restrict external access to the network")
 	f.BoolVar(&ipv4, "ipv4", true, "Enable or disable IPv4 address assignment")
 	f.BoolVar(&ipv6, "ipv6", false, "Enable or disable IPv6 address assignment")
+	f.StringArrayVar(&egress, "egress", nil, `What all its containers may send to ("none", "allow=10.0.0.0/8,example.org:443")`)
 	f.BoolVar(&o.Attachable, "attachable", false, "Enable manual container attachment")
 	f.BoolVar(&o.Ingress, "ingress", false, "Create swarm routing-mesh network")
 	f.StringVar(&o.Scope, "scope", "", "Control the network's scope")
@@ -62,6 +65,14 @@ func newNetworkCreate(a *App) *cobra.Command {
 		}
 		ipam.Options, o.Options, o.IPAM = ipamOpts.GetAll(), driverOpts.GetAll(), &ipam
 		o.Labels = opts.ConvertKVStringsToMap(labels.GetSlice())
+		if len(egress) > 0 {
+			if o.Labels[request.EgressLabel], err = request.Egress(egress); err != nil {
+				return err
+			}
+			if err := a.ownFlags(ctx, "--egress"); err != nil {
+				return err
+			}
+		}
 		res, err := engine.NetworkCreate(ctx, args[0], o)
 		if err != nil {
 			return err

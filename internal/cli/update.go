@@ -26,7 +26,7 @@ func newUpdate(a *App) *cobra.Command {
 	var cpus opts.NanoCPUs
 	var restart string
 	var pids int64
-	var publish, unpublish []string
+	var publish, unpublish, egress []string
 	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, nil)}
 	f := cmd.Flags()
 	f.Uint16Var(&r.BlkioWeight, "blkio-weight", 0, "Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)")
@@ -45,6 +45,7 @@ func newUpdate(a *App) *cobra.Command {
 	f.Var(&cpus, "cpus", "Number of CPUs")
 	f.StringArrayVar(&publish, "publish-add", nil, "Publish a port as -p of run does; the container runs on")
 	f.StringArrayVar(&unpublish, "publish-rm", nil, "Take a published port away: the container's port, or what --publish-add or -p said")
+	f.StringArrayVar(&egress, "egress", nil, `What the container may send to from now on ("none", "all", "allow=10.0.0.0/8,example.org:443")`)
 	f.Var(&kernel, "kernel-memory", "Kernel memory limit (deprecated)")
 	_ = f.MarkDeprecated("kernel-memory", "and no longer supported by the kernel") // the flag exists
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
@@ -55,8 +56,12 @@ func newUpdate(a *App) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		restraint, err := request.Egress(egress)
+		if err != nil {
+			return err
+		}
 		own := 0
-		for _, name := range []string{"publish-add", "publish-rm"} {
+		for _, name := range []string{"publish-add", "publish-rm", "egress"} {
 			if f.Changed(name) {
 				own++
 			}
@@ -74,13 +79,22 @@ func newUpdate(a *App) *cobra.Command {
 		var mu sync.Mutex
 		var warnings []string
 		err = a.each(ctx, args, func(ctx context.Context, name string) error {
-			if own > 0 {
+			if f.Changed("publish-add") || f.Changed("publish-rm") {
 				if err := engine.PostOwn(ctx, "/hezi/containers/"+url.PathEscape(name)+"/ports", nil, nil, ports, nil); err != nil {
 					return ownPorts(err)
 				}
-				if own == f.NFlag() {
-					return nil
+			}
+			if f.Changed("egress") {
+				err := engine.PostOwn(ctx, "/hezi/containers/"+url.PathEscape(name)+"/egress", nil, nil, map[string]string{"Policy": restraint}, nil)
+				if errors.Is(err, endpoint.ErrNotHezi) {
+					return fmt.Errorf("hezi update --egress: %w", err)
 				}
+				if err != nil {
+					return err
+				}
+			}
+			if own == f.NFlag() {
+				return nil
 			}
 			res, err := engine.ContainerUpdate(ctx, name, client.ContainerUpdateOptions{Resources: &r, RestartPolicy: &policy})
 			mu.Lock()

@@ -103,6 +103,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		}
 		return nil
 	}
+	o.Denied = denied(eng)
 	nets, err = network.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("the default network: %w", err)
@@ -232,6 +233,15 @@ func cgroupParent(id string) string {
 		return "/hezi"
 	}
 	return "/hezi-" + id
+}
+
+// denied has the engine tell what a policy of egress denied a container.
+func denied(eng *atomic.Pointer[engine.Engine]) func(string, network.Denied) {
+	return func(id string, d network.Denied) {
+		if e := eng.Load(); e != nil {
+			engine.Attachments{Engine: e}.EgressDenied(id, d)
+		}
+	}
 }
 
 func imageOptions(c *config.Config, log *slog.Logger, broker *events.Broker, eng *atomic.Pointer[engine.Engine]) image.Options {

@@ -55,7 +55,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
-	if err := health.Validate(&config, host.AutoRemove); err != nil {
+	if err := cmp.Or(health.Validate(&config, host.AutoRemove), attach.Egress(config.Labels, host.NetworkMode)); err != nil {
 		return container.CreateResponse{}, err
 	}
 	if config.StopSignal != "" {

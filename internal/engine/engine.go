@@ -85,6 +85,7 @@ type networks interface {
 	Republish(ctx context.Context, containerID string, add, remove apinet.PortMap) (*network.Sandbox, error)
 	NameSockets(containerID string) []int
 	Renamed(containerID string, list []network.EndpointRequest)
+	SetEgress(containerID, policy string) error
 	Resolve(ref string) (id, name string, err error)
 	Release(containerID string)
 	NetworkID(name string) string

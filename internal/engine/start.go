@@ -23,6 +23,7 @@ import (
 	"hezi/internal/image"
 	"hezi/internal/keeper"
 	"hezi/internal/network"
+	"hezi/internal/network/egress"
 	"hezi/internal/runtimes"
 	"hezi/internal/snapshot"
 )
@@ -394,7 +395,7 @@ func (e launcher) joined(r *record) (*record, error) {
 
 // place is what is asked of the networks for a container.
 func (r *record) place() network.SandboxRequest {
-	return network.SandboxRequest{ContainerID: r.ID, ContainerName: r.Name, Endpoints: r.attached().Requests(), Ports: r.published()}
+	return network.SandboxRequest{ContainerID: r.ID, ContainerName: r.Name, Endpoints: r.attached().Requests(), Ports: r.published(), Egress: r.Config.Labels[egress.Label]}
 }
 
 // attached is what others know of the container in its networks.

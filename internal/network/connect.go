@@ -82,6 +82,7 @@ func (c *Controller) Disconnect(_ context.Context, containerID, ref string) (*Sa
 // detach removes a link from the member and from its namespace.
 func (c *Controller) detach(m *member, k *link) {
 	logFailure("take an interface out of a container", netns.Detach(m.path, k.inside))
+	restrainer{&c.registry}.unguard(m.guarded(k)...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m.links = slices.DeleteFunc(slices.Clone(m.links), func(o *link) bool { return o == k })

@@ -28,6 +28,8 @@ type SandboxRequest struct {
 	// network's from then on.
 	NameSockets []int
 	Resolving   Resolving
+	// Egress is the container's policy of what it may send to (package egress); "": all.
+	Egress string
 }
 
 // EndpointRequest asks for a place in one network. Networks host and none have

@@ -21,6 +21,7 @@ import (
 	"hezi/internal/network/dns"
 	"hezi/internal/network/dns/names"
 	"hezi/internal/network/dns/sockets"
+	"hezi/internal/network/egress"
 	"hezi/internal/network/ipam"
 	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
@@ -57,6 +58,8 @@ type Options struct {
 	// Admit is told of the addresses of names before the containers that ask hear them;
 	// may be nil.
 	Admit dns.Admit
+	// Denied is told what a container was denied by a policy of egress; may be nil.
+	Denied func(containerID string, d Denied)
 	// InUse names containers that have a network without running; may be nil.
 	InUse func(networkID string) []string
 }
@@ -85,6 +88,8 @@ type registry struct {
 	watch  *nft.Watch
 	names  *names.Table
 	dns    *dns.Server
+
+	denials denials
 
 	making  sync.Mutex // held while networks are made and removed
 	filling sync.Mutex // held while a slot is made that is to wait
@@ -131,9 +136,10 @@ type member struct {
 	pair      *sockets.Pair // nil: it asks for no names
 	served    bool          // they are the name service's
 	resolving Resolving
-	adopted   bool          // it ran while the engine was away
-	done      chan struct{} // closed when ports and handle are given back
-	work      sync.Mutex    // held while networks are connected and disconnected
+	egress    *egress.Policy // its own; nil: none
+	adopted   bool           // it ran while the engine was away
+	done      chan struct{}  // closed when ports and handle are given back
+	work      sync.Mutex     // held while networks are connected and disconnected
 }
 
 // New opens the networks: it finds or makes the bridges and the nft table.

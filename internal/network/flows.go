@@ -87,7 +87,24 @@ func forgetAddress(a netip.Addr) {
 		family, source = unix.AF_INET6, nl.CTA_IP_V6_SRC
 	}
 	// Who answers is the source of the reply, whatever was translated.
-	for _, side := range []struct{ tuple, flags int }{{nl.CTA_TUPLE_ORIG, ctaFilterOrig}, {nl.CTA_TUPLE_REPLY, ctaFilterReply}} {
+	forgetFrom(a, family, source, side{nl.CTA_TUPLE_ORIG, ctaFilterOrig}, side{nl.CTA_TUPLE_REPLY, ctaFilterReply})
+}
+
+// forgetOwn drops what the kernel tracks of connections that a container's address made,
+// and not of those that were made to it.
+func forgetOwn(a netip.Addr) {
+	family, source := uint8(unix.AF_INET), nl.CTA_IP_V4_SRC
+	if a.Is6() {
+		family, source = unix.AF_INET6, nl.CTA_IP_V6_SRC
+	}
+	forgetFrom(a, family, source, side{nl.CTA_TUPLE_ORIG, ctaFilterOrig})
+}
+
+// side of a connection.
+type side struct{ tuple, flags int }
+
+func forgetFrom(a netip.Addr, family uint8, source int, sides ...side) {
+	for _, side := range sides {
 		req := nl.NewNetlinkRequest(int(netlink.ConntrackTable)<<8|nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
 		req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
 		tuple := nl.NewRtAttr(side.tuple|unix.NLA_F_NESTED, nil)

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
+	"hezi/internal/network/egress"
 	"hezi/internal/network/netns"
 )
 
@@ -26,11 +27,15 @@ func (c *Controller) Join(ctx context.Context, req SandboxRequest) (*Sandbox, er
 	if err != nil {
 		return nil, err
 	}
+	policy, err := egress.Parse(req.Egress)
+	if err != nil {
+		return nil, err
+	}
 	if err := c.begin(req.ContainerID); err != nil {
 		return nil, err
 	}
 	defer c.end(req.ContainerID)
-	m := &member{id: req.ContainerID, name: req.ContainerName, ports: req.Ports, resolving: req.Resolving, done: make(chan struct{})}
+	m := &member{id: req.ContainerID, name: req.ContainerName, ports: req.Ports, resolving: req.Resolving, egress: policy, done: make(chan struct{})}
 	if len(lans) == 0 || lans[0].Driver == driverNull {
 		m.path = c.nonePath(req.ContainerID)
 		if err := netns.Make(m.path, req.Namespace, nil, nil); err != nil {
@@ -71,7 +76,14 @@ func (c *Controller) attach(m *member, l *lan, req EndpointRequest) error {
 	if err != nil {
 		return err
 	}
-	if err := netns.Attach(m.path, k.endpoint(l, c.o.MTU)); err != nil {
+	if m.box != nil { // it runs
+		err = restrainer{&c.registry}.guard(m, k)
+	}
+	if err == nil {
+		err = netns.Attach(m.path, k.endpoint(l, c.o.MTU))
+	}
+	if err != nil {
+		restrainer{&c.registry}.unguard(m.guarded(k)...)
 		c.bury1(k)
 		return portError(l, err)
 	}
@@ -131,11 +143,15 @@ func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) 
 	if !netns.Mounted(s.Path) || filepath.Dir(s.Path) != c.handles() {
 		return nil, notFound("the network namespace %s of the container %s is gone", s.Path, req.ContainerID)
 	}
+	policy, err := egress.Parse(req.Egress)
+	if err != nil {
+		return nil, err
+	}
 	if err := c.begin(req.ContainerID); err != nil {
 		return nil, err
 	}
 	defer c.end(req.ContainerID)
-	m := &member{id: req.ContainerID, name: req.ContainerName, path: s.Path, ports: req.Ports, kept: req.Kept, resolving: req.Resolving, done: make(chan struct{}), adopted: true}
+	m := &member{id: req.ContainerID, name: req.ContainerName, path: s.Path, egress: policy, ports: req.Ports, kept: req.Kept, resolving: req.Resolving, done: make(chan struct{}), adopted: true}
 	if s.Ports != nil {
 		m.ports = s.Ports // with the ports chosen then
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/moby/moby/api/types/network"
 
+	"hezi/internal/network/egress"
 	"hezi/internal/network/ipam"
 	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
@@ -54,8 +55,9 @@ type lan struct {
 	Config
 	o      options.Bridge
 	v      options.Vlan
-	bridge string // the device's name
-	index  int    // of the bridge, or of the parent device
+	policy *egress.Policy // of what all its containers may send to; nil: all
+	bridge string         // the device's name
+	index  int            // of the bridge, or of the parent device
 	mtu    int
 
 	ranges  []*ipam.Range
@@ -94,6 +96,9 @@ func newLan(c Config) (*lan, error) {
 	case driverIpvlan:
 		l.v, err = options.ParseIpvlan(c.Options)
 		l.mtu = l.v.MTU
+	}
+	if err == nil {
+		l.policy, err = policyOf(c)
 	}
 	if err != nil {
 		return nil, err

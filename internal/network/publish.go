@@ -150,6 +150,9 @@ func (c *publisher) publish(ctx context.Context, m *member) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := (restrainer{&c.registry}).guard(m, m.links...); err != nil {
+		return nil, err
+	}
 	m.forwards, m.direct = m.targets()
 	if c.table != nil {
 		if len(m.forwards) > 0 {

@@ -50,9 +50,6 @@ func (c *Controller) Sweep() error {
 	left, strays := slices.Collect(maps.Keys(c.unclaimed)), c.strays
 	c.unclaimed, c.strays = map[string]bool{}, map[string]string{}
 	c.mu.Unlock()
-	if err := c.dns.Begin(); err != nil {
-		return err
-	}
 	unknown := false
 	for _, path := range left {
 		if err := netns.Remove(path); err != nil {
@@ -70,6 +67,9 @@ func (c *Controller) Sweep() error {
 		c.mu.Unlock()
 	}
 	wake(c.kick)
+	if err := errors.Join(restrainer{&c.registry}.guardAdopted(), c.dns.Begin()); err != nil {
+		return err
+	}
 	if unknown {
 		c.rerouteAll()
 	}
@@ -156,9 +156,11 @@ func (c *publisher) giveBack() {
 	c.mu.Unlock()
 	var forwards []nft.Forward
 	var direct []nft.Direct
+	var guards []string
 	for _, m := range leaving {
 		m.work.Lock() // no connection is half made
 		forwards, direct = append(forwards, m.forwards...), append(direct, m.direct...)
+		guards = append(guards, m.guarded()...)
 		m.work.Unlock()
 	}
 	if c.table != nil && len(forwards) > 0 {
@@ -167,6 +169,7 @@ func (c *publisher) giveBack() {
 	if c.table != nil {
 		logFailure("close the ports at containers' addresses", c.table.SetDirect(nil, direct))
 	}
+	restrainer{&c.registry}.unguard(guards...)
 	forgetFlows(forwards, fresh)
 	for _, m := range leaving {
 		m.work.Lock()

@@ -32,7 +32,7 @@ type resolver struct{ *registry }
 func (c resolver) open() (err error) {
 	c.names = names.New()
 	up := upstream.New(&upstream.Host{File: cmp.Or(c.o.ResolvConf, upstream.HostFile), Resolved: upstream.ResolvedFile}, 0)
-	c.dns, err = dns.New(dns.Options{Names: c.names, Upstream: up, Admit: c.o.Admit})
+	c.dns, err = dns.New(dns.Options{Names: c.names, Upstream: up, Admit: restrainer(c).admitted})
 	return err
 }
 
@@ -44,7 +44,7 @@ func (c resolver) serve(m *member) error {
 	if !m.asks() {
 		return nil
 	}
-	if err := c.dns.Add(dns.Box{Container: m.id, Sockets: *m.pair, Policy: m.policy()}); err != nil {
+	if err := c.dns.Add(dns.Box{Container: m.id, Sockets: *m.pair, Policy: c.policy(m)}); err != nil {
 		return err
 	}
 	m.served = true
@@ -56,7 +56,7 @@ func (c resolver) serve(m *member) error {
 func (c resolver) moved(m *member) {
 	if m.served {
 		c.names.Set(m.id, m.places()...)
-		c.dns.SetPolicy(m.id, m.policy())
+		c.dns.SetPolicy(m.id, c.policy(m))
 	}
 }
 
@@ -121,9 +121,13 @@ func (m *member) places() (list []names.Place) {
 	return list
 }
 
-func (m *member) policy() dns.Policy {
+func (c resolver) policy(m *member) dns.Policy {
 	out := slices.ContainsFunc(m.links, func(k *link) bool { return len(k.gateways(k.lan)) > 0 })
-	return dns.Policy{Own: m.resolving.Own, Namespace: m.path, Forward: out, Dotted: m.resolving.Dotted}
+	p := dns.Policy{Own: m.resolving.Own, Namespace: m.path, Forward: out, Dotted: m.resolving.Dotted, Allow: restrainer(c).mayAsk(m)}
+	if p.Allow != nil && out {
+		p.Namespace = "" // its own servers need not be open to the container itself
+	}
+	return p
 }
 
 // NameSockets are copies, for the caller to close, of the sockets by which a running

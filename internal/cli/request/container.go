@@ -73,6 +73,11 @@ func (o *Options) config(proxyEnv []string) (*container.Config, error) {
 	if o.health.action != "" {
 		labelMap[healthAction] = o.health.action
 	}
+	if len(o.network.egress) > 0 {
+		if labelMap[EgressLabel], err = Egress(o.network.egress); err != nil {
+			return nil, err
+		}
+	}
 	none := g.attach.Len() == 0
 	c := &container.Config{
 		Hostname:     g.hostname,
@@ -205,6 +210,8 @@ func (o *Options) Own() string {
 		return "--health-tcp"
 	case h.action != "":
 		return "--health-action"
+	case len(o.network.egress) > 0:
+		return "--egress"
 	}
 	return ""
 }

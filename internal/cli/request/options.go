@@ -62,6 +62,7 @@ type networking struct {
 	ip, ip6                                        net.IP
 	mac                                            string
 	publishAll                                     bool
+	egress                                         []string
 }
 
 type storage struct {
@@ -178,6 +179,7 @@ func (n *networking) add(f *pflag.FlagSet) {
 	f.Var(&n.linkLocal, "link-local-ip", "Container IPv4/IPv6 link-local addresses")
 	f.StringVar(&n.mac, "mac-address", "", "Container MAC address (e.g., 92:d0:c6:0a:29:33)")
 	f.VarP(&n.publish, "publish", "p", "Publish a container's port(s) to the host")
+	f.StringArrayVar(&n.egress, "egress", nil, `What the container may send to ("none", "allow=10.0.0.0/8,example.org:443")`)
 	f.BoolVarP(&n.publishAll, "publish-all", "P", false, "Publish all exposed ports to random ports")
 	f.Var(&n.mode, "net", "Connect a container to a network")
 	f.Var(&n.mode, "network", "Connect a container to a network")

@@ -60,6 +60,9 @@ type Policy struct {
 	// Forward is false for a container that reaches nothing but its networks: the
 	// host's servers are not asked for it.
 	Forward bool
+	// Allow says which names others may be asked for; nil: all. It is called once for each
+	// question.
+	Allow func(name string) bool
 	// Dotted: a name without a dot is no name of the outside (ndots was asked for).
 	Dotted bool
 }
@@ -390,6 +393,8 @@ func (s *Server) serve(b *box, msg []byte, stream bool, reply func([]byte)) {
 	switch {
 	case p.Dotted && (q.Type == wire.TypeA || q.Type == wire.TypeAAAA) && !strings.Contains(q.Name, ".") && q.Name != "":
 		reply(wire.Bare(q, wire.Success, 0)) // the client goes on with its search domains
+	case p.Allow != nil && !p.Allow(q.Name):
+		reply(wire.Bare(q, wire.Refused, 0))
 	case !p.Forward && p.Own == nil:
 		reply(wire.Bare(q, wire.ServerFailure, 0))
 	case !s.enter(b):

@@ -10,7 +10,7 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 5
+const rulesVersion = 6
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h
@@ -105,11 +105,12 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 	}
 
 	c.AddChain(&nftables.Chain{Name: userChain, Table: t.table})
+	countDrops(chain)
 	fwd := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	fwd([]expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: userChain}})
 	fwd(pair(), []expr.Any{t.lookup(setBetween, false)}, verdict(expr.VerdictAccept))
-	fwd(t.iface(expr.MetaKeyIIFNAME, setInternal), verdict(expr.VerdictDrop))
-	fwd(t.iface(expr.MetaKeyOIFNAME, setInternal), verdict(expr.VerdictDrop))
+	fwd(t.iface(expr.MetaKeyIIFNAME, setInternal), goTo(chainDropIn))
+	fwd(t.iface(expr.MetaKeyOIFNAME, setInternal), goTo(chainDropOut))
 	fwd(out, ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
 	fwd(out, ct(expr.CtKeySTATUS, ipsDstNAT), verdict(expr.VerdictAccept))
 	for _, h := range families {
@@ -118,7 +119,7 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 		fwd(h.only(), out, []expr.Any{load(expr.PayloadBaseNetworkHeader, h.dest, h.size, regWord)}, protoPort(regWord+h.words()),
 			[]expr.Any{&expr.Lookup{SourceRegister: regWord, SetName: setDirect + h.suffix, SetID: t.sets[setDirect+h.suffix].ID}}, verdict(expr.VerdictAccept))
 	}
-	fwd(out, verdict(expr.VerdictDrop))
+	fwd(out, goTo(chainDropOut))
 	fwd(in, verdict(expr.VerdictAccept))
 	return count
 }

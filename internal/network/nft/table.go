@@ -7,6 +7,7 @@
 //	  map ranges_at    { hostaddress . proto . ports : address }
 //	  set bridges, internal, between, subnets, masked, sources, open, routed, direct
 //	                   what each network is: see networks.go
+//	  set dropped       { bridge : counter } what the rules dropped; see dropped.go
 //	  set rules-HASH   { the version of the rules below }
 //	  chain hezi-user   the administrator's own rules, asked first of what is forwarded
 //	  chain raw         prerouting: drop what is for 127/8, or of it, and does not come from lo
@@ -60,6 +61,7 @@ type Table struct {
 	networks map[string]Network // by bridge
 	direct   map[Direct]bool
 	rules    map[string]int // how many each chain has
+	egress   egressState
 }
 
 // Open finds or makes the table. What a former engine left in the maps of
@@ -454,7 +456,7 @@ func (t *Table) restoreLocked() error {
 	}
 	c.AddTable(t.table)
 	mark := &nftables.Set{Table: t.table, Name: marker(t), KeyType: nftables.TypeInetService}
-	all := append(t.published(), mark)
+	all := append(t.published(), mark, droppedSet(t))
 	for _, name := range t.order {
 		all = append(all, t.sets[name])
 	}
@@ -462,6 +464,11 @@ func (t *Table) restoreLocked() error {
 		s.ID = 0
 		if err := c.AddSet(s, nil); err != nil {
 			return fmt.Errorf("encode the nft set %s: %w", s.Name, err)
+		}
+	}
+	if len(t.egress.guards) > 0 {
+		if err := (Guards{t}).rewriteEgress(c); err != nil {
+			return err
 		}
 	}
 	addRules(c, t)
@@ -510,7 +517,7 @@ func (t *Table) clear(c *nftables.Conn) error {
 	for _, s := range sets {
 		_, network := t.sets[s.Name]
 		published := slices.ContainsFunc(t.allMaps(), func(o *nftables.Set) bool { return o.Name == s.Name })
-		if network || published || strings.HasPrefix(s.Name, markerPrefix) {
+		if network || published || s.Name == setDropped || strings.HasPrefix(s.Name, markerPrefix) {
 			c.DelSet(&nftables.Set{Table: t.table, Name: s.Name})
 		}
 	}
@@ -530,7 +537,11 @@ func (t *Table) Destroy() error {
 		if err := t.clear(c); err != nil {
 			return err
 		}
+		if err := (Guards{t}).clearEgress(c); err != nil {
+			return err
+		}
 	} else {
+		Guards{t}.dropBridge(c)
 		c.DelTable(t.table)
 	}
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -556,5 +567,5 @@ func (t *Table) intactLocked(c *nftables.Conn) bool {
 			return false
 		}
 	}
-	return true
+	return Guards{t}.intactEgress(c)
 }
