@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 
 	"github.com/fvbommel/sortorder"
@@ -53,12 +52,12 @@ func newPort(a *App) *cobra.Command {
 				return fmt.Errorf("no public port '%s' published for %s", args[1], args[0])
 			}
 			for _, b := range ports[port] {
-				lines = append(lines, net.JoinHostPort(b.HostIP.String(), b.HostPort))
+				lines = append(lines, format.Place(b.HostIP, b.HostPort))
 			}
 		} else {
 			for port, bindings := range ports {
 				for _, b := range bindings {
-					lines = append(lines, fmt.Sprintf("%s -> %s", port, net.JoinHostPort(b.HostIP.String(), b.HostPort)))
+					lines = append(lines, fmt.Sprintf("%s -> %s", port, format.Place(b.HostIP, b.HostPort)))
 				}
 			}
 		}

@@ -112,7 +112,9 @@ func (e Attachments) republish(ctx context.Context, id string, add, remove netwo
 	q := keeper.PortsRequest{ContainerID: id, Ports: box.Sockets[:min(len(box.Sockets), keeper.MaxPorts)]}
 	for p, list := range box.Ports {
 		for _, b := range list {
-			q.Keep = append(q.Keep, net.JoinHostPort(b.HostIP.String(), b.HostPort)+"/"+string(p.Proto()))
+			for _, a := range hostnet.Places(b.HostIP) {
+				q.Keep = append(q.Keep, net.JoinHostPort(a.String(), b.HostPort)+"/"+string(p.Proto()))
+			}
 		}
 	}
 	if err := e.o.Keeper.Ports(ctx, q); err != nil {

@@ -86,6 +86,7 @@ type registry struct {
 	refill chan struct{} // to the one that fills the pools
 	wg     sync.WaitGroup
 	watch  *nft.Watch
+	around around
 	names  *names.Table
 	dns    *dns.Server
 
@@ -333,7 +334,7 @@ func (c *Controller) Close() error {
 	if c.watch != nil {
 		errs = append(errs, c.watch.Close())
 	}
-	errs = append(errs, c.dns.Close())
+	errs = append(errs, c.around.close(), c.dns.Close())
 	c.wg.Wait()
 	c.mu.Lock()
 	var pool []*slot

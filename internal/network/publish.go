@@ -29,6 +29,9 @@ func (m *member) target(h *held) (f []nft.Forward, d []nft.Direct) {
 	if v6 {
 		to, mode = k.v6.Addr(), k.lan.o.Mode6
 	}
+	if mode == options.Routed && h.near {
+		return nil, nil // whoever routes there would reach it
+	}
 	if mode == options.Routed {
 		for p := int(h.port); p <= int(h.port)+int(h.hold.Last-h.hold.Port); p++ {
 			d = append(d, nft.Direct{Proto: h.hold.Proto, To: netip.AddrPortFrom(to, uint16(p))})
@@ -36,7 +39,7 @@ func (m *member) target(h *held) (f []nft.Forward, d []nft.Direct) {
 		return nil, d
 	}
 	one := nft.Forward{Proto: h.hold.Proto, Port: h.hold.Port, Last: h.hold.Last, To: netip.AddrPortFrom(to, h.port)}
-	if !h.hold.Addr.IsUnspecified() {
+	if h.near || !h.hold.Addr.IsUnspecified() {
 		one.Host = h.hold.Addr
 	}
 	return []nft.Forward{one}, nil
@@ -46,6 +49,15 @@ func (m *member) target(h *held) (f []nft.Forward, d []nft.Direct) {
 type held struct {
 	hold *ports.Hold
 	port uint16
+	near bool // of the scope lan
+}
+
+// shown is the address of its binding.
+func (h *held) shown() netip.Addr {
+	if h.near {
+		return Near()
+	}
+	return h.hold.Addr
 }
 
 // families says for which families the member's ports can be published.
@@ -66,10 +78,13 @@ func (c *publisher) hosts(m *member, p network.Port, b network.PortBinding) ([]n
 			a = k.lan.o.Binding
 		}
 	}
+	if k4, _ := m.gatewayOf(false); a == Near() && (v4 && k4.lan.o.Mode4 == options.Routed || v6 && m.routed6()) {
+		return nil, invalid("port %s cannot be published with the scope lan: the container's network has the gateway mode routed, in which whoever routes to its address reaches the port: name the clients in the chain hezi-user", p)
+	}
 	switch {
 	case !v4 && !v6:
 		return nil, nil
-	case !a.IsValid(), a == netip.IPv4Unspecified() && !b.HostIP.IsValid():
+	case !a.IsValid(), a == Near(), a == netip.IPv4Unspecified() && !b.HostIP.IsValid():
 		var list []netip.Addr
 		if v4 {
 			list = append(list, netip.IPv4Unspecified())
@@ -110,6 +125,10 @@ func (c *publisher) take(ctx context.Context, m *member) (chosen network.PortMap
 			if !w.many() {
 				number = strconv.Itoa(int(h.Port))
 			}
+			if w.binding.HostIP == Near() { // one for both families
+				all = append(all, network.PortBinding{HostIP: Near(), HostPort: number})
+				break
+			}
 			all = append(all, network.PortBinding{HostIP: h.Addr, HostPort: number})
 		}
 		if n := i + 1; n == len(asked) || asked[n].port != w.port {
@@ -137,8 +156,10 @@ func (m *member) sockets(chosen network.PortMap) (list []int) {
 		if err != nil || w.many() {
 			continue
 		}
-		if fd, ok := open[place{proto, addr, r.Start(), w.port.Num()}]; ok {
-			list = append(list, fd)
+		for _, a := range Places(addr) {
+			if fd, ok := open[place{proto, a, r.Start(), w.port.Num()}]; ok {
+				list = append(list, fd)
+			}
 		}
 	}
 	return list
@@ -154,6 +175,9 @@ func (c *publisher) publish(ctx context.Context, m *member) (*Sandbox, error) {
 		return nil, err
 	}
 	m.forwards, m.direct = m.targets()
+	if err := c.around.need(m, c.table); err != nil {
+		return nil, err
+	}
 	if c.table != nil {
 		if len(m.forwards) > 0 {
 			if err := c.table.Add(m.forwards); err != nil {
@@ -229,7 +253,7 @@ func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*port
 		if err != nil {
 			return nil, err
 		}
-		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num()})
+		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num(), w.binding.HostIP == Near()})
 	}
 	return holds, nil
 }
@@ -295,6 +319,9 @@ func CheckBinding(p network.Port, b network.PortBinding) (addr netip.Addr, proto
 	}
 	if addr = b.HostIP.Unmap(); !addr.IsValid() {
 		addr = netip.IPv4Unspecified()
+	}
+	if addr.Zone() != "" && addr != Near() {
+		return addr, 0, r, invalid("port %s cannot be published on %s: give an address without a zone", p, addr)
 	}
 	if b.HostPort != "" && b.HostPort != "0" {
 		if r, err = network.ParsePortRange(b.HostPort); err != nil {

@@ -40,7 +40,8 @@ func (c *publisher) Republish(ctx context.Context, containerID string, add, remo
 		}
 		next.holds = append(kept, next.holds...)
 		next.forwards, next.direct = next.targets()
-		if c.table != nil {
+		err = c.around.need(next, c.table)
+		if err == nil && c.table != nil {
 			err = c.lead(m.forwards, next.forwards, m.direct, next.direct)
 		}
 	}
@@ -139,7 +140,7 @@ func (c *publisher) split(m, next *member, left network.PortMap) (kept, gone []*
 		var runs [][2]int
 		for i := range n {
 			switch {
-			case !stays[place{h.hold.Proto, h.hold.Addr, h.hold.Port + uint16(i), h.port + uint16(i)}]:
+			case !stays[place{h.hold.Proto, h.shown(), h.hold.Port + uint16(i), h.port + uint16(i)}]:
 			case len(runs) > 0 && runs[len(runs)-1][1] == i-1:
 				runs[len(runs)-1][1] = i
 			default:
@@ -153,7 +154,7 @@ func (c *publisher) split(m, next *member, left network.PortMap) (kept, gone []*
 		gone = append(gone, h)
 		for _, r := range runs {
 			rest := c.ports.Claim(h.hold.Addr, h.hold.Proto, h.hold.Port+uint16(r[0]), h.hold.Port+uint16(r[1]), h.hold.Owner)
-			next.holds = append(next.holds, &held{rest, h.port + uint16(r[0])})
+			next.holds = append(next.holds, &held{rest, h.port + uint16(r[0]), h.near})
 		}
 	}
 	return kept, gone

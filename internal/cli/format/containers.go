@@ -282,10 +282,10 @@ func Ports(list []container.PortSummary) string {
 		k := key{proto: p.Type}
 		if p.IP.IsValid() {
 			if p.PublicPort != p.PrivatePort {
-				mapped = append(mapped, fmt.Sprintf("%s->%d/%s", net.JoinHostPort(p.IP.String(), strconv.Itoa(int(p.PublicPort))), p.PrivatePort, p.Type))
+				mapped = append(mapped, fmt.Sprintf("%s->%d/%s", Place(p.IP, p.PublicPort), p.PrivatePort, p.Type))
 				continue
 			}
-			k.ip = p.IP.String()
+			k.ip = Address(p.IP)
 		}
 		switch s := open[k]; {
 		case s == nil:

@@ -3,10 +3,8 @@ package format
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -48,8 +46,11 @@ func Exposures(list []container.Summary, nets []network.Summary) []*Exposure {
 			if p.PublicPort == 0 || p.IP.IsLoopback() {
 				continue
 			}
-			rows = append(rows, &Exposure{name, fmt.Sprintf("%d/%s", p.PrivatePort, p.Type),
-				net.JoinHostPort(p.IP.String(), strconv.Itoa(int(p.PublicPort))), "published"})
+			why := "published"
+			if p.IP == Lan() {
+				why = "published to the networks that the host is in"
+			}
+			rows = append(rows, &Exposure{name, fmt.Sprintf("%d/%s", p.PrivatePort, p.Type), Place(p.IP, p.PublicPort), why})
 		}
 		if c.NetworkSettings == nil {
 			continue

@@ -12,43 +12,70 @@ import (
 	"github.com/docker/go-connections/nat"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/cli/format"
 )
 
 // Published reads values of -p: the containers' ports, and where they are published.
 func Published(specs []string) (network.PortSet, network.PortMap, error) {
-	short, err := shortPorts(specs)
-	if err != nil {
-		return nil, nil, err
-	}
-	parsed, bindings, err := nat.ParsePortSpecs(short)
-	if err != nil {
-		return nil, nil, err
-	}
 	exposed, published := network.PortSet{}, network.PortMap{}
+	var lan, others []string
+	for _, spec := range specs {
+		if rest, ok := strings.CutPrefix(spec, "lan:"); ok {
+			if !strings.Contains(rest, ":") { // lan:80 is 80 of the container's
+				rest = ":" + rest
+			}
+			if strings.Count(rest, ":") > 1 {
+				return nil, nil, fmt.Errorf("-p %s: the scope lan stands in place of an address: -p lan:8080:80", spec)
+			}
+			lan = append(lan, "0.0.0.0:"+rest)
+			continue
+		}
+		others = append(others, spec)
+	}
+	short, err := shortPorts(others)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := publish(short, netip.Addr{}, exposed, published); err != nil {
+		return nil, nil, err
+	}
+	return exposed, published, publish(lan, format.Lan(), exposed, published)
+}
+
+// publish reads specs of the short form; scope, if it is valid, is where they are
+// published in place of what they say.
+func publish(specs []string, scope netip.Addr, exposed network.PortSet, published network.PortMap) error {
+	parsed, bindings, err := nat.ParsePortSpecs(specs)
+	if err != nil {
+		return err
+	}
 	for port := range parsed {
 		p, err := network.ParsePort(string(port))
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		exposed[p] = struct{}{}
 	}
 	for port, list := range bindings {
 		p, err := network.ParsePort(string(port))
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		published[p] = []network.PortBinding{}
+		if published[p] == nil {
+			published[p] = []network.PortBinding{}
+		}
 		for _, b := range list {
-			binding := network.PortBinding{HostPort: b.HostPort}
-			if b.HostIP != "" {
+			binding := network.PortBinding{HostIP: scope, HostPort: b.HostPort}
+			if b.HostIP != "" && !scope.IsValid() {
 				if binding.HostIP, err = netip.ParseAddr(b.HostIP); err != nil {
-					return nil, nil, fmt.Errorf("-p %s: %w", b.HostIP, err)
+					return fmt.Errorf("-p %s: %w", b.HostIP, err)
 				}
 			}
 			published[p] = append(published[p], binding)
 		}
 	}
-	return exposed, published, nil
+	return nil
 }
 
 // ports sets what -p and --expose give.
@@ -79,9 +106,6 @@ func shortPorts(specs []string) ([]string, error) {
 			if !strings.Contains(rest, ":") { // local:80 is 80 of the container's
 				spec = "127.0.0.1::" + rest
 			}
-		}
-		if strings.HasPrefix(spec, "lan:") {
-			return nil, fmt.Errorf("-p %s: the scope lan is not there yet: give the address that this host has in that network, as in -p 192.168.1.5:%s", spec, strings.TrimPrefix(spec, "lan:"))
 		}
 		if !strings.Contains(spec, "=") {
 			short = append(short, spec)

@@ -9,7 +9,8 @@ import (
 )
 
 // Forward is one published port, or a range of them. Host is zero for every
-// address of the host.
+// address of the host; 0.0.0.0 or :: for every one too, but for clients in the networks
+// of SetNear alone.
 type Forward struct {
 	Host  netip.Addr
 	Proto uint8 // unix.IPPROTO_TCP or IPPROTO_UDP

@@ -49,6 +49,7 @@ const (
 	setOpen     = "open"     // ifname
 	setRouted   = "routed"   // ifname
 	setDirect   = "direct"   // address . proto . port: published on a routed network
+	setNear     = "near"     // address, intervals: the networks that the host is in
 	suffix6     = "6"        // of the sets of IPv6
 )
 
@@ -76,6 +77,7 @@ func (t *Table) makeSets() {
 		add(nftables.Set{Name: setSubnets + suffix, KeyType: addr, Interval: true})
 		add(nftables.Set{Name: setMasq + suffix, KeyType: addr, Interval: true})
 		add(nftables.Set{Name: setSources + suffix, KeyType: addr, Interval: true, IsMap: true, DataType: addr})
+		add(nftables.Set{Name: setNear + suffix, KeyType: addr, Interval: true})
 		add(nftables.Set{Name: setOpen + suffix, KeyType: name})
 		add(nftables.Set{Name: setRouted + suffix, KeyType: name})
 		add(nftables.Set{Name: setDirect + suffix, KeyType: nftables.MustConcatSetType(addr, nftables.TypeInetProto, nftables.TypeInetService), Concatenation: true})

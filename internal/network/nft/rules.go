@@ -87,6 +87,16 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 				nat(h.only(), toHost(), at, protoPort(regWord+h.words()), h.dnat(m.rangesAt))
 				nat(h.only(), toHost(), protoPort(regWord), h.dnat(m.ranges))
 			}
+			// The scope lan: from networks that the host is in, and by the device that leads
+			// back there, or any router's client could say to be one of them.
+			near := [][]expr.Any{h.only()}
+			if n.name != "output" {
+				near = append(near, t.addressed(h, h.source, setNear), comesFromThere())
+			}
+			nat(append(near, toHost(), scope(h), protoPort(regWord+h.words()), h.dnat(m.at))...)
+			if m.ranges != nil {
+				nat(append(near, toHost(), scope(h), protoPort(regWord+h.words()), h.dnat(m.rangesAt))...)
+			}
 		}
 	}
 
@@ -178,6 +188,17 @@ func (h ipHeader) within(offset uint32, p netip.Prefix) []expr.Any {
 func toHost() []expr.Any {
 	return []expr.Any{&expr.Fib{Register: regWide, FlagDADDR: true, ResultADDRTYPE: true},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: regWide, Data: native(rtnLocal)}}
+}
+
+// comesFromThere matches packets whose source is reached by the device that they come from.
+func comesFromThere() []expr.Any {
+	return []expr.Any{&expr.Fib{Register: regWide, FlagSADDR: true, FlagIIF: true, ResultOIF: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: regWide, Data: make([]byte, 4)}}
+}
+
+// scope loads what ports of the scope lan have in place of the host's address.
+func scope(h ipHeader) []expr.Any {
+	return []expr.Any{&expr.Immediate{Register: regWord, Data: make([]byte, h.size)}}
 }
 
 func protoPort(reg uint32) []expr.Any {

@@ -8,6 +8,7 @@
 //	  set bridges, internal, between, subnets, masked, sources, open, routed, direct
 //	                   what each network is: see networks.go
 //	  set dropped       { bridge : counter } what the rules dropped; see dropped.go
+//	  set near         the networks that the host itself is in
 //	  set rules-HASH   { the version of the rules below }
 //	  chain hezi-user   the administrator's own rules, asked first of what is forwarded
 //	  chain raw         prerouting: drop what is for 127/8, or of it, and does not come from lo
@@ -60,6 +61,7 @@ type Table struct {
 	want     map[key]netip.AddrPort
 	networks map[string]Network // by bridge
 	direct   map[Direct]bool
+	near     []netip.Prefix
 	rules    map[string]int // how many each chain has
 	egress   egressState
 }
@@ -155,6 +157,9 @@ func (t *Table) load(c *nftables.Conn) error {
 			}
 		}
 	}
+	if err := loadNear(t, c); err != nil {
+		errs = append(errs, err)
+	}
 	elems, err := c.GetSetElements(t.sets[setDirect])
 	elems6, err6 := c.GetSetElements(t.sets[setDirect+suffix6])
 	for _, e := range append(elems, elems6...) {
@@ -172,6 +177,9 @@ func (t *Table) wantedElements() map[string][]nftables.SetElement {
 		for _, e := range n.elements() {
 			all[e.set] = append(all[e.set], e.SetElement)
 		}
+	}
+	for _, e := range nearElements(t.near) {
+		all[e.set] = append(all[e.set], e.SetElement)
 	}
 	for d := range t.direct {
 		e := d.element()
