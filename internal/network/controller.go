@@ -47,6 +47,7 @@ type Options struct {
 	IPForward          bool       // switch the kernel's forwarding on
 	IPMasq             bool       // masquerade what leaves a network
 	IPTables           bool       // keep the nft table; without it no port is published
+	Judged             bool       // published ports are reached as the host's own input rules have it
 	Pool               int        // slots kept ready for the network bridge; 0: 4, negative: none
 	// Pools are what networks get subnets of; nil: ipam.DefaultPools.
 	Pools []ipam.Pool
@@ -208,8 +209,17 @@ func (c *registry) openTable(name string) error {
 		}
 	}
 	var err error
-	if c.table, err = nft.Open(cfg); err != nil {
+	if cfg.Judge, err = judge(c.o, c.short); err != nil {
 		return err
+	}
+	if c.table, err = nft.Open(cfg); err != nil {
+		if cfg.Judge != nil {
+			err = fmt.Errorf("publish-policy firewall, for which the kernel needs CONFIG_NFT_DUP_IPV4 and CONFIG_NFT_DUP_IPV6: %w", err)
+		}
+		return err
+	}
+	if cfg.Judge == nil {
+		logFailure("remove a pair of devices", netns.RemoveLink(judgeDevice(c.short)))
 	}
 	for _, l := range c.lans {
 		if err := c.routeLocalnet(l); err != nil {
@@ -218,6 +228,22 @@ func (c *registry) openTable(name string) error {
 	}
 	c.watch, err = c.table.Watch()
 	return err
+}
+
+// judgeDevice is where what the host's input rules have let through comes in again. Its
+// name begins as the bridges' do: one rule of others is enough for all.
+func judgeDevice(short string) string { return "hezi-fw" + short }
+
+// judge makes what nft needs to ask the host's input rules.
+func judge(o Options, short string) (*nft.Judge, error) {
+	if !o.Judged {
+		return nil, nil
+	}
+	j := &nft.Judge{In: judgeDevice(short), Out: judgeDevice(short) + "-in"}
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	j.V6 = err == nil
+	j.Index, err = netns.Loop(j.In, j.Out)
+	return j, err
 }
 
 // routeLocalnet lets the host's own loopback reach published ports. It follows the
@@ -365,7 +391,7 @@ func (c *Controller) Dismantle() error {
 		return err
 	}
 	if c.table != nil {
-		err = c.table.Destroy()
+		err = errors.Join(c.table.Destroy(), netns.RemoveLink(judgeDevice(c.short)))
 	}
 	for _, l := range c.lans {
 		err = errors.Join(err, c.lower(l))

@@ -27,9 +27,12 @@ type Network struct {
 	IPMasq     bool
 	IPTables   bool // keep firewall rules of IPv4, and of IPv6
 	IP6Tables  bool
-	IPv6       bool // the default bridge has it
-	ICC        bool // containers of the default bridge reach each other
-	MTU        int  // 0: the default route's
+	// PublishPolicy is "bypass" or "firewall": what comes for published ports passes the
+	// host's input rules.
+	PublishPolicy string
+	IPv6          bool // the default bridge has it
+	ICC           bool // containers of the default bridge reach each other
+	MTU           int  // 0: the default route's
 	// Pools are what networks without --subnet get theirs of; nil: ipam.DefaultPools.
 	Pools []ipam.Pool
 	// NetworkOptions by driver are those of networks that do not say them.
@@ -195,6 +198,8 @@ func (c *Config) checkNetwork() error {
 		return fmt.Errorf(`bridge "none": the default bridge cannot be switched off: containers that need no network take --network none`)
 	case c.Bridge != "" && (c.BIP != "" || c.BIP6 != ""):
 		return fmt.Errorf("bridge and bip cannot be set together: the bridge %s of the host's has its address already", c.Bridge)
+	case c.PublishPolicy != "bypass" && c.PublishPolicy != "firewall":
+		return fmt.Errorf(`publish-policy %q: "bypass" (published ports are open whatever the host's firewall says of its own ports, as Docker's are) or "firewall" (the host's input rules decide) is needed`, c.PublishPolicy)
 	case c.IPTables && !c.IP6Tables:
 		return fmt.Errorf("ip6tables is false and iptables is not: Hezi keeps one table of both families; set them alike")
 	}

@@ -63,6 +63,7 @@ func (c *Config) options() []option {
 		{key: "default-network-opts", flag: "default-network-opt", usage: "DRIVER=OPTION=VALUE of networks that do not say it", value: &driverOptions{&c.NetworkOptions}},
 		{key: "host-gateway-ips", flag: "host-gateway-ip", usage: "what host-gateway means in --add-host (default: the default bridge's address)", value: &oneOrMore{list{&c.HostGateways}}, alias: "host-gateway-ip"},
 		{key: "ip", usage: "default address of published ports", value: &text{&c.IP}},
+		{key: "publish-policy", usage: "whether the host's input rules (ufw, firewalld) decide over published ports: bypass or firewall", value: &text{&c.PublishPolicy}},
 		{key: "ip-forward", usage: "switch net.ipv4.ip_forward on", value: &boolean{&c.IPForward}},
 		{key: "ip-masq", usage: "masquerade what containers send to the outside", value: &boolean{&c.IPMasq}},
 		{key: "mtu", usage: "MTU of the default bridge (0: the default route's)", value: &number{&c.MTU}},

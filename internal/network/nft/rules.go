@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -10,7 +11,7 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 6
+const rulesVersion = 7
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h
@@ -74,6 +75,10 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 			// The kernel leads nothing of ::1 elsewhere: a connection would wait for ever,
 			// and not be tried with 127.0.0.1.
 			nat(header6.only(), header6.within(header6.dest, header6.loopback), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
+		} else if t.judge != nil {
+			addJudge(t, raw, nat, func() addRule {
+				return chain(judgedChain, nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityRef(math.MaxInt32-2))
+			})
 		}
 		for _, h := range families {
 			m := &t.v4
@@ -90,7 +95,10 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 			// The scope lan: from networks that the host is in, and by the device that leads
 			// back there, or any router's client could say to be one of them.
 			near := [][]expr.Any{h.only()}
-			if n.name != "output" {
+			switch {
+			case n.name == "output":
+			case t.judge != nil: // seen to before it came from there, or of this machine
+			default:
 				near = append(near, t.addressed(h, h.source, setNear), comesFromThere())
 			}
 			nat(append(near, toHost(), scope(h), protoPort(regWord+h.words()), h.dnat(m.at))...)

@@ -9,6 +9,7 @@
 //	                   what each network is: see networks.go
 //	  set dropped       { bridge : counter } what the rules dropped; see dropped.go
 //	  set near         the networks that the host itself is in
+//	  chain judged      input, with Config.Judge: see judge.go, which has two more tables
 //	  set rules-HASH   { the version of the rules below }
 //	  chain hezi-user   the administrator's own rules, asked first of what is forwarded
 //	  chain raw         prerouting: drop what is for 127/8, or of it, and does not come from lo
@@ -47,6 +48,7 @@ type Config struct {
 	Table string
 	// Networks that there are.
 	Networks []Network
+	Judge    *Judge // nil: what comes for published ports is not the host's input
 }
 
 // Table is the engine's table. Its methods are safe for concurrent use.
@@ -62,6 +64,7 @@ type Table struct {
 	networks map[string]Network // by bridge
 	direct   map[Direct]bool
 	near     []netip.Prefix
+	judge    *Judge         // never changes
 	rules    map[string]int // how many each chain has
 	egress   egressState
 }
@@ -70,7 +73,7 @@ type Table struct {
 // published ports stays until Retain.
 func Open(cfg Config) (*Table, error) {
 	t := &Table{name: cfg.Table, table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyINet},
-		want: map[key]netip.AddrPort{}, networks: map[string]Network{}, direct: map[Direct]bool{}}
+		judge: cfg.Judge, want: map[key]netip.AddrPort{}, networks: map[string]Network{}, direct: map[Direct]bool{}}
 	for _, n := range cfg.Networks {
 		t.networks[n.Bridge] = n
 	}
@@ -318,6 +321,9 @@ const markerPrefix = "rules-"
 // marker is the name of the set that tells which rules a table has.
 func marker(t *Table) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d", rulesVersion))
+	if t.judge != nil {
+		sum = sha256.Sum256(fmt.Appendf(nil, "%d %+v", rulesVersion, *t.judge))
+	}
 	return markerPrefix + hex.EncodeToString(sum[:])[:12]
 }
 
@@ -480,6 +486,7 @@ func (t *Table) restoreLocked() error {
 		}
 	}
 	addRules(c, t)
+	resetJudge(c, t)
 	want := t.wantedElements()
 	for _, name := range t.order {
 		for part := range slices.Chunk(want[name], most) {
@@ -510,7 +517,7 @@ func (t *Table) clear(c *nftables.Conn) error {
 	}
 	var own []*nftables.Chain
 	for _, ch := range chains {
-		if _, ours := t.rules[ch.Name]; ours && ch.Table.Name == t.name {
+		if _, ours := t.rules[ch.Name]; (ours || ch.Name == judgedChain) && ch.Table.Name == t.name && ch.Table.Family == t.table.Family {
 			own = append(own, &nftables.Chain{Name: ch.Name, Table: t.table})
 			c.FlushChain(own[len(own)-1])
 		}
@@ -552,6 +559,7 @@ func (t *Table) Destroy() error {
 		Guards{t}.dropBridge(c)
 		c.DelTable(t.table)
 	}
+	removeJudge(c, t)
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the nft table %s: %w", t.name, err)
 	}
@@ -567,6 +575,9 @@ func (t *Table) Intact() bool {
 
 func (t *Table) intactLocked(c *nftables.Conn) bool {
 	if _, err := c.GetSetByName(t.table, marker(t)); err != nil {
+		return false
+	}
+	if !judgeIntact(c, t) {
 		return false
 	}
 	for name, n := range t.rules {
