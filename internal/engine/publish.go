@@ -90,17 +90,34 @@ func anywhere(m network.PortMap) network.PortMap {
 }
 
 // publishLate publishes the ports of a container that was in no network so far which lets
-// ports be published.
+// ports be published, or in none with IPv6.
 func (e Attachments) publishLate(ctx context.Context, r *record, box *hostnet.Sandbox) (*hostnet.Sandbox, error) {
 	for _, list := range box.Ports {
 		if len(list) > 0 {
-			return box, nil
+			return e.publishIPv6(ctx, r, box)
 		}
 	}
 	if len(r.published()) == 0 {
 		return box, nil
 	}
 	return e.republish(ctx, r.ID, r.published(), nil)
+}
+
+// publishIPv6 gives bindings without an address their IPv6 part, where one of the
+// container's networks now lets it.
+func (e Attachments) publishIPv6(ctx context.Context, r *record, box *hostnet.Sandbox) (*hostnet.Sandbox, error) {
+	if !slices.ContainsFunc(box.Endpoints, func(n hostnet.Endpoint) bool { return n.Settings.IPv6Gateway.IsValid() }) {
+		return box, nil
+	}
+	add, again := hostnet.Widened(r.published(), box.Ports)
+	if len(add) == 0 {
+		return box, nil
+	}
+	wider, err := e.republish(ctx, r.ID, add, again)
+	if errdefs.IsInvalidArgument(err) { // its networks publish nothing of IPv6
+		return box, nil
+	}
+	return wider, err
 }
 
 // republish changes them in the kernel, and which sockets the keeper has.

@@ -261,10 +261,14 @@ func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*port
 // reuse takes the hold of spare that a binding asks for; nil: none.
 func (m *member) reuse(w wish, b network.PortBinding) *ports.Hold {
 	addr, proto, r, err := CheckBinding(w.port, b)
+	last := r.End()
+	if w.many() {
+		last = r.Start() + w.further()
+	}
 	i := slices.IndexFunc(m.spare, func(h *held) bool {
-		return err == nil && h.hold.Addr == addr && h.hold.Proto == proto && h.hold.Port == r.Start() && h.hold.Last == r.End()
+		return err == nil && h.hold.Addr == addr && h.hold.Proto == proto && h.hold.Port == r.Start() && h.hold.Last == last
 	})
-	if i < 0 || w.many() {
+	if i < 0 {
 		return nil
 	}
 	h := m.spare[i].hold

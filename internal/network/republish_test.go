@@ -5,7 +5,9 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -110,4 +112,49 @@ func TestPublishLate(t *testing.T) {
 		t.Fatalf("%+v %v", s, err)
 	}
 	answers(t, "", "tcp", "127.0.0.1:8340", "*")
+}
+
+// TestWiden: a container of IPv4 publishes its ports on IPv6 too when a network with IPv6
+// joins, and its connections stay; what was asked for on IPv4 alone stays so.
+func TestWiden(t *testing.T) {
+	c := open(t, testOptions(t, "widen"))
+	ctx := context.Background()
+	lanOf(t, c, "six", network.CreateRequest{EnableIPv4: new(false)})
+	world := outsideWorld(t)
+	sh(t, `ip addr add 2001:db8:1::1/64 dev world nodad; nsenter --net=`+world+` sh -ec 'for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 0 > $f; done; ip addr add 2001:db8:1::2/64 dev w0 nodad'`)
+	asked := bind("80/tcp", "", "8390")
+	asked[network.MustParsePort("81/tcp")] = []network.PortBinding{{HostIP: netip.IPv4Unspecified(), HostPort: "8391"}}
+	asked[network.MustParsePort("82/tcp")] = []network.PortBinding{{HostIP: Near(), HostPort: "8392"}}
+	for i := range uint16(100) {
+		p, _ := network.PortFrom(1000+i, network.TCP)
+		asked[p] = []network.PortBinding{{HostIP: Near(), HostPort: strconv.Itoa(8500 + int(i))}}
+		q, _ := network.PortFrom(1000+i, network.UDP)
+		asked[q] = []network.PortBinding{{HostPort: strconv.Itoa(8500 + int(i))}}
+	}
+	s := join(t, c, "a", asked)
+	serveBoth(t, s.Path)
+	if add, _ := Widened(asked, s.Ports); len(add[network.MustParsePort("81/tcp")]) != 0 || len(add) != 202 {
+		t.Errorf("%d ports are to be widened: %v", len(add), add)
+	}
+	box, err := c.Connect(ctx, "a", EndpointRequest{Network: "six"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	add, again := Widened(asked, box.Ports)
+	if box, err = c.Republish(ctx, "a", add, again); err != nil {
+		t.Fatal(err)
+	}
+	if who, err := ask(world, "tcp", "[2001:db8:1::1]:8390"); err != nil || who != "2001_db8_1__2" {
+		t.Errorf("seen as %q, %v", who, err)
+	}
+	answers(t, world, "tcp", "198.51.100.1:8390", "198.51.100.2")
+	if n := len(box.Ports[network.MustParsePort("80/tcp")]); n != 2 {
+		t.Errorf("%+v", box.Ports[network.MustParsePort("80/tcp")])
+	}
+	if list := box.Ports[network.MustParsePort("82/tcp")]; len(list) != 1 || list[0].HostIP != Near() {
+		t.Errorf("%+v", list)
+	}
+	if add, _ := Widened(asked, box.Ports); len(add[network.MustParsePort("80/tcp")]) != 0 {
+		t.Errorf("again: %v", add)
+	}
 }
