@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -283,6 +284,10 @@ func (c *registry) openNetworks(bridge string) error {
 	}
 	for _, conf := range append(c.predefined(bridge), stored...) {
 		l, err := newLan(conf)
+		if err != nil && !isPredefined(conf.Name) { // of a newer version, or by hand
+			slog.Error("a network cannot be used", "network", conf.Name, "error", err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("the network %s: %w", conf.Name, err)
 		}
@@ -393,7 +398,15 @@ func (c *Controller) Dismantle() error {
 	if c.table != nil {
 		err = errors.Join(c.table.Destroy(), netns.RemoveLink(judgeDevice(c.short)))
 	}
-	for _, l := range c.lans {
+	// A device that two networks have goes with the last, which is the one that made it.
+	all := slices.Collect(maps.Values(c.lans))
+	slices.SortFunc(all, func(a, b *lan) int {
+		return cmp.Or(-a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+	})
+	for _, l := range all {
+		c.mu.Lock()
+		delete(c.lans, l.ID)
+		c.mu.Unlock()
 		err = errors.Join(err, c.lower(l))
 	}
 	return err

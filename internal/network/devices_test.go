@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -84,6 +85,9 @@ func TestSharedParent(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if err := c.Dismantle(); err != nil || there() {
+		t.Errorf("after the engine was dismantled the device is there: %v, %v", there(), err)
+	}
 	c = open(t, o)
 	for _, x := range []struct {
 		name  string
@@ -154,5 +158,53 @@ func TestRemovalThatFails(t *testing.T) {
 	c.Release("a")
 	if err := c.Remove(ctx, "whole"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSetAside: a network whose file cannot be read keeps no other from work, is warned
+// of, and is there again when its file is mended.
+func TestSetAside(t *testing.T) {
+	o := testOptions(t, "aside")
+	c := open(t, o)
+	ctx := context.Background()
+	smallLan(t, c, "whole", "10.216.1.0/24")
+	smallLan(t, c, "broken", "10.216.2.0/24")
+	id := c.NetworkID("broken")
+	file := c.file(id)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	was, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := os.WriteFile(file, was[:len(was)/2], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c = open(t, o)
+		joinAt(t, c, "a", at("whole", ""))
+		if _, err := c.Join(ctx, SandboxRequest{ContainerID: "b", Endpoints: []EndpointRequest{{Network: "broken"}}}); !errdefs.IsNotFound(err) {
+			t.Errorf("of a network that cannot be read: %v", err)
+		}
+		if w := strings.Join(c.Warnings(), "\n"); !strings.Contains(w, file+".broken") {
+			t.Errorf("no warning: %s", w)
+		}
+		c.Release("a")
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{file + ".broken", file + ".2.broken"} {
+		if have, err := os.ReadFile(name); err != nil || string(have) != string(was[:len(was)/2]) {
+			t.Errorf("%s: %q %v", name, have, err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(file, was, 0o600), os.Remove(file+".broken"), os.Remove(file+".2.broken")); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, o)
+	if c.NetworkID("broken") != id || strings.Contains(strings.Join(c.Warnings(), "\n"), "set aside") {
+		t.Error("the network is not there when its file is mended", c.Warnings())
 	}
 }

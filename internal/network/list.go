@@ -209,6 +209,7 @@ func (c *registry) Warnings() []string {
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) == "0" {
 		w = append(w, "IPv4 forwarding is disabled: containers cannot reach other machines, nor these published ports; sysctl -w net.ipv4.ip_forward=1, or start hezid with ip-forward")
 	}
+	w = append(w, setAsides(c.o.DataRoot)...)
 	if c.table == nil {
 		return w
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,13 +48,51 @@ func loadConfigs(dataRoot string) (list []Config, err error) {
 			return nil, fmt.Errorf("read a network: %w", err)
 		}
 		var c Config
-		if err := json.Unmarshal(data, &c); err != nil || c.ID != id {
-			return nil, fmt.Errorf("read the network %s (remove the file to lose it): %w", path, errors.Join(err, fmt.Errorf("its id is %q", c.ID)))
+		err = json.Unmarshal(data, &c)
+		if err == nil && c.ID != id {
+			err = fmt.Errorf("its id is %q", c.ID)
+		}
+		if err != nil { // the other networks are not to suffer
+			if err := setAside(path, err); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		list = append(list, c)
 	}
 	slices.SortFunc(list, func(a, b Config) int { return a.Created.Compare(b.Created) })
 	return list, nil
+}
+
+// aside is how the names of files end that are no network's any more.
+const aside = ".broken"
+
+// setAside keeps a file that cannot be read from being read again. Nothing of it is lost.
+func setAside(path string, why error) error {
+	to := path + aside
+	for n := 2; ; n++ {
+		if _, err := os.Lstat(to); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		to = fmt.Sprintf("%s.%d%s", path, n, aside)
+	}
+	if err := os.Rename(path, to); err != nil {
+		return fmt.Errorf("set the file of a network aside that cannot be read (%w): %w", why, err)
+	}
+	slog.Error("the file of a network cannot be read and is set aside", "file", to, "error", why)
+	return nil
+}
+
+// setAsides are warnings for the files that were set aside.
+func setAsides(dataRoot string) (w []string) {
+	list, err := filepath.Glob(filepath.Join(folder(dataRoot), "*"+aside))
+	if err != nil {
+		return nil // of the pattern
+	}
+	for _, path := range list {
+		w = append(w, fmt.Sprintf("the file of a network could not be read and was set aside as %s: its containers do not start; make the network again, or mend the file, name it as it was and restart hezid; remove it to end this warning", path))
+	}
+	return w
 }
 
 // predefined are bridge, host and none.

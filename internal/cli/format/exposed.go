@@ -43,7 +43,7 @@ func Exposures(list []container.Summary, nets []network.Summary) []*Exposure {
 			continue
 		}
 		for _, p := range c.Ports {
-			if p.PublicPort == 0 || p.IP.IsLoopback() {
+			if p.PublicPort == 0 || p.IP.IsLoopback() || onlyRouted(c.NetworkSettings, modes, p.IP) {
 				continue
 			}
 			why := "published"
@@ -56,7 +56,7 @@ func Exposures(list []container.Summary, nets []network.Summary) []*Exposure {
 			continue
 		}
 		for lan, s := range c.NetworkSettings.Networks {
-			rows = append(rows, direct(name, lan, s, modes)...)
+			rows = append(rows, direct(name, lan, s, modes, c.Ports)...)
 		}
 	}
 	slices.SortFunc(rows, func(a, b *Exposure) int {
@@ -65,8 +65,26 @@ func Exposures(list []container.Summary, nets []network.Summary) []*Exposure {
 	return rows
 }
 
+// onlyRouted says whether no port of the container is led to it from the host's address:
+// all its networks are routed for the family.
+func onlyRouted(s *container.NetworkSettingsSummary, nets map[string]network.Summary, ip netip.Addr) bool {
+	option := "com.docker.network.bridge.gateway_mode_ipv4"
+	if ip.Is6() {
+		option = "com.docker.network.bridge.gateway_mode_ipv6"
+	}
+	if s == nil || len(s.Networks) == 0 {
+		return false
+	}
+	for _, e := range s.Networks {
+		if e == nil || nets[e.NetworkID].Options[option] != "routed" {
+			return false
+		}
+	}
+	return true
+}
+
 // direct are the container's own addresses that a network lets others reach.
-func direct(name, lan string, s *network.EndpointSettings, nets map[string]network.Summary) (rows []*Exposure) {
+func direct(name, lan string, s *network.EndpointSettings, nets map[string]network.Summary, ports []container.PortSummary) (rows []*Exposure) {
 	if s == nil {
 		return nil
 	}
@@ -90,6 +108,16 @@ func direct(name, lan string, s *network.EndpointSettings, nets map[string]netwo
 		}
 		if n.Driver != "bridge" {
 			continue
+		}
+		if f.mode == "routed" && !n.Internal {
+			seen := map[string]bool{}
+			for _, p := range ports {
+				port := fmt.Sprintf("%d/%s", p.PrivatePort, p.Type)
+				if p.PublicPort != 0 && p.IP.Is4() == f.address.Is4() && !seen[port] {
+					seen[port] = true
+					rows = append(rows, &Exposure{name, port, Place(f.address, p.PrivatePort), "published, and the network " + lan + " has the gateway mode routed"})
+				}
+			}
 		}
 		if f.mode == "nat-unprotected" && !n.Internal {
 			all(" has the gateway mode nat-unprotected")

@@ -29,9 +29,16 @@ func TestExposures(t *testing.T) {
 		{"macvlan", "macvlan", false, nil, both, "10.0.0.2 fd00::2"},
 		{"macvlan of IPv6", "macvlan", false, nil, six, "fd00::2"},
 		{"internal ipvlan", "ipvlan", true, nil, both, ""},
+		{"routed", "bridge", false, map[string]string{mode4: "routed"}, both, "10.0.0.2:80 [::]:8080"},
+		{"routed and internal", "bridge", true, map[string]string{mode4: "routed"}, both, "[::]:8080"},
 		{"trusted", "bridge", true, map[string]string{trusted: "eth1"}, six, "fd00::2"},
 	} {
 		c := container.Summary{Names: []string{"/c"}, NetworkSettings: &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{"lan": &x.place}}}
+		if x.options[mode4] == "routed" {
+			for _, ip := range []string{"0.0.0.0", "::", "127.0.0.1"} {
+				c.Ports = append(c.Ports, container.PortSummary{IP: netip.MustParseAddr(ip), PrivatePort: 80, PublicPort: 8080, Type: "tcp"})
+			}
+		}
 		n := network.Summary{Network: network.Network{ID: "n", Driver: x.driver, Internal: x.internal, Options: x.options}}
 		var got []string
 		for _, row := range Exposures([]container.Summary{c}, []network.Summary{n}) {
