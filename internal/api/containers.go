@@ -25,7 +25,7 @@ var containerRoutes = []route{
 	{method: "POST", path: "/containers/{id}/unpause", handle: containerUnpause},
 	{method: "POST", path: "/containers/{id}/rename", handle: containerRename},
 	{method: "POST", path: "/containers/{id}/resize", handle: containerResize},
-	{method: "DELETE", path: "/containers/{id}", handle: containerRemove},
+	{method: "DELETE", path: "/containers/{id...}", handle: containerRemove},
 }
 
 func containerList(c *call) error {

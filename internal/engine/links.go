@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -75,4 +76,35 @@ func (r *record) bridgeLinks() []string {
 		return nil
 	}
 	return r.HostConfig.Links
+}
+
+// unlink takes a link on the default bridge away: ref is CONTAINER/ALIAS. A container that
+// runs has the name no more from then on. Errors: NotFound, Conflict for a container's own name.
+func unlink(ctx context.Context, e *Engine, ref string) error {
+	name, alias, ok := strings.Cut(strings.TrimPrefix(ref, "/"), "/")
+	if !ok {
+		return errdefs.ErrConflict.WithMessage("Conflict, cannot remove the default link name of the container")
+	}
+	c, unlock, err := e.lock(ctx, name)
+	if errdefs.IsNotFound(err) {
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("Cannot get parent /%s for link name /%s/%s", name, name, alias))
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	host := *c.latest.Load().HostConfig
+	had := len(host.Links)
+	host.Links = slices.DeleteFunc(slices.Clone(host.Links), func(l string) bool {
+		_, has, err := attach.ParseLink(l)
+		return err == nil && has == alias
+	})
+	if len(host.Links) == had {
+		return notFound("/" + name + "/" + alias)
+	}
+	after, err := e.change(c, func(r *record) { r.HostConfig = &host })
+	if err == nil && after.running() {
+		e.o.Networks.Renamed(after.ID, after.attached().Requests())
+	}
+	return err
 }

@@ -17,7 +17,7 @@ import (
 // it, it is killed first.
 func (e *Engine) Remove(ctx context.Context, ref string, o RemoveOptions) error {
 	if o.Link {
-		return errdefs.ErrNotImplemented.WithMessage("rm --link is not there yet in this version of hezi: a link goes with the container that has it")
+		return unlink(ctx, e, ref)
 	}
 	c, unlock, err := e.lock(ctx, ref)
 	if err != nil {

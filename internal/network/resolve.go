@@ -155,7 +155,7 @@ func (c *Controller) NameSockets(containerID string) (fds []int) {
 	return fds
 }
 
-// Renamed tells a running container's new names, by network.
+// Renamed tells a running container's new names and links, by network.
 func (c *Controller) Renamed(containerID string, list []EndpointRequest) {
 	c.mu.Lock()
 	m := c.members[containerID]
@@ -171,6 +171,7 @@ func (c *Controller) Renamed(containerID string, list []EndpointRequest) {
 		for _, k := range m.links {
 			if err == nil && k.lan == l && len(q.Names) > 0 {
 				k.names, m.name = q.Names, q.Names[0]
+				k.request.Links = q.Links
 			}
 		}
 	}
