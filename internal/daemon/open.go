@@ -328,7 +328,7 @@ func networkOptions(c *config.Config, id string) (network.Options, error) {
 	o := network.Options{
 		Identity: id, DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, MTU: c.MTU, Bridge: c.Bridge, IPv6: c.IPv6, ICC: c.ICC,
 		IPForward: c.IPForward, IPMasq: c.IPMasq, IPTables: c.IPTables, Pools: c.Pools, DefaultOptions: c.NetworkOptions,
-		ResolvConf: c.ResolvConf, Judged: c.PublishPolicy == "firewall",
+		ResolvConf: c.ResolvConf, Judged: c.PublishPolicy == "firewall", DirectRouting: c.DirectRouting,
 	}
 	for _, f := range []struct {
 		key, text string

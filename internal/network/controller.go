@@ -48,6 +48,7 @@ type Options struct {
 	IPForward          bool       // switch the kernel's forwarding on
 	IPMasq             bool       // masquerade what leaves a network
 	IPTables           bool       // keep the nft table; without it no port is published
+	DirectRouting      bool       // published ports are reached at containers' own addresses too
 	Judged             bool       // published ports are reached as the host's own input rules have it
 	Pool               int        // slots kept ready for the network bridge; 0: 4, negative: none
 	// Pools are what networks get subnets of; nil: ipam.DefaultPools.
@@ -291,6 +292,7 @@ func (c *registry) openNetworks(bridge string) error {
 		if err != nil {
 			return fmt.Errorf("the network %s: %w", conf.Name, err)
 		}
+		l.direct = c.o.DirectRouting
 		c.lans[l.ID] = l
 		if err := c.raise(l); err != nil {
 			if isPredefined(conf.Name) {

@@ -50,6 +50,7 @@ func (c *Controller) Create(_ context.Context, q network.CreateRequest) (id stri
 	if err != nil {
 		return "", err
 	}
+	l.direct = c.o.DirectRouting
 	if err := writeState(c.file(l.ID), conf); err != nil {
 		return "", err
 	}

@@ -59,6 +59,7 @@ type lan struct {
 	bridge string         // the device's name
 	index  int            // of the bridge, or of the parent device
 	mtu    int
+	direct bool // published ports are reached at containers' own addresses too
 
 	ranges  []*ipam.Range
 	gateway map[netip.Prefix]netip.Addr // by subnet: the bridge's, or of the parent's network

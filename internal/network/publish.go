@@ -32,17 +32,19 @@ func (m *member) target(h *held) (f []nft.Forward, d []nft.Direct) {
 	if mode == options.Routed && h.near {
 		return nil, nil // whoever routes there would reach it
 	}
-	if mode == options.Routed {
+	if mode == options.Routed || k.lan.direct && !h.near && !h.hold.Addr.IsLoopback() {
 		for p := int(h.port); p <= int(h.port)+int(h.hold.Last-h.hold.Port); p++ {
 			d = append(d, nft.Direct{Proto: h.hold.Proto, To: netip.AddrPortFrom(to, uint16(p))})
 		}
+	}
+	if mode == options.Routed {
 		return nil, d
 	}
 	one := nft.Forward{Proto: h.hold.Proto, Port: h.hold.Port, Last: h.hold.Last, To: netip.AddrPortFrom(to, h.port)}
 	if h.near || !h.hold.Addr.IsUnspecified() {
 		one.Host = h.hold.Addr
 	}
-	return []nft.Forward{one}, nil
+	return []nft.Forward{one}, d
 }
 
 // held is a hold with the container's port that it is for, the first of a range.

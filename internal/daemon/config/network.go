@@ -27,6 +27,8 @@ type Network struct {
 	IPMasq     bool
 	IPTables   bool // keep firewall rules of IPv4, and of IPv6
 	IP6Tables  bool
+	// DirectRouting: other machines reach published ports at containers' own addresses too.
+	DirectRouting bool
 	// PublishPolicy is "bypass" or "firewall": what comes for published ports passes the
 	// host's input rules.
 	PublishPolicy string

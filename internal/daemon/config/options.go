@@ -63,6 +63,7 @@ func (c *Config) options() []option {
 		{key: "default-network-opts", flag: "default-network-opt", usage: "DRIVER=OPTION=VALUE of networks that do not say it", value: &driverOptions{&c.NetworkOptions}},
 		{key: "host-gateway-ips", flag: "host-gateway-ip", usage: "what host-gateway means in --add-host (default: the default bridge's address)", value: &oneOrMore{list{&c.HostGateways}}, alias: "host-gateway-ip"},
 		{key: "ip", usage: "default address of published ports", value: &text{&c.IP}},
+		{key: "allow-direct-routing", usage: "let other machines reach published ports at containers' own addresses", value: &boolean{&c.DirectRouting}},
 		{key: "publish-policy", usage: "whether the host's input rules (ufw, firewalld) decide over published ports: bypass or firewall", value: &text{&c.PublishPolicy}},
 		{key: "ip-forward", usage: "switch net.ipv4.ip_forward on", value: &boolean{&c.IPForward}},
 		{key: "ip-masq", usage: "masquerade what containers send to the outside", value: &boolean{&c.IPMasq}},
@@ -107,8 +108,8 @@ func (c *Config) options() []option {
 
 // unsupported are dockerd's other keys, each with what to do without it.
 var unsupported = map[string]string{
-	"allow-direct-routing": "publish ports instead", "authorization-plugins": "limit who may open the socket by its group",
-	"bridge-accept-fwmark": restricted, "builder": "there is no builder yet",
+	"authorization-plugins": "limit who may open the socket by its group",
+	"bridge-accept-fwmark":  restricted, "builder": "there is no builder yet",
 	"containerd": "Hezi needs no containerd", "containerd-namespace": "Hezi needs no containerd",
 	"containerd-plugin-namespace": "Hezi needs no containerd", "cpu-rt-period": restricted, "cpu-rt-runtime": restricted,
 	"cri-containerd":        restricted,
@@ -131,7 +132,7 @@ var unsupported = map[string]string{
 var already = map[string][]string{
 	"userland-proxy": {"false"},
 	"experimental":   {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
-	"allow-direct-routing": {"false"}, "default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
+	"default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
 	"features":              {"{}", `{"containerd-snapshotter":true}`},
 	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "default-ulimits": {"{}"},
 }
