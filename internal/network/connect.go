@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"hezi/internal/network/flows"
 	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
 )
@@ -119,7 +120,7 @@ func (c *registry) lead(old, now []nft.Forward, oldDirect, nowDirect []nft.Direc
 	if err := c.table.SetDirect(without(nowDirect, oldDirect), without(oldDirect, nowDirect)); err != nil {
 		return err
 	}
-	forgetFlows(without(old, now), nil)
+	flows.ForgetPorts(without(old, now), nil)
 	return nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
 	"hezi/internal/network/ports"
+	"hezi/internal/network/taken"
 )
 
 // Options configure a Controller.
@@ -263,7 +264,7 @@ func (c *registry) handles() string { return filepath.Join(c.o.ExecRoot, "netns"
 // cannot be made, of those that users made, is said and left out of nothing: it is
 // listed, and made for whoever joins it (ready).
 func (c *registry) openNetworks(bridge string) error {
-	unlock, err := lockSubnets()
+	unlock, err := taken.Lock()
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"hezi/internal/disk"
 	"hezi/internal/network/ipam"
 	"hezi/internal/network/options"
+	"hezi/internal/network/taken"
 )
 
 var linkLocal6 = netip.MustParsePrefix("fe80::/64")
@@ -32,7 +33,7 @@ func (c *Controller) Create(_ context.Context, q network.CreateRequest) (id stri
 	}
 	c.making.Lock()
 	defer c.making.Unlock()
-	unlock, err := lockSubnets()
+	unlock, err := taken.Lock()
 	if err != nil {
 		return "", err
 	}

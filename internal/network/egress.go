@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"hezi/internal/network/egress"
+	"hezi/internal/network/flows"
 	"hezi/internal/network/nft"
 )
 
@@ -265,7 +266,7 @@ func (c restrainer) inner(a netip.Addr) bool {
 		}
 	}
 	c.mu.Unlock()
-	return isLocal(a)
+	return flows.Local(a)
 }
 
 // SetEgress changes a running container's own policy; connections that it does not allow
@@ -311,7 +312,7 @@ func (c *Controller) SetEgress(containerID, policy string) error {
 	resolver{&c.registry}.moved(m)
 	for _, g := range add {
 		for _, a := range g.Addresses {
-			forgetOwn(a)
+			flows.ForgetOwn(a)
 		}
 	}
 	return nil

@@ -13,6 +13,8 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/network/taken"
 )
 
 // resolveLocked finds a network by name, id or the beginning of an id.
@@ -237,7 +239,7 @@ func (c *registry) overlaps() (w []string) {
 		}
 	}
 	c.mu.Unlock()
-	hosts, err := foreign(own)
+	hosts, err := taken.Devices(own)
 	if err != nil {
 		return []string{err.Error()}
 	}

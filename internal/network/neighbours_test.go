@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/flows"
 	"hezi/internal/network/netns"
 )
 
@@ -252,7 +253,7 @@ func TestGoneConnections(t *testing.T) {
 
 func BenchmarkForgetAddress(b *testing.B) {
 	for b.Loop() {
-		forgetAddress(netip.MustParseAddr("172.17.9.9"))
+		flows.ForgetAddress(netip.MustParseAddr("172.17.9.9"))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"hezi/internal/network/flows"
 	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
 )
@@ -170,7 +171,7 @@ func (c *publisher) giveBack() {
 		logFailure("close the ports at containers' addresses", c.table.SetDirect(nil, direct))
 	}
 	restrainer{&c.registry}.unguard(guards...)
-	forgetFlows(forwards, fresh)
+	flows.ForgetPorts(forwards, fresh)
 	for _, m := range leaving {
 		m.work.Lock()
 		for _, h := range m.holds {
@@ -222,7 +223,7 @@ func (c *publisher) bury() {
 	for _, d := range gone {
 		for _, p := range []netip.Prefix{d.v4, d.v6} {
 			if p.IsValid() {
-				forgetAddress(p.Addr())
+				flows.ForgetAddress(p.Addr())
 			}
 		}
 	}

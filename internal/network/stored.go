@@ -17,6 +17,7 @@ import (
 
 	"hezi/internal/network/netns"
 	"hezi/internal/network/options"
+	"hezi/internal/network/taken"
 )
 
 var predefined = []string{network.NetworkBridge, network.NetworkHost, network.NetworkNone}
@@ -258,14 +259,14 @@ func (c *registry) shared(l *lan) bool {
 func (c *registry) busy() ([]netip.Prefix, error) {
 	c.mu.Lock()
 	own := map[string]bool{}
-	var taken []netip.Prefix
+	var ours []netip.Prefix
 	for _, l := range c.lans {
 		if l.bridge != "" {
 			own[l.bridge] = true
 		}
-		taken = append(taken, l.subnets()...)
+		ours = append(ours, l.subnets()...)
 	}
 	c.mu.Unlock()
-	hosts, err := inUse(own)
-	return append(taken, hosts...), err
+	hosts, err := taken.Prefixes(own)
+	return append(ours, hosts...), err
 }

@@ -7,17 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"hezi/internal/network/ipam"
 	"hezi/internal/network/netns"
+	"hezi/internal/network/taken"
 )
 
 // state is DATAROOT/network/state.json.
@@ -51,7 +48,7 @@ func loadState(o Options, bridge string, stored []Config) (state, error) {
 			s.IDs[n] = newID()
 		}
 	}
-	busy, err := inUse(map[string]bool{bridge: true})
+	busy, err := taken.Prefixes(map[string]bool{bridge: true})
 	if err != nil {
 		return s, err
 	}
@@ -89,12 +86,12 @@ func (s *state) choose4(o Options, busy []netip.Prefix) (err error) {
 	}
 	switch f := o.FixedCIDR.Masked(); {
 	case f.IsValid() && !(s.Subnet.IsValid() && s.Subnet.Contains(f.Addr()) && s.Subnet.Bits() <= f.Bits()):
-		if overlapsAny(f, busy) {
+		if taken.Overlaps(f, busy) {
 			return fmt.Errorf("fixed-cidr %s overlaps a network of this host: choose another", f)
 		}
 		s.Subnet, s.Gateway = f, f.Addr().Next()
-	case !s.Subnet.IsValid() || overlapsAny(s.Subnet, busy) && !inhabited(o.ExecRoot):
-		if s.Subnet, err = freeSubnet(busy); err != nil {
+	case !s.Subnet.IsValid() || taken.Overlaps(s.Subnet, busy) && !inhabited(o.ExecRoot):
+		if s.Subnet, err = taken.Free(busy); err != nil {
 			return err
 		}
 		s.Gateway = s.Subnet.Addr().Next()
@@ -180,99 +177,4 @@ func newID() string {
 	id := make([]byte, 32)
 	rand.Read(id) // never fails
 	return hex.EncodeToString(id)
-}
-
-// lockSubnets keeps two engines that start at once from choosing one subnet.
-func lockSubnets() (unlock func(), err error) {
-	f, err := os.OpenFile("/run/hezi-network.lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the choice of subnets: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock the choice of subnets: %w", err)
-	}
-	return func() { _ = f.Close() }, nil
-}
-
-// inUse are the networks that the host routes to or has addresses in, those of the
-// bridges named own left out.
-func inUse(own map[string]bool) ([]netip.Prefix, error) {
-	list, err := foreign(own)
-	busy := make([]netip.Prefix, 0, len(list))
-	for p := range list {
-		busy = append(busy, p)
-	}
-	return busy, err
-}
-
-// narrowest is how many bits a route has that says where a network is. What is wider
-// leads out, as 0.0.0.0/1 and 128.0.0.0/1 do, by which VPNs replace the default route.
-const narrowest = 8
-
-// foreign are the same with the devices that they lead to.
-func foreign(own map[string]bool) (map[netip.Prefix]string, error) {
-	links, err := netns.Dump(netlink.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list the network devices: %w", err)
-	}
-	routes, err := netns.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
-	if err != nil {
-		return nil, fmt.Errorf("read the host's routes: %w", err)
-	}
-	addrs, err := netns.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
-	if err != nil {
-		return nil, fmt.Errorf("read the host's addresses: %w", err)
-	}
-	names := map[int]string{}
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
-	list := map[netip.Prefix]string{}
-	add := func(n *net.IPNet, device int) {
-		if n == nil || own[names[device]] {
-			return
-		}
-		p, err := netip.ParsePrefix(n.String())
-		if err != nil || p.Bits() < narrowest || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() {
-			return
-		}
-		list[p.Masked()] = names[device]
-	}
-	for _, r := range routes {
-		add(r.Dst, r.LinkIndex)
-	}
-	for _, a := range addrs {
-		add(a.IPNet, a.LinkIndex)
-	}
-	return list, nil
-}
-
-func overlapsAny(p netip.Prefix, busy []netip.Prefix) bool {
-	for _, b := range busy {
-		if p.Overlaps(b) {
-			return true
-		}
-	}
-	return false
-}
-
-// freeSubnet is the first /16 of 172.17-31 and 10.x, or /20 of 192.168, that nothing on the host overlaps.
-func freeSubnet(busy []netip.Prefix) (netip.Prefix, error) {
-	for i := range 15 {
-		if p := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(17 + i)}), 16); !overlapsAny(p, busy) {
-			return p, nil
-		}
-	}
-	for i := range 256 {
-		if p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(255 - i)}), 16); !overlapsAny(p, busy) {
-			return p, nil
-		}
-	}
-	for i := range 16 {
-		if p := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(16 * i)}), 20); !overlapsAny(p, busy) {
-			return p, nil
-		}
-	}
-	return netip.Prefix{}, errors.New("the host's routes and addresses leave no private range for containers: choose one with --bip")
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 7
+const rulesVersion = 8
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h

@@ -1,4 +1,6 @@
-package network
+// Package flows has the kernel forget connections that it tracks and that are not
+// what they were: of a published port or an address that somebody else has now.
+package flows
 
 import (
 	"errors"
@@ -21,9 +23,9 @@ type staleFlows struct {
 	fresh []nft.Forward // to the host, from before the port was published
 }
 
-// forgetFlows drops the connection tracking of published UDP ports, and of
+// ForgetPorts drops the connection tracking of published UDP ports, and of
 // nothing else.
-func forgetFlows(gone, fresh []nft.Forward) {
+func ForgetPorts(gone, fresh []nft.Forward) {
 	tcp := func(f nft.Forward) bool { return f.Proto != unix.IPPROTO_UDP }
 	s := &staleFlows{slices.DeleteFunc(slices.Clone(gone), tcp), slices.DeleteFunc(slices.Clone(fresh), tcp)}
 	if len(s.gone)+len(s.fresh) == 0 {
@@ -34,7 +36,9 @@ func forgetFlows(gone, fresh []nft.Forward) {
 	for family, has := range map[netlink.InetFamily]func(nft.Forward) bool{netlink.FAMILY_V4: four, netlink.FAMILY_V6: six} {
 		if slices.ContainsFunc(s.gone, has) || slices.ContainsFunc(s.fresh, has) {
 			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, s)
-			logFailure("forget the flows of a published port", err)
+			if err != nil {
+				slog.Error("forget the flows of a published port", "error", err)
+			}
 		}
 	}
 }
@@ -54,7 +58,7 @@ func (s *staleFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 		return ok && target == answers
 	}) || to == answers && slices.ContainsFunc(s.fresh, func(g nft.Forward) bool {
 		_, ok := g.Target(to.Port())
-		return ok && g.To.Addr().Is6() == to.Addr().Is6() && (!g.Host.IsValid() && isLocal(to.Addr()) || g.Host == to.Addr())
+		return ok && g.To.Addr().Is6() == to.Addr().Is6() && (!g.Host.IsValid() && Local(to.Addr()) || g.Host == to.Addr())
 	})
 }
 
@@ -63,9 +67,9 @@ func addrPort(ip net.IP, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), port)
 }
 
-// isLocal says whether an address is one of the host's, broadcasts and
-// multicasts included.
-func isLocal(a netip.Addr) bool {
+// Local says whether an address is one of the host's, broadcasts and multicasts
+// included.
+func Local(a netip.Addr) bool {
 	routes, err := netlink.RouteGet(a.AsSlice())
 	return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
 }
@@ -78,10 +82,10 @@ const (
 	ctaFilterIPSrc = 1 << 0
 )
 
-// forgetAddress drops what the kernel tracks of connections from and to a container's
+// ForgetAddress drops what the kernel tracks of connections from and to a container's
 // address, before another container gets it: its packets would be taken for answers. The
 // kernel picks the entries (since Linux 5.8; an older one refuses, and nothing is done).
-func forgetAddress(a netip.Addr) {
+func ForgetAddress(a netip.Addr) {
 	family, source := uint8(unix.AF_INET), nl.CTA_IP_V4_SRC
 	if a.Is6() {
 		family, source = unix.AF_INET6, nl.CTA_IP_V6_SRC
@@ -90,9 +94,9 @@ func forgetAddress(a netip.Addr) {
 	forgetFrom(a, family, source, side{nl.CTA_TUPLE_ORIG, ctaFilterOrig}, side{nl.CTA_TUPLE_REPLY, ctaFilterReply})
 }
 
-// forgetOwn drops what the kernel tracks of connections that a container's address made,
+// ForgetOwn drops what the kernel tracks of connections that a container's address made,
 // and not of those that were made to it.
-func forgetOwn(a netip.Addr) {
+func ForgetOwn(a netip.Addr) {
 	family, source := uint8(unix.AF_INET), nl.CTA_IP_V4_SRC
 	if a.Is6() {
 		family, source = unix.AF_INET6, nl.CTA_IP_V6_SRC
