@@ -34,10 +34,10 @@ under_race() {
 	return $code
 }
 
-step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=50 go test -race -timeout 25m ./internal/... ./cmd/...
+step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=50 go test -race -timeout 40m ./internal/... ./cmd/...
 step "changed modules" go test github.com/distribution/reference github.com/opencontainers/go-digest
-step "end to end" go test -count=1 -timeout 25m ./test/e2e ./test/compat ./test/fault
-step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 30m ./test/e2e
+step "end to end" go test -count=1 -timeout 40m ./test/e2e ./test/compat ./test/fault
+step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 45m ./test/e2e
 step "the demo" test/demo.sh
 # Their time on a machine without KVM is not yet within this run's: make test-vm.
 if [ -n "${HEZI_TEST_VM-}" ]; then
