@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/network/nft"
 )
 
 // TestCounters: what passes a network's bridge is counted, and what its rules drop.
@@ -42,5 +44,18 @@ func TestCounters(t *testing.T) {
 	}
 	if d, err := c.Detail(context.Background(), "none"); err != nil || d.Counters != nil {
 		t.Errorf("the network none: %+v, %v", d, err)
+	}
+	var bridge string
+	for _, l := range c.lans {
+		if l.Name == "inside" {
+			bridge = l.bridge
+		}
+	}
+	c.Release("inside1")
+	if err := c.Remove(context.Background(), "inside"); err != nil {
+		t.Fatal(err)
+	}
+	if packets, _, err := nft.Dropped(c.table, bridge); err != nil || packets != 0 {
+		t.Errorf("of a network that is gone %d packets are counted: %v", packets, err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"hezi/internal/disk"
 	"hezi/internal/network/ipam"
+	"hezi/internal/network/nft"
 	"hezi/internal/network/options"
 	"hezi/internal/network/taken"
 )
@@ -440,6 +441,7 @@ func (c *Controller) demolish(l *lan) error {
 	}
 	if c.table != nil && l.bridged() {
 		logFailure("take a network out of nft", c.table.RemoveNetwork(l.bridge))
+		logFailure("forget what a network dropped", nft.ForgetDropped(c.table, l.bridge))
 	}
 	err := os.Remove(c.file(l.ID))
 	if err == nil || os.IsNotExist(err) {

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -51,4 +52,23 @@ func Dropped(t *Table, bridge string) (packets, bytes uint64, err error) {
 		}
 	}
 	return packets, bytes, nil
+}
+
+// ForgetDropped takes away what was counted of a bridge that is gone.
+func ForgetDropped(t *Table, bridge string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := &nftables.Conn{}
+	elems, err := c.GetSetElements(droppedSet(t))
+	if err != nil {
+		return fmt.Errorf("read what the nft table %s dropped: %w", t.name, err)
+	}
+	key := ifname(bridge)
+	if !slices.ContainsFunc(elems, func(e nftables.SetElement) bool { return string(e.Key) == string(key) }) {
+		return nil
+	}
+	if err := c.SetDeleteElements(droppedSet(t), []nftables.SetElement{{Key: key}}); err != nil {
+		return err
+	}
+	return c.Flush()
 }

@@ -248,9 +248,27 @@ c.remove(force=True)
 n.remove()
 refused(404, "not found", d.networks.get, name + "-net")
 
-# What is not there yet says so.
+# What a container changed, images of it, and files into and out of it.
+c = d.containers.run("busybox", ["sh", "-c", "echo x > /made; rm -f /etc/group; exec sleep 1000"], detach=True)
+for _ in range(100):
+    diff = {x["Path"]: x["Kind"] for x in c.diff()}
+    if "/made" in diff and "/etc/group" in diff:
+        break
+    time.sleep(0.1)
+assert diff == {"/made": 1, "/etc": 0, "/etc/group": 2}, diff
+data, st = c.get_archive("/made")
+assert (st["name"], st["size"]) == ("made", 2), st
+packed = b"".join(data)
+assert tarfile.open(fileobj=io.BytesIO(packed)).extractfile("made").read() == b"x\n"
+assert c.put_archive("/tmp" if c.exec_run("test -d /tmp").exit_code == 0 else "/", packed)
+refused(404, "Could not find the file", c.get_archive, "/nosuch")
+i = c.commit(name + "-commit", "1", message="m", author="a", changes="CMD cat /made")
+assert d.containers.run(i.id, remove=True) == b"x\n"
+d.images.remove(i.id, force=True)
+c.remove(force=True)
+
+# What is not there says so.
 c = d.containers.create("busybox", "true")
-refused(501, "not supported", c.diff)
 refused(503, "This node is not a swarm manager", d.services.list)
 assert minor < 25 or d.plugins.list() == []
 c.remove()
