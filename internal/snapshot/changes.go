@@ -86,9 +86,13 @@ type level struct {
 	depth                int
 }
 
-// maxDepth bounds the descriptors that a container can make the engine hold: a
-// path that is deeper is longer than the kernel takes (PATH_MAX).
+// maxDepth bounds the descriptors and the memory that a container can make the
+// engine hold: a path that is deeper is longer than the kernel takes (PATH_MAX).
 const maxDepth = 2048
+
+func tooDeep(name string) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the container has more than %d directories in each other, below /%.60s…: remove them", maxDepth, name))
+}
 
 type comparing struct {
 	ctx   context.Context
@@ -227,7 +231,7 @@ func (c *comparing) both(l *level, base string, now, before *unix.Stat_t) error 
 func (c *comparing) below(l *level, base string, compare, told bool) error {
 	next := &level{parent: l, name: path.Join(l.name, base), merged: none, lower: none, upper: none, told: told, depth: l.depth + 1}
 	if next.depth > maxDepth {
-		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the container has more than %d directories in each other, below /%.60s…: remove them", maxDepth, next.name))
+		return tooDeep(next.name)
 	}
 	defer func() {
 		for _, fd := range []int{next.merged, next.lower, next.upper} {

@@ -64,6 +64,7 @@ type tarring struct {
 	buf   []byte
 
 	shallow bool // directories without what is in them
+	depth   int  // of the directory that is read
 
 	prefix string // of all names, with a slash at its end
 	mounts bool   // what is mounted in the tree belongs to it
@@ -86,6 +87,10 @@ func gone(err error) bool {
 func (a *tarring) directory(fd int, name string) error {
 	dir := os.NewFile(uintptr(fd), name)
 	defer dir.Close()
+	if a.depth++; a.depth > maxDepth {
+		return tooDeep(name)
+	}
+	defer func() { a.depth-- }()
 	list, err := dir.Readdirnames(-1)
 	if err != nil && !gone(err) {
 		return fail(name, err)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -196,5 +197,37 @@ func TestTarWhileItChanges(t *testing.T) {
 	group.Wait()
 	if seen[tar.TypeSymlink] == 0 || seen[tar.TypeReg] == 0 || seen[tar.TypeDir] == 0 {
 		t.Errorf("the tree did not change: %v", seen)
+	}
+}
+
+// TestTarTooDeep: directories deeper in each other than any path can name do not
+// have the engine hold a descriptor and a name for each.
+func TestTarTooDeep(t *testing.T) {
+	top, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	fd, err := unix.Dup(int(top.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range maxDepth + 10 {
+		next := -1
+		if err = unix.Mkdirat(fd, "d", 0o755); err == nil {
+			next, err = unix.Openat(fd, "d", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		}
+		unix.Close(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd = next
+	}
+	unix.Close(fd)
+	if err := Tar(t.Context(), top, io.Discard); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("all: %v", err)
+	}
+	if err := TarEntry(t.Context(), top, "", "x", nil, io.Discard); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("an entry: %v", err)
 	}
 }
