@@ -8,9 +8,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -52,9 +54,14 @@ func run(parent context.Context, h *specs.Hook, state []byte) error {
 	cmd.Env = append([]string{}, h.Env...) // not nil: that would be ours
 	cmd.Stdin = bytes.NewReader(state)
 	cmd.WaitDelay = time.Second // for what it has left in the background
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // with all that it waits for
 	words := &limited{}
 	cmd.Stdout, cmd.Stderr = words, words
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) { // it has ended well; what it left is not waited for
+		return nil
+	}
 	switch {
 	case parent.Err() != nil:
 		err = parent.Err()

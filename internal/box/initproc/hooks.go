@@ -167,7 +167,10 @@ func attend(pid, out int, seconds uint64) (words []byte, ended *unix.WaitStatus,
 		}
 	}
 	if late || err != nil {
-		_ = unix.Kill(pid, unix.SIGKILL) // a child that nobody has waited for: the number is its own
+		// A child that nobody has waited for: the number is its own. With all that it
+		// waits for, if it leads a group.
+		_ = unix.Kill(-pid, unix.SIGKILL)
+		_ = unix.Kill(pid, unix.SIGKILL)
 	} else if out >= 0 {
 		read() // what it said last; who is left in the background is not waited for
 	}
