@@ -60,6 +60,11 @@ type Inside struct {
 // it. f must stay on its goroutine, whose root and working directory are its own.
 // Files are made as the root of users, of a box that has users of its own: where
 // owners are mapped, the kernel lets nobody else make any.
+//
+// Below the thread's root no device can be opened: a box that puts one of the
+// host's in the place of a file that is written (mknod(2) is allowed by default)
+// would have it written by the engine, which no device rules hold. That is not so
+// below Root, and of directories that were opened from there.
 func (i *Inside) Do(users *Users, f func() error) error {
 	if i.namespace == nil {
 		done := make(chan error, 1)
@@ -68,6 +73,12 @@ func (i *Inside) Do(users *Users, f func() error) error {
 	}
 	_, err := elsewhere(func() (int, error) {
 		if err := enterMounts(i.namespace, i.upper); err != nil {
+			return -1, err
+		}
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return -1, fmt.Errorf("the container's file system: copy its mounts: %w", err)
+		}
+		if err := withoutDevices(); err != nil {
 			return -1, err
 		}
 		if users != nil {
@@ -189,7 +200,21 @@ func assembled(o *Overlay, mounts []Mount) (root int, err error) {
 		unix.Close(root)
 		return fail("enter it", err)
 	}
+	if err := withoutDevices(); err != nil {
+		unix.Close(root)
+		return -1, err
+	}
 	return root, nil
+}
+
+// withoutDevices lets nobody open a device below the calling thread's root, whose
+// mounts must be its own.
+func withoutDevices() error {
+	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
+	if err != nil && !errors.Is(err, unix.ENOSYS) { // before Linux 5.12
+		return fmt.Errorf("the container's file system: keep its devices closed: %w", err)
+	}
+	return nil
 }
 
 // elsewhere calls f on a thread that is thrown away afterwards, with the

@@ -1,11 +1,14 @@
 package box
 
 import (
+	"bufio"
 	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestRootIs(t *testing.T) {
@@ -63,4 +66,69 @@ func TestView(t *testing.T) {
 	if err := dir.WriteFile("x", nil, 0o644); err == nil {
 		t.Error("it can be written to")
 	}
+}
+
+// TestClosedDevices: what works on a box's files opens none of the machine's
+// devices by them, which a box may put in the place of any file.
+func TestClosedDevices(t *testing.T) {
+	spec := boxSpec(t, image(t), "sh", "-c", "mknod /zero c 1 5; echo ready; sleep 100")
+	upper := spec.Root.Overlay.Upper
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	p, err := testRuntime.Start(t.Context(), spec, Stdio{Stdout: w, Stderr: w})
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	end := func() {
+		if !ended {
+			ended = true
+			_ = unix.PidfdSendSignal(int(p.PidFD.Fd()), unix.SIGKILL, nil, 0)
+			await(t, p)
+			removeGroup(t, p)
+		}
+	}
+	defer end()
+	if line, err := bufio.NewReader(r).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	try := func(in *Inside, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		err = in.Do(nil, func() error {
+			f, err := os.OpenFile("/zero", os.O_WRONLY, 0)
+			if err == nil {
+				f.Close()
+			}
+			return err
+		})
+		if !errors.Is(err, unix.EACCES) {
+			t.Errorf("opening a device: %v", err)
+		}
+		if err := in.Do(nil, func() error { return os.WriteFile("/file", []byte("x"), 0o644) }); err != nil {
+			t.Error(err)
+		}
+	}
+	try(Enter(p.PID, upper))
+	if b, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/root/file"); string(b) != "x" {
+		t.Errorf("the box has %q, %v", b, err)
+	}
+	if f, err := os.Open("/proc/" + strconv.Itoa(p.PID) + "/root/dev/null"); err != nil {
+		t.Errorf("the box's own devices are closed too: %v", err)
+	} else {
+		f.Close()
+	}
+	end()
+	stopped := boxSpec(t, image(t)).Root.Overlay
+	if err := unix.Mknod(filepath.Join(stopped.Upper, "zero"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))); err != nil {
+		t.Fatal(err)
+	}
+	try(Assemble(&Overlay{Lower: stopped.Lower, Upper: stopped.Upper, Work: stopped.Work}, nil))
 }

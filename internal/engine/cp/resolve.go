@@ -1,8 +1,8 @@
 // Package cp reads and writes what is at a path in a container, as archives.
 //
 // A container that runs may change its files and links at every moment, so no
-// path is used twice: what is found by a path is a descriptor from then on, and
-// every path is resolved inside the container's root by the kernel (openat2(2)).
+// answer is relied on that an earlier look at a path gave: what is found is a
+// descriptor from then on, and every path is resolved inside the container's root by the kernel (openat2(2)).
 package cp
 
 import (

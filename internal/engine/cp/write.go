@@ -29,27 +29,13 @@ const here = "."
 var ErrReadOnly = errors.New("the file system is read-only")
 
 // Extract unpacks an archive, plain or compressed, into a directory. Links in it
-// lead nowhere outside of the container; a path is never opened twice.
+// lead nowhere outside of the container.
 func (t *Tree) Extract(ctx context.Context, p string, r io.Reader, o Options) error {
-	fd, err := openAt(int(t.Root.Fd()), Clean(p), unix.O_PATH)
+	fd, err := destination(int(t.Root.Fd()), p) // to say what is wrong before anything is read
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return errdefs.ErrInvalidArgument.WithMessage("extraction point is not a directory: " + p)
-	}
-	var where unix.Statfs_t
-	if err := unix.Fstatfs(fd, &where); err != nil {
-		return err
-	}
-	if where.Flags&unix.ST_RDONLY != 0 {
-		return ErrReadOnly
-	}
+	unix.Close(fd)
 	plain, err := unpack.Decompress(reader{ctx, r})
 	if err != nil {
 		return broken(err)
@@ -65,6 +51,16 @@ func (t *Tree) Extract(ctx context.Context, p string, r io.Reader, o Options) er
 	}
 	defer forget()
 	err = t.Do(func() error {
+		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(root)
+		fd, err := destination(root, p) // again: below this root no device can be opened
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
 		if err := unix.Fchdir(fd); err != nil {
 			return err
 		}
@@ -78,16 +74,43 @@ func (t *Tree) Extract(ctx context.Context, p string, r io.Reader, o Options) er
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, unix.EROFS):
+	case errors.Is(err, unix.EROFS), errors.Is(err, ErrReadOnly):
 		return ErrReadOnly
 	case errors.Is(err, unix.EBUSY):
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("%s: something is mounted there in the container, which can be written to but not replaced: hezi exec -i CONTAINER sh -c 'cat > FILE'", said(err, p)))
+	case errdefs.IsInvalidArgument(err):
+		return err
 	case unpack.Broken(err):
 		return broken(err)
 	case errors.As(err, new(*os.PathError)), errors.As(err, new(*os.LinkError)), errors.As(err, new(*os.SyscallError)), errors.As(err, new(unix.Errno)):
 		return fmt.Errorf("%s: %w", said(err, p), unwrapped(err))
 	}
 	return errdefs.ErrInvalidArgument.WithMessage(said(err, p))
+}
+
+// destination opens a directory that can be written to, as a path.
+func destination(root int, p string) (int, error) {
+	fd, err := openAt(root, Clean(p), unix.O_PATH)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	var where unix.Statfs_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		err = unix.Fstatfs(fd, &where)
+	}
+	switch {
+	case err != nil:
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		err = errdefs.ErrInvalidArgument.WithMessage("extraction point is not a directory: " + p)
+	case where.Flags&unix.ST_RDONLY != 0:
+		err = ErrReadOnly
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // said is an error's text with the path as the user knows it.
