@@ -113,8 +113,9 @@ func (e Commits) Commit(ctx context.Context, ref string, o CommitOptions) (strin
 	if !o.NoPause && r.State == container.StateRunning {
 		switch err := e.pause(ctx, r.ID, true); {
 		case err == nil:
+			paused := c.latest.Load() // maybe another run than r: it may have been started again meanwhile
 			defer func() {
-				if err := thaw(context.WithoutCancel(ctx), e.Engine, r, true); err != nil {
+				if err := thaw(context.WithoutCancel(ctx), e.Engine, paused, true); err != nil {
 					e.o.Log.Error("a container stays paused after its commit: hezi unpause lets it go on", "container", r.ID, "error", err)
 				}
 			}()

@@ -254,16 +254,17 @@ func (e *Engine) send(ctx context.Context, r *record, sig syscall.Signal, pairs 
 	return thaw(ctx, e, r, false)
 }
 
-// thaw lets a run go on that is paused by now; tell: by an event too.
-func thaw(ctx context.Context, e *Engine, r *record, tell bool) error {
+// thaw lets a run go on that is paused by now; passing: only if it is for a
+// moment, and with an event: a user's own pause stays.
+func thaw(ctx context.Context, e *Engine, r *record, passing bool) error {
 	c, err := e.entry(r.ID)
 	if err != nil {
 		return nil // removed
 	}
-	if now := c.latest.Load(); now.State != container.StatePaused || now.PID != r.PID {
+	if now := c.latest.Load(); now.State != container.StatePaused || now.PID != r.PID || passing && !now.Thaw {
 		return nil
 	}
-	err = e.unpause(ctx, r.ID, tell)
+	err = e.unpause(ctx, r.ID, passing)
 	if errdefs.IsConflict(err) || errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) { // somebody else did, or it has ended
 		return nil
 	}
@@ -376,6 +377,7 @@ func (e *Engine) pause(ctx context.Context, ref string, passing bool) error {
 			return err
 		}
 	}
+	ctx = context.WithoutCancel(ctx) // a client that goes away must not leave it frozen and said to run
 	if err := e.o.Keeper.Pause(ctx, r.ID); err != nil {
 		return err
 	}
