@@ -49,7 +49,7 @@ func containerChanges(c *call) error {
 func commit(c *call) error {
 	q := c.query()
 	o := engine.CommitOptions{Reference: withTag(q.Get("repo"), q.Get("tag")), Author: q.Get("author"), Message: q.Get("comment"),
-		Changes: q["changes"], NoPause: q.Has("pause") && !c.flag("pause")}
+		Changes: q["changes"], NoPause: q.Get("pause") != "" && !c.flag("pause")}
 	if err := c.optionalBody(&o.Config); err != nil {
 		return err
 	}
