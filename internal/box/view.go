@@ -124,11 +124,12 @@ func Enter(pid int, upper string) (*Inside, error) {
 
 // Assemble mounts a root and, in it, binds and images, as a box would have them
 // that does not run, where nobody else sees them. New volumes are filled. Owners
-// that a mount maps are not: ids are as they are on disk.
-func Assemble(o *Overlay, mounts []Mount) (*Inside, error) {
+// that a mount maps are not: ids are as they are on disk. readOnly is of the root,
+// in which mount points are made before.
+func Assemble(o *Overlay, mounts []Mount, readOnly bool) (*Inside, error) {
 	in := &Inside{todo: make(chan func()), left: make(chan struct{})}
 	ready := make(chan error, 1)
-	go in.assemble(o, mounts, ready)
+	go in.assemble(o, mounts, readOnly, ready)
 	if err := <-ready; err != nil {
 		return nil, err
 	}
@@ -136,20 +137,20 @@ func Assemble(o *Overlay, mounts []Mount) (*Inside, error) {
 }
 
 // assemble stays on its thread until it is left, for the mounts end with it.
-func (i *Inside) assemble(o *Overlay, mounts []Mount, ready chan<- error) {
+func (i *Inside) assemble(o *Overlay, mounts []Mount, readOnly bool, ready chan<- error) {
 	runtime.LockOSThread()              // never unlocked: the thread ends
 	if unix.Gettid() == unix.Getpid() { // the first thread never ends: keep it busy and take another
 		defer runtime.UnlockOSThread()
 		next := make(chan struct{})
 		go func() {
-			i.assemble(o, mounts, ready)
+			i.assemble(o, mounts, readOnly, ready)
 			close(next)
 		}()
 		<-next
 		return
 	}
 	defer close(i.left)
-	root, err := assembled(o, mounts)
+	root, err := assembled(o, mounts, readOnly)
 	if err == nil {
 		i.Root = os.NewFile(uintptr(root), "root")
 	}
@@ -162,7 +163,7 @@ func (i *Inside) assemble(o *Overlay, mounts []Mount, ready chan<- error) {
 	}
 }
 
-func assembled(o *Overlay, mounts []Mount) (root int, err error) {
+func assembled(o *Overlay, mounts []Mount, readOnly bool) (root int, err error) {
 	fail := func(what string, err error) (int, error) {
 		return -1, fmt.Errorf("the container's file system: %s: %w", what, err)
 	}
@@ -195,6 +196,9 @@ func assembled(o *Overlay, mounts []Mount) (root int, err error) {
 	}
 	if err = unix.Fchdir(root); err == nil {
 		err = unix.Chroot(".") // what is done there by a path stays there
+	}
+	if err == nil && readOnly {
+		err = unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
 	}
 	if err != nil {
 		unix.Close(root)

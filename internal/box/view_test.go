@@ -130,5 +130,5 @@ func TestClosedDevices(t *testing.T) {
 	if err := unix.Mknod(filepath.Join(stopped.Upper, "zero"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))); err != nil {
 		t.Fatal(err)
 	}
-	try(Assemble(&Overlay{Lower: stopped.Lower, Upper: stopped.Upper, Work: stopped.Work}, nil))
+	try(Assemble(&Overlay{Lower: stopped.Lower, Upper: stopped.Upper, Work: stopped.Work}, nil, false))
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
 	"hezi/internal/engine/cp"
@@ -62,10 +64,14 @@ func (e *Files) within(ctx context.Context, ref string, write bool) (*within, er
 			err = errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s has ended just now: copy again", r.ID))
 		}
 	} else {
-		w.in, err = e.assemble(ctx, r, write)
+		var scratch string
+		w.in, scratch, err = e.assemble(ctx, r, write)
 		if err == nil && !write {
 			unlock()
 			w.done = func() {}
+		}
+		if done := w.done; scratch != "" {
+			w.done = func() { os.RemoveAll(scratch); done() }
 		}
 	}
 	if err != nil {
@@ -85,31 +91,48 @@ func idMaps(list []box.IDMap) (out []user.IDMap) {
 }
 
 // assemble mounts a stopped container's layers, and what is on disk of its mounts.
-func (e *Files) assemble(ctx context.Context, r *record, write bool) (*box.Inside, error) {
+// A root that is not written to gets the mount points that no start has made yet in
+// a folder, scratch, which is removed when all is closed.
+func (e *Files) assemble(ctx context.Context, r *record, write bool) (in *box.Inside, scratch string, err error) {
 	layers, err := e.o.Images.RootFS(ctx, r.image())
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	all, err := launcher{e.records}.mounts(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	mounts := slices.DeleteFunc(all, func(m box.Mount) bool { return m.Type != box.MountBind && m.Type != box.MountImage })
 	for i := range mounts {
 		m := &mounts[i]
 		if m.Owners != nil && r.Users == nil {
-			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("container %s maps the owners of the files at %s, which only happens while it runs: start it, then copy", r.ID, m.Target))
+			return nil, "", errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("container %s maps the owners of the files at %s, which only happens while it runs: start it, then copy", r.ID, m.Target))
 		}
 		m.Owners, m.Propagation = nil, "rprivate" // the ids on disk are the container's
 	}
 	w := e.o.Layers.Get(r.ID)
 	o := box.Overlay{Lower: append(slices.Clone(layers.Lower), e.o.Layers.Base()), Label: r.Labels.Files}
-	if write && !r.HostConfig.ReadonlyRootfs {
-		o.Upper, o.Work = w.Upper, w.Work
-	} else {
+	readOnly := !write || r.HostConfig.ReadonlyRootfs
+	if readOnly {
+		if scratch, err = os.MkdirTemp(filepath.Dir(w.Upper), "view"); err != nil {
+			return nil, "", err
+		}
 		o.Lower = append([]string{w.Upper}, o.Lower...)
+		o.Upper, o.Work = filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
+		var root unix.Stat_t // what / is seen as
+		err = errors.Join(unix.Stat(w.Upper, &root), os.Mkdir(o.Upper, 0o700), os.Mkdir(o.Work, 0o700),
+			unix.Chown(o.Upper, int(root.Uid), int(root.Gid)), unix.Chmod(o.Upper, root.Mode&0o7777))
+	} else {
+		o.Upper, o.Work = w.Upper, w.Work
 	}
-	return box.Assemble(&o, mounts)
+	if err == nil {
+		in, err = box.Assemble(&o, mounts, readOnly)
+	}
+	if err != nil && scratch != "" {
+		os.RemoveAll(scratch)
+		scratch = ""
+	}
+	return in, scratch, err
 }
 
 // StatPath tells about a path in a container. Errors: NotFound, InvalidArgument.
