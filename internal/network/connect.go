@@ -80,10 +80,10 @@ func (c *Controller) Disconnect(_ context.Context, containerID, ref string) (*Sa
 	return m.box, nil
 }
 
-// detach removes a link from the member and from its namespace.
+// detach removes a link from the member and from its namespace. Its policy of egress goes
+// with the device (bury).
 func (c *Controller) detach(m *member, k *link) {
 	logFailure("take an interface out of a container", netns.Detach(m.path, k.inside))
-	restrainer{&c.registry}.unguard(m.guarded(k)...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m.links = slices.DeleteFunc(slices.Clone(m.links), func(o *link) bool { return o == k })

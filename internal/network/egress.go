@@ -112,7 +112,7 @@ func bridgeMAC(name string) (net.HardwareAddr, error) {
 
 // guard has the firewall hold the links to their policies: before anything is sent.
 func (c restrainer) guard(m *member, links ...*link) error {
-	if m.adopted { // Sweep does it for all
+	if m.adopted && m.box == nil { // Sweep does it for all
 		return nil
 	}
 	var list []nft.Guard

@@ -511,6 +511,7 @@ func TestEgressChanges(t *testing.T) {
 	for _, id := range []string{"plain", "box"} {
 		c.Release(id)
 	}
+	dropEnds(t)
 	eventually(t, "nothing is left of policies", func() error {
 		if out := sh(t, "nft list ruleset"); strings.Contains(out, "egress") || strings.Contains(out, "table bridge") {
 			return errors.New(out)
@@ -568,10 +569,56 @@ func TestEgressRestart(t *testing.T) {
 		if e := c.Egress("box"); e == nil || e.Policy != "allow=good.test:80" || e.DeniedPackets == 0 {
 			t.Errorf("%+v", e)
 		}
+		lanOf(t, c, "later", network.CreateRequest{})
+		v4, _ := addressesIn(c.box(t, "near", "", nil, "later"), 0)
+		if _, err := c.Connect(context.Background(), "box", EndpointRequest{Network: "later"}); err != nil {
+			t.Fatal(err)
+		}
+		reaches(t, box, v4, 80, false, "by a network that it joined at the next engine")
+		if _, err := c.Disconnect(context.Background(), "box", "later"); err != nil {
+			t.Fatal(err)
+		}
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// dropEnds removes the interfaces of containers: their namespaces stay for the servers in
+// them.
+func dropEnds(t *testing.T) {
+	t.Helper()
+	sh(t, `for d in $(ip -o link show type veth | sed -n 's/^[0-9]*: \(hz[^@:]*\).*/\1/p'); do ip link del $d; done`)
+}
+
+// TestEgressShared: who is in the namespace of a container that has ended is held to its
+// policy as long as there is its device.
+func TestEgressShared(t *testing.T) {
+	c := open(t, testOptions(t, "shared"))
+	egressWorld(t)
+	box := c.box(t, "box", "none", nil, "bridge")
+	ns, err := os.Open(box.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	c.Release("box")
+	eventually(t, "the container has left", func() error {
+		if _, err := os.Stat(box.Path); err == nil {
+			return errors.New("its namespace is mounted")
+		}
+		return nil
+	})
+	left := *box
+	left.Path = fmt.Sprintf("/proc/self/fd/%d", ns.Fd())
+	reaches(t, &left, netip.MustParseAddr(worldV4), 80, false, "after the container has ended")
+	dropEnds(t)
+	eventually(t, "nothing is left of policies", func() error {
+		if out := sh(t, "nft list ruleset"); strings.Contains(out, "egress") || strings.Contains(out, "table bridge") {
+			return errors.New(out)
+		}
+		return nil
+	})
 }
 
 // TestEgressBad: where a policy cannot be enforced there is no container.

@@ -83,7 +83,6 @@ func (c *Controller) attach(m *member, l *lan, req EndpointRequest) error {
 		err = netns.Attach(m.path, k.endpoint(l, c.o.MTU))
 	}
 	if err != nil {
-		restrainer{&c.registry}.unguard(m.guarded(k)...)
 		c.bury1(k)
 		return portError(l, err)
 	}

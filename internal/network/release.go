@@ -157,11 +157,9 @@ func (c *publisher) giveBack() {
 	c.mu.Unlock()
 	var forwards []nft.Forward
 	var direct []nft.Direct
-	var guards []string
 	for _, m := range leaving {
 		m.work.Lock() // no connection is half made
 		forwards, direct = append(forwards, m.forwards...), append(direct, m.direct...)
-		guards = append(guards, m.guarded()...)
 		m.work.Unlock()
 	}
 	if c.table != nil && len(forwards) > 0 {
@@ -170,7 +168,6 @@ func (c *publisher) giveBack() {
 	if c.table != nil {
 		logFailure("close the ports at containers' addresses", c.table.SetDirect(nil, direct))
 	}
-	restrainer{&c.registry}.unguard(guards...)
 	flows.ForgetPorts(forwards, fresh)
 	for _, m := range leaving {
 		m.work.Lock()
@@ -196,7 +193,8 @@ func (c *publisher) giveBack() {
 	}
 }
 
-// bury frees the addresses whose devices are gone.
+// bury frees the addresses whose devices are gone. Until then a policy of egress holds:
+// another container that is in the namespace may run on.
 func (c *publisher) bury() {
 	c.mu.Lock()
 	look := slices.Collect(maps.Keys(c.dying))
@@ -220,6 +218,7 @@ func (c *publisher) bury() {
 		}
 	}
 	c.mu.Unlock()
+	restrainer{&c.registry}.unguard(slices.Collect(maps.Keys(gone))...)
 	for _, d := range gone {
 		for _, p := range []netip.Prefix{d.v4, d.v6} {
 			if p.IsValid() {

@@ -377,14 +377,15 @@ func (t Guards) deleteGuard(c *nftables.Conn, s *egressSets, g *guarded) error {
 	return err
 }
 
-// SetGuards takes guards away and adds others, of which one may be for the same port, in
-// one transaction. Error: also a kernel that cannot hold a container to a policy.
+// SetGuards takes guards away, if they are there, and adds others, of which one may be for
+// the same port, in one transaction. Error: also a kernel that cannot hold a container to a policy.
 func (t Guards) SetGuards(del []string, add []Guard) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	del = slices.DeleteFunc(slices.Clone(del), func(port string) bool { return t.egress.guards[port] == nil })
 	if len(del)+len(add) == 0 {
 		return nil
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	before := stdmaps.Clone(t.egress.guards)
 	c, err := connect()
 	if err != nil {
