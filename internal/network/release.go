@@ -139,6 +139,7 @@ func (c *publisher) release() {
 		select {
 		case <-c.stop:
 			c.giveBack()
+			c.bury()
 			return
 		case <-look:
 		case <-c.kick:

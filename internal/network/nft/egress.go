@@ -24,7 +24,8 @@ import (
 //
 //	table bridge hezi {
 //	  map ports     { ifname : ether }    guarded ports of bridges, with their bridge's address
-//	  map macs      { ether : ether }     the same of what is sent to their containers
+//	  map macs      { ether . address : ether } the same of what is sent to their containers
+//	  set senders   { ifname . ether }    that a port may send from
 //	  set addresses { ifname . address }  that a port may send from, also of IPv6
 //	  set refused   { ifname }            how often it sent something else
 //	  chain pre     prerouting: what comes from a guarded port, or goes to its container, goes
@@ -58,7 +59,7 @@ type Guard struct {
 type Guards struct{ *Table }
 
 const (
-	egressVersion = 1 // grows when the rules below change
+	egressVersion = 2 // grows when the rules below change
 	egressPrefix  = "egress-"
 	egressChain   = "egress"
 	// maxLearned addresses of one set of names.
@@ -110,8 +111,10 @@ func (g *Guard) names() (list []Names) {
 // egressSets are the sets that are always there.
 type egressSets struct {
 	bridge                *nftables.Table
-	ports, macs, refused  *nftables.Set
+	ports                 *nftables.Set
+	senders, refused      *nftables.Set
 	addresses, of, denied map[string]*nftables.Set // by the family's suffix
+	macs                  map[string]*nftables.Set
 	inBridge, inInet      []*nftables.Set
 	addrType              map[string]nftables.SetDatatype
 	families              []ipHeader
@@ -119,20 +122,21 @@ type egressSets struct {
 
 func (t Guards) egressSets() *egressSets {
 	s := &egressSets{bridge: &nftables.Table{Name: t.name, Family: nftables.TableFamilyBridge}, families: []ipHeader{header4, header6},
-		addresses: map[string]*nftables.Set{}, of: map[string]*nftables.Set{}, denied: map[string]*nftables.Set{},
+		addresses: map[string]*nftables.Set{}, macs: map[string]*nftables.Set{}, of: map[string]*nftables.Set{}, denied: map[string]*nftables.Set{},
 		addrType: map[string]nftables.SetDatatype{"": nftables.TypeIPAddr, suffix6: nftables.TypeIP6Addr}}
 	name := nftables.TypeIFName
 	s.ports = &nftables.Set{Table: s.bridge, Name: "ports", IsMap: true, KeyType: name, DataType: nftables.TypeEtherAddr}
-	s.macs = &nftables.Set{Table: s.bridge, Name: "macs", IsMap: true, KeyType: nftables.TypeEtherAddr, DataType: nftables.TypeEtherAddr}
+	s.senders = &nftables.Set{Table: s.bridge, Name: "senders", Concatenation: true, KeyType: nftables.MustConcatSetType(name, nftables.TypeEtherAddr)}
 	s.refused = &nftables.Set{Table: s.bridge, Name: "refused", KeyType: name, Dynamic: true, Size: maxDenied}
 	s.ports.KeyByteOrder, s.refused.KeyByteOrder = binaryutil.NativeEndian, binaryutil.NativeEndian // or nft shows no names
-	s.inBridge = []*nftables.Set{s.ports, s.macs, s.refused}
+	s.inBridge = []*nftables.Set{s.ports, s.senders, s.refused}
 	for suffix, addr := range s.addrType {
 		s.addresses[suffix] = &nftables.Set{Table: s.bridge, Name: "addresses" + suffix, Concatenation: true, KeyType: nftables.MustConcatSetType(name, addr)}
 		s.of[suffix] = &nftables.Set{Table: t.table, Name: "egress_of" + suffix, Concatenation: true, IsMap: true, KeyType: nftables.MustConcatSetType(name, addr), DataType: nftables.TypeVerdict}
 		s.denied[suffix] = &nftables.Set{Table: t.table, Name: "denied" + suffix, Concatenation: true, Dynamic: true, HasTimeout: true, Timeout: deniedFor, Size: maxDenied,
 			KeyType: nftables.MustConcatSetType(addr, addr, nftables.TypeInetProto, nftables.TypeInetService)}
-		s.inBridge = append(s.inBridge, s.addresses[suffix])
+		s.macs[suffix] = &nftables.Set{Table: s.bridge, Name: "macs" + suffix, IsMap: true, Concatenation: true, KeyType: nftables.MustConcatSetType(nftables.TypeEtherAddr, addr), DataType: nftables.TypeEtherAddr}
+		s.inBridge = append(s.inBridge, s.addresses[suffix], s.macs[suffix])
 		s.inInet = append(s.inInet, s.of[suffix], s.denied[suffix])
 	}
 	return s
@@ -199,10 +203,11 @@ func oneOf(base expr.PayloadBase, offset uint32, from, to byte) []expr.Any {
 	return []expr.Any{load(base, offset, 1, regWide), &expr.Range{Op: expr.CmpOpEq, Register: regWide, FromData: []byte{from}, ToData: []byte{to}}}
 }
 
-// discovery matches ICMPv6 that asks for neighbours and routers, or answers that, from the
-// link itself (RFC 4861).
+// discovery matches ICMPv6 that asks for neighbours and routers, or says to be a neighbour,
+// from the link itself (RFC 4861). No such container is a router.
 func discovery() []expr.Any {
-	return slices.Concat(oneOf(expr.PayloadBaseTransportHeader, 0, 133, 136), is(expr.PayloadBaseNetworkHeader, 7, expr.CmpOpEq, 255))
+	return slices.Concat(oneOf(expr.PayloadBaseTransportHeader, 0, 133, 136), is(expr.PayloadBaseTransportHeader, 0, expr.CmpOpNeq, 134),
+		is(expr.PayloadBaseNetworkHeader, 7, expr.CmpOpEq, 255))
 }
 
 func (s *egressSets) bridgeRules(chain func(*nftables.Chain) func(...[]expr.Any)) {
@@ -219,7 +224,12 @@ func (s *egressSets) bridgeRules(chain func(*nftables.Chain) func(...[]expr.Any)
 			&expr.Immediate{Register: regWide, Data: []byte{unix.PACKET_HOST}}, &expr.Meta{Key: expr.MetaKeyPKTTYPE, SourceRegister: true, Register: regWide},
 			&expr.Verdict{Kind: expr.VerdictAccept}}
 	}
+	refuse := []expr.Any{port, &expr.Dynset{SrcRegKey: regWide, SetName: s.refused.Name, SetID: s.refused.ID, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{&expr.Counter{}}}}
 	from := chain(&nftables.Chain{Name: "from"})
+	// Or the bridge would learn that a neighbour is at this port.
+	foreign := []expr.Any{port, load(expr.PayloadBaseLLHeader, 6, 6, regWord+4), &expr.Lookup{SourceRegister: regWide, SetName: s.senders.Name, SetID: s.senders.ID, Invert: true}}
+	from(foreign, refuse, verdict(expr.VerdictDrop))
+	from(foreign, verdict(expr.VerdictDrop)) // also when that set is full
 	from(protocol(unix.ETH_P_ARP), own("", 14, 4), atMost(46), verdict(expr.VerdictAccept))
 	icmp6 := slices.Concat(protocol(unix.ETH_P_IPV6), proto(unix.IPPROTO_ICMPV6), atMost(128))
 	linkLocal := header6.within(header6.source, netip.MustParsePrefix("fe80::/10"))
@@ -230,15 +240,15 @@ func (s *egressSets) bridgeRules(chain func(*nftables.Chain) func(...[]expr.Any)
 	}
 	from(protocol(unix.ETH_P_IP), own("", 12, 4), []expr.Any{port}, divert(s.ports))
 	from(protocol(unix.ETH_P_IPV6), own(suffix6, 8, 16), []expr.Any{port}, divert(s.ports))
-	from([]expr.Any{port, &expr.Dynset{SrcRegKey: regWide, SetName: s.refused.Name, SetID: s.refused.ID, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{&expr.Counter{}}}}, verdict(expr.VerdictDrop))
-	from(verdict(expr.VerdictDrop)) // also when that set is full
+	from(refuse, verdict(expr.VerdictDrop))
+	from(verdict(expr.VerdictDrop))
 
 	pre := chain(&nftables.Chain{Name: "pre", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(-350)})
 	pre([]expr.Any{port, &expr.Lookup{SourceRegister: regWide, DestRegister: regWide2, IsDestRegSet: true, SetName: s.ports.Name, SetID: s.ports.ID}, &expr.Verdict{Kind: expr.VerdictGoto, Chain: "from"}})
 	pre(protocol(unix.ETH_P_IPV6), proto(unix.IPPROTO_ICMPV6), oneOf(transport, 0, 133, 136), verdict(expr.VerdictAccept))
-	to := []expr.Any{load(expr.PayloadBaseLLHeader, 0, 6, regWide)}
-	pre(protocol(unix.ETH_P_IP), to, divert(s.macs))
-	pre(protocol(unix.ETH_P_IPV6), to, divert(s.macs))
+	to := load(expr.PayloadBaseLLHeader, 0, 6, regWide)
+	pre(protocol(unix.ETH_P_IP), []expr.Any{to, load(network, 16, 4, regWord+2)}, divert(s.macs[""]))
+	pre(protocol(unix.ETH_P_IPV6), []expr.Any{to, load(network, 24, 16, regWord+2)}, divert(s.macs[suffix6]))
 }
 
 // ported matches the ports; one match for each protocol that is meant.
@@ -344,13 +354,16 @@ func (g *guarded) elements(n Names, suffix string) (list []nftables.SetElement) 
 // eachElement hands the elements of the sets that are always there to do.
 func (t Guards) eachElement(s *egressSets, g *guarded, do func(*nftables.Set, []nftables.SetElement) error) error {
 	port, bridge := ifname(g.Port), ifname(g.Bridge)
-	errs := []error{do(s.ports, []nftables.SetElement{{Key: port, Val: g.BridgeMAC}}), do(s.macs, []nftables.SetElement{{Key: g.MAC, Val: g.BridgeMAC}})}
+	mac := append(slices.Clone(g.MAC), 0, 0) // a part of a key fills words
+	errs := []error{do(s.ports, []nftables.SetElement{{Key: port, Val: g.BridgeMAC}}),
+		do(s.senders, []nftables.SetElement{{Key: append(slices.Clone(port), mac...)}})}
 	for _, a := range g.Addresses {
 		suffix := ""
 		if a.Is6() {
 			suffix = suffix6
 		}
 		errs = append(errs, do(s.addresses[suffix], []nftables.SetElement{{Key: append(slices.Clone(port), a.AsSlice()...)}}),
+			do(s.macs[suffix], []nftables.SetElement{{Key: append(slices.Clone(mac), a.AsSlice()...), Val: g.BridgeMAC}}),
 			do(s.of[suffix], []nftables.SetElement{{Key: append(slices.Clone(bridge), a.AsSlice()...), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: g.chain()}}}))
 	}
 	return errors.Join(errs...)
