@@ -64,7 +64,7 @@ func (d *denials) begin(c *registry) {
 	}
 	d.running = true
 	if d.last == nil {
-		d.last, d.wait, d.waiting, d.asked = map[nft.Denial]uint64{}, map[attempt]*pending{}, map[string]int{}, map[string]uint64{}
+		d.makeLocked()
 	}
 	c.wg.Go(func() {
 		t := time.NewTicker(denialsEvery)
@@ -80,6 +80,30 @@ func (d *denials) begin(c *registry) {
 			}
 		}
 	})
+}
+
+// prime takes what the firewall remembers for told: an engine before this one told it.
+func (d *denials) prime(t *nft.Table) error {
+	list, err := nft.Guards{Table: t}.Denials()
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.running || d.last != nil {
+		return nil
+	}
+	d.makeLocked()
+	for _, one := range list {
+		packets := one.Packets
+		one.Packets = 0
+		d.last[one] = packets
+	}
+	return nil
+}
+
+func (d *denials) makeLocked() {
+	d.last, d.wait, d.waiting, d.asked = map[nft.Denial]uint64{}, map[attempt]*pending{}, map[string]int{}, map[string]uint64{}
 }
 
 // look reads the firewall once and says what there is to say; false if nobody has a

@@ -185,6 +185,9 @@ func (c restrainer) guardAdopted() error {
 		return err
 	}
 	if len(list) > 0 {
+		if err := c.denials.prime(c.table); err != nil {
+			slog.Warn("what containers were denied before is told again", "error", err)
+		}
 		c.denials.begin(c.registry)
 	}
 	return nil
@@ -219,7 +222,7 @@ func (c restrainer) admitted(ctx context.Context, container, name string, list [
 		for _, k := range m.links {
 			for i, p := range m.policies(k) {
 				for _, set := range p.Sets(name) {
-					learned = append(learned, nft.Learned{Port: k.outside, Names: nft.Names{Policy: i, Ports: set}})
+					learned = append(learned, nft.Learned{Port: k.outside, Names: nft.Names{Policy: i, Ports: set}, Of: p})
 				}
 			}
 		}
@@ -246,14 +249,24 @@ func (c restrainer) admitted(ctx context.Context, container, name string, list [
 	return nil
 }
 
-// shared is 100.64.0.0/10 (RFC 6598).
-var sharedSpace, reserved4 = netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("240.0.0.0/4")
+// special are networks that are no part of the outside and that netip does not tell: of
+// RFC 6890 (Oracle's metadata are at 192.0.0.192), Azure's metadata, and what gateways make
+// any address of IPv4 of (RFC 6052, 8215, 3056, 4380), so that it would pass by what is said of that.
+var special = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("fec0::/10"),
+	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32")}
+
+// nat64 is the well-known prefix (RFC 6052), whose last four bytes are an address of IPv4.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
 // inner says whether an address is of this host or its surroundings. Whoever rules a name
 // of the outside could lead there with it (DNS rebinding), also to the metadata of clouds
 // (169.254.169.254): such an address is reached only if a policy has it as an address.
 func (c restrainer) inner(a netip.Addr) bool {
-	if !a.IsGlobalUnicast() || a.IsPrivate() || sharedSpace.Contains(a) || reserved4.Contains(a) || a.Is4() && a.As4()[0] == 0 {
+	if b := a.As16(); a.Is6() && nat64.Contains(a) {
+		return c.inner(netip.AddrFrom4([4]byte(b[12:])))
+	}
+	if !a.IsGlobalUnicast() || a.IsPrivate() || slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) }) {
 		return true
 	}
 	c.mu.Lock()
@@ -284,6 +297,12 @@ func (c *Controller) SetEgress(containerID, policy string) error {
 	}
 	m.work.Lock()
 	defer m.work.Unlock()
+	c.mu.Lock()
+	left := c.members[containerID] != m
+	c.mu.Unlock()
+	if left {
+		return conflict("container %s has ended", containerID)
+	}
 	next := &member{id: m.id, links: m.links, egress: p}
 	var del []string
 	var add []nft.Guard

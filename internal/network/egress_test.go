@@ -292,9 +292,10 @@ func TestEgressFrames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	source := net.HardwareAddr{}
 	frame := func(ether uint16, payload []byte) []byte {
 		to := free.Endpoints[0].Settings.MacAddress
-		return append(append(append([]byte{}, to...), 2, 66, 9, 9, 9, 9, byte(ether>>8), byte(ether)), payload...)
+		return slices.Concat([]byte(to), source, []byte{byte(ether >> 8), byte(ether)}, payload)
 	}
 	ip4 := func(from, to netip.Addr) []byte {
 		h := []byte{0x45, 0, 0, 48, 0, 0, 0, 0, 64, 17, 0, 0}
@@ -311,9 +312,14 @@ func TestEgressFrames(t *testing.T) {
 	ll := append([]byte{0x60, 0, 0, 0, 0, 28, 17, 64}, append(append(netip.MustParseAddr("fe80::9").AsSlice(), netip.MustParseAddr("fe80::8").AsSlice()...), 0, 1, 0, 1, 0, 28, 0, 0)...)
 	send := func(from *Sandbox) (got int) {
 		var frames [][]byte
+		source = net.HardwareAddr(from.Endpoints[0].Settings.MacAddress)
 		for _, a := range []string{mine.String(), "203.0.113.9", "0.0.0.0"} {
 			frames = append(frames, frame(unix.ETH_P_IP, ip4(netip.MustParseAddr(a), v4)))
 		}
+		source = net.HardwareAddr{2, 66, 9, 9, 9, 9} // and the right address of IP
+		own, _ := addressesIn(from, 0)
+		frames = append(frames, frame(unix.ETH_P_ARP, append(slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, 1, 2, 66, 9, 9, 9, 9}, own.AsSlice()), []byte("smuggled-by-egress")...)))
+		source = net.HardwareAddr(from.Endpoints[0].Settings.MacAddress)
 		frames = append(frames, frame(0x88b5, []byte("smuggled-by-egress!!")), frame(unix.ETH_P_IPV6, append(ll, []byte("smuggled-by-egress!!")...)),
 			frame(unix.ETH_P_ARP, append(slices.Clone(arp), []byte("smuggled-by-egress!!")...)))
 		done := make(chan int)
@@ -350,13 +356,13 @@ func TestEgressFrames(t *testing.T) {
 		})
 		return <-done
 	}
-	if got := send(other); got < 6 {
-		t.Errorf("without a policy, %d of 6 frames arrive: the test sees nothing", got)
+	if got := send(other); got < 7 {
+		t.Errorf("without a policy, %d of 7 frames arrive: the test sees nothing", got)
 	}
 	if got := send(none); got != 0 {
 		t.Errorf("%d frames reach a neighbour in spite of the policy", got)
 	}
-	if e := c.Egress("none"); e == nil || e.DeniedPackets < 6 {
+	if e := c.Egress("none"); e == nil || e.DeniedPackets < 7 {
 		t.Errorf("counted: %+v", e)
 	}
 }
@@ -512,12 +518,7 @@ func TestEgressChanges(t *testing.T) {
 		c.Release(id)
 	}
 	dropEnds(t)
-	eventually(t, "nothing is left of policies", func() error {
-		if out := sh(t, "nft list ruleset"); strings.Contains(out, "egress") || strings.Contains(out, "table bridge") {
-			return errors.New(out)
-		}
-		return nil
-	})
+	noPolicies(t, "hezi-changes")
 }
 
 // TestEgressRestart: policies hold while no engine runs, and the next one takes them over
@@ -563,6 +564,10 @@ func TestEgressRestart(t *testing.T) {
 			continue
 		}
 		check("with the next engine")
+		var next denials
+		if err := next.prime(c.table); err != nil || len(next.last) == 0 {
+			t.Error("what was told would be told again by the next engine:", err)
+		}
 		if out := sh(t, "nft list table inet hezi-restart"); strings.Contains(out, gone.Endpoints[0].Outside) {
 			t.Error("what nobody claimed is left:\n" + out)
 		}
@@ -591,6 +596,16 @@ func dropEnds(t *testing.T) {
 	sh(t, `for d in $(ip -o link show type veth | sed -n 's/^[0-9]*: \(hz[^@:]*\).*/\1/p'); do ip link del $d; done`)
 }
 
+func noPolicies(t *testing.T, table string) {
+	t.Helper()
+	eventually(t, "nothing is left of policies", func() error {
+		if out := sh(t, "nft list table inet "+table+"; nft list tables bridge"); strings.Contains(out, "egress") || strings.Contains(out, "table bridge "+table) {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
 // TestEgressShared: who is in the namespace of a container that has ended is held to its
 // policy as long as there is its device.
 func TestEgressShared(t *testing.T) {
@@ -613,12 +628,7 @@ func TestEgressShared(t *testing.T) {
 	left.Path = fmt.Sprintf("/proc/self/fd/%d", ns.Fd())
 	reaches(t, &left, netip.MustParseAddr(worldV4), 80, false, "after the container has ended")
 	dropEnds(t)
-	eventually(t, "nothing is left of policies", func() error {
-		if out := sh(t, "nft list ruleset"); strings.Contains(out, "egress") || strings.Contains(out, "table bridge") {
-			return errors.New(out)
-		}
-		return nil
-	})
+	noPolicies(t, "hezi-shared")
 }
 
 // TestEgressBad: where a policy cannot be enforced there is no container.

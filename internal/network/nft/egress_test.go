@@ -30,7 +30,7 @@ func TestLearnedEnds(t *testing.T) {
 	}
 	learn := func(a string, good time.Duration) {
 		t.Helper()
-		if err := guards.Learn([]Learned{{"hz0", Names{0, 0}, []netip.Addr{netip.MustParseAddr(a)}}}, good); err != nil {
+		if err := guards.Learn([]Learned{{"hz0", Names{0, 0}, p, []netip.Addr{netip.MustParseAddr(a)}}}, good); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -38,6 +38,17 @@ func TestLearnedEnds(t *testing.T) {
 	learn("192.0.2.2", 2*time.Second-learnSlack)
 	learn("192.0.2.2", time.Minute)
 	learn("2001:db8::1", time.Minute)
+	other, err := egress.Parse("allow=example.com:22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := []netip.Addr{netip.MustParseAddr("192.0.2.3")}
+	if err := guards.Learn([]Learned{{"hz0", Names{0, 0}, other, late}, {"hz0", Names{1, 0}, p, late}}, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if out := nftTool(t, "list table inet hezi"); strings.Contains(out, "192.0.2.3") {
+		t.Error("an address of a policy that is not the guard's any more was learned:\n" + out)
+	}
 	has := func(a string) bool { return strings.Contains(nftTool(t, "list table inet hezi"), a+" timeout") }
 	for range 2 {
 		for _, a := range []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"} {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+
+	"hezi/internal/network/egress"
 )
 
 // findEgress says whether an engine before this one left what is always there.
@@ -164,11 +166,12 @@ func (t Guards) AdoptGuards(list []Guard) error {
 type Learned struct {
 	Port string
 	Names
+	Of        *egress.Policy // that Names are of: the guard may have another meanwhile
 	Addresses []netip.Addr
 }
 
 // Learn lets packets go to the addresses of names for at least good, in one
-// transaction. A guard that is not there has nothing to learn. Error: also a set that is full.
+// transaction. A guard that is not there or has other policies has nothing to learn. Error: also a set that is full.
 func (t Guards) Learn(list []Learned, good time.Duration) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -178,7 +181,7 @@ func (t Guards) Learn(list []Learned, good time.Duration) error {
 	todo := false
 	for _, l := range list {
 		g := t.egress.guards[l.Port]
-		if g == nil {
+		if g == nil || l.Policy >= len(g.Policies) || g.Policies[l.Policy].String() != l.Of.String() {
 			continue
 		}
 		had := g.learned[l.Names]
