@@ -229,7 +229,13 @@ func (c *registry) openTable(name string) error {
 			return err
 		}
 	}
-	c.watch, err = c.table.Watch()
+	if c.watch, err = c.table.Watch(); err == nil && cfg.Judge != nil {
+		j := *cfg.Judge
+		err = netns.KeepLoop(j.In, j.Out, j.Index, c.stop, c.wg.Go, func(index int) error {
+			j.Index = index
+			return nft.SetJudge(c.table, j)
+		})
+	}
 	return err
 }
 

@@ -68,6 +68,12 @@ func TestJudged(t *testing.T) {
 		reached("198.51.100.2", host4)
 		reached("2001:db8:1::2", host6)
 	}
+	sh(t, "ip link del "+judgeDevice(c.short)) // is made anew
+	eventually(t, "after the devices were deleted", func() error {
+		_, err := askFrom(world, "198.51.100.2", host4)
+		return err
+	})
+	reached("2001:db8:1::2", host6)
 	reached("203.0.113.2", host4)
 	answers(t, world, "udp", host4, "198.51.100.2")
 	reached("198.51.100.2", "198.51.100.1:8383")

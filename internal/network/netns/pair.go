@@ -3,10 +3,12 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Loop makes a pair of devices whose ends are both the host's: what is sent into out
@@ -56,4 +58,40 @@ func Loop(in, out string) (index int, err error) {
 		}
 	}
 	return index, nil
+}
+
+// KeepLoop makes a pair of Loop anew when somebody has deleted it, and hands its new index
+// to remade, until stop is closed. wait runs what it does behind.
+func KeepLoop(in, out string, index int, stop <-chan struct{}, wait func(func()), remade func(index int) error) error {
+	updates, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
+	if err := netlink.LinkSubscribe(updates, done); err != nil {
+		return fmt.Errorf("watch the pair of devices %s and %s: %w", in, out, err)
+	}
+	wait(func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			case u, more := <-updates:
+				if !more {
+					slog.Error("a pair of devices is not watched any more", "device", out)
+					return
+				}
+				if u.Header.Type != unix.RTM_DELLINK || u.Attrs().Index != index { // no end goes alone
+					continue
+				}
+				slog.Warn("a device was deleted, making it anew", "device", out)
+				now, err := Loop(in, out)
+				if err == nil {
+					index = now
+					err = remade(index)
+				}
+				if err != nil {
+					slog.Error("make a device anew that was deleted", "device", out, "error", err)
+				}
+			}
+		}
+	})
+	return nil
 }

@@ -86,6 +86,14 @@ func judgeTables(name string) []*nftables.Table {
 	return []*nftables.Table{{Name: name + "-judged", Family: nftables.TableFamilyIPv4}, {Name: name + "-judged", Family: nftables.TableFamilyIPv6}}
 }
 
+// SetJudge changes the devices of the judge that a table has.
+func SetJudge(t *Table, j Judge) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.judge = &j
+	return t.restoreLocked()
+}
+
 // resetJudge removes the tables that duplicate, and adds them if there is a judge.
 func resetJudge(c *nftables.Conn, t *Table) {
 	removeJudge(c, t)

@@ -64,7 +64,7 @@ type Table struct {
 	networks map[string]Network // by bridge
 	direct   map[Direct]bool
 	near     []netip.Prefix
-	judge    *Judge         // never changes
+	judge    *Judge         // whether there is one never changes
 	rules    map[string]int // how many each chain has
 	egress   egressState
 }
