@@ -16,6 +16,7 @@ var allowed = []string{
 	"github.com/cespare/xxhash/v2", // of otel
 	"github.com/containerd/errdefs",
 	"github.com/containerd/errdefs/pkg",
+	"github.com/containerd/log",         // of go-archive
 	"github.com/distribution/reference", // its regular expressions are the dearest init of all; moby's client needs it
 	"github.com/docker/cli",
 	"github.com/docker/docker-credential-helpers",
@@ -23,14 +24,19 @@ var allowed = []string{
 	"github.com/docker/go-units",
 	"github.com/felixge/httpsnoop", // of otelhttp
 	"github.com/fvbommel/sortorder",
-	"github.com/go-logr/logr", // of otel
-	"github.com/go-logr/stdr", // of otel
+	"github.com/go-logr/logr",       // of otel
+	"github.com/go-logr/stdr",       // of otel
+	"github.com/klauspost/compress", // of go-archive
 	"github.com/moby/docker-image-spec",
+	"github.com/moby/go-archive", // cp: the rules of paths, and unpacking that stays in its folder
 	"github.com/moby/moby/api",
 	"github.com/moby/moby/client",
+	"github.com/moby/patternmatcher", // of go-archive
 	"github.com/moby/sys/atomicwriter",
 	"github.com/moby/sys/sequential",
 	"github.com/moby/sys/signal",
+	"github.com/moby/sys/user",   // of go-archive
+	"github.com/moby/sys/userns", // of go-archive
 	"github.com/moby/term",
 	"github.com/opencontainers/go-digest",
 	"github.com/opencontainers/image-spec",

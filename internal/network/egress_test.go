@@ -108,6 +108,12 @@ func (w *told) tell(id string, d Denied) {
 	w.list[id] = append(w.list[id], d)
 }
 
+func (w *told) all() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return fmt.Sprintf("%+v", w.list)
+}
+
 func (w *told) of(id, destination, protocol string) (n uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -260,7 +266,7 @@ func TestEgress(t *testing.T) {
 	for _, a := range []string{worldV4, worldV6} {
 		eventually(t, "an event of "+a, func() error {
 			if told.of("none", a, "tcp") == 0 {
-				return fmt.Errorf("%+v", told.list)
+				return errors.New(told.all())
 			}
 			return nil
 		})
@@ -413,7 +419,7 @@ func TestEgressNames(t *testing.T) {
 	}
 	eventually(t, "an event of a name", func() error {
 		if told.of("web", "secret.bad.test", "dns") == 0 {
-			return fmt.Errorf("%+v", told.list)
+			return errors.New(told.all())
 		}
 		return nil
 	})
