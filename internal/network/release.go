@@ -203,7 +203,7 @@ func (c *publisher) bury() {
 	if len(look) == 0 {
 		return
 	}
-	on, err := netns.Names()
+	names, err := netns.Gone(look)
 	if errors.Is(err, netlink.ErrDumpInterrupted) {
 		return // devices come and go: look again
 	}
@@ -213,9 +213,9 @@ func (c *publisher) bury() {
 	}
 	gone := map[string]dead{}
 	c.mu.Lock()
-	for _, name := range look {
-		if _, there := on[name]; !there {
-			gone[name] = c.dying[name]
+	for _, name := range names {
+		if d, ok := c.dying[name]; ok {
+			gone[name] = d
 		}
 	}
 	c.mu.Unlock()

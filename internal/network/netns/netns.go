@@ -711,6 +711,30 @@ func Names() (map[string]string, error) {
 	return names, nil
 }
 
+// few is how many devices are asked for one by one: a list of all of them costs as
+// much as there are containers, and keeps others from changing any meanwhile.
+const few = 64
+
+// Gone are those of some devices that are not on the host any more.
+func Gone(names []string) (gone []string, err error) {
+	if len(names) > few {
+		on, err := Names()
+		if err != nil {
+			return nil, err
+		}
+		return slices.DeleteFunc(slices.Clone(names), func(name string) bool { _, there := on[name]; return there }), nil
+	}
+	for _, name := range names {
+		_, err := netlink.LinkByName(name)
+		if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+			gone = append(gone, name)
+		} else if err != nil {
+			return nil, fmt.Errorf("look for the network device %s: %w", name, err)
+		}
+	}
+	return gone, nil
+}
+
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -54,7 +54,7 @@ func TestTheKernelsLists(t *testing.T) {
 			}
 			proc.read(x.family, proto, at.Port())
 			a, b := diag[at.Port()], proc[at.Port()]
-			if len(diag) != 1 || len(a) != 1 || len(b) != 1 || a[0] != b[0] || a[0].addr != at.Addr().Unmap() || a[0].inode == 0 {
+			if len(a) != 1 || len(b) != 1 || a[0] != b[0] || a[0].addr != at.Addr().Unmap() || a[0].inode == 0 {
 				t.Errorf("%s on %s: sock_diag tells %+v, /proc/net %+v", ProtoName(proto), at, a, b)
 			}
 			want := fmt.Sprintf("(process %d)", os.Getpid())
