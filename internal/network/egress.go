@@ -158,15 +158,20 @@ func (c restrainer) unguard(ports ...string) {
 // guardAdopted has the firewall hold all members that there are to their policies, and
 // nobody else.
 func (c restrainer) guardAdopted() error {
-	if c.table == nil {
-		return nil
-	}
 	c.mu.Lock()
 	all := make([]*member, 0, len(c.members))
 	for _, m := range c.members {
 		all = append(all, m)
 	}
 	c.mu.Unlock()
+	if c.table == nil {
+		for _, m := range all {
+			if m.restrained() {
+				slog.Error("a running container is not held to its egress policy: hezid keeps no firewall rules now (iptables is false); stop it, or set iptables to true", "container", m.id)
+			}
+		}
+		return nil
+	}
 	var list []nft.Guard
 	for _, m := range all {
 		m.work.Lock()

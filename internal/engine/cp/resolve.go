@@ -31,9 +31,6 @@ type Tree struct {
 	IDs user.IdentityMapping
 }
 
-// none maps no ids.
-var none user.IdentityMapping
-
 // owners are the container's ids of a file; what it has no id for is nobody's.
 func (t *Tree) owners(uid, gid uint32) (uint32, uint32) {
 	return inside(t.IDs.UIDMaps, uid), inside(t.IDs.GIDMaps, gid)

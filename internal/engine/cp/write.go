@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/go-archive"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/image/unpack"
@@ -41,15 +40,7 @@ func (t *Tree) Extract(ctx context.Context, p string, r io.Reader, o Options) er
 		return broken(err)
 	}
 	defer plain.Close()
-	options := &archive.TarOptions{NoOverwriteDirNonDir: !o.Overwrite, IDMap: t.IDs}
-	if o.Owner != nil {
-		options.ChownOpts, options.IDMap = &archive.ChownOpts{UID: o.Owner[0], GID: o.Owner[1]}, none
-	}
-	options, forget, err := archive.WithProcSelfFD(options) // in the container another /proc is in the way
-	if err != nil {
-		return err
-	}
-	defer forget()
+	u := unpacking{overwrite: o.Overwrite, owner: o.Owner, ids: t.IDs}
 	err = t.Do(func() error {
 		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -64,7 +55,11 @@ func (t *Tree) Extract(ctx context.Context, p string, r io.Reader, o Options) er
 		if err := unix.Fchdir(fd); err != nil {
 			return err
 		}
-		return archive.Unpack(plain, here, options)
+		if u.root, err = os.OpenRoot(here); err != nil {
+			return err
+		}
+		defer u.root.Close()
+		return u.all(plain)
 	})
 	if err == nil {
 		_, err = io.Copy(io.Discard, plain) // to its end, or the client is cut off
