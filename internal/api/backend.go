@@ -71,6 +71,14 @@ type Execs interface {
 	ExecList(ctx context.Context, ref string) ([]engine.ExecSummary, error)
 }
 
+// Snapshots is what keeps containers' files and brings them back. engine.Snapshots has it.
+type Snapshots interface {
+	Snapshot(ctx context.Context, ref, name string) (engine.Snapshot, error)
+	Snapshots(ctx context.Context, ref string) ([]engine.Snapshot, error)
+	RemoveSnapshot(ctx context.Context, ref, name string) error
+	Rollback(ctx context.Context, ref, name string) error
+}
+
 // Images is what the handlers of /images need. *image.Service has it.
 type Images interface {
 	Pull(ctx context.Context, r image.PullRequest, p image.Progress) error

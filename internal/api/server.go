@@ -24,6 +24,7 @@ type Backend struct {
 	Execs       Execs
 	Files       Files
 	Commits     Commits
+	Snapshots   Snapshots
 	Images      Images
 	Upkeep      Upkeep
 	Disk        Disk

@@ -21,6 +21,15 @@ var legacyOverlay = sync.OnceValue(func() bool {
 	return unix.FsconfigSetFlag(fs, "no-such-option") == nil
 })
 
+// MaxLayers is how many layers one overlay has at most (OVL_MAX_STACK), the lowest
+// and the uppermost among them; before Linux 6.5 their names must fit into a page.
+func MaxLayers() int {
+	if legacyOverlay() {
+		return unix.Getpagesize() / 100 // writable/ID/fs.NN
+	}
+	return 500
+}
+
 // mountLegacyOverlay makes the mount by mount(2), in a mount namespace that only one
 // thread is in and that ends with it. It works from the directory that all
 // layers share, so that many of them fit into the one page that mount(2) takes.

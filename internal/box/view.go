@@ -2,6 +2,7 @@ package box
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -219,6 +220,28 @@ func withoutDevices() error {
 		return fmt.Errorf("the container's file system: keep its devices closed: %w", err)
 	}
 	return nil
+}
+
+// CopyLayer copies a container's layer as it lies on the disk into an empty one. The
+// container must be frozen or have ended. Where the file system can, the two share
+// their blocks (FICLONE).
+func CopyLayer(ctx context.Context, from, to string) error {
+	_, err := elsewhere(func() (int, error) {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return -1, fmt.Errorf("leave the engine's working directory: %w", err)
+		}
+		var fds [2]int
+		for i, dir := range []string{from, to} {
+			fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+			}
+			defer unix.Close(fd)
+			fds[i] = fd
+		}
+		return -1, initproc.CopyLayer(fds[0], fds[1], ctx.Err)
+	})
+	return err
 }
 
 // elsewhere calls f on a thread that is thrown away afterwards, with the

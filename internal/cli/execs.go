@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/url"
 	"time"
 
@@ -30,7 +28,7 @@ func newExecsLs(a *App) *cobra.Command {
 		}
 		var list []format.ExecSummary
 		if _, err := engine.GetOwn(ctx, "/hezi/execs", query, nil, &list); err != nil {
-			return ownExecs("ls", err)
+			return ownOf("execs ls", err)
 		}
 		p := format.Printer{Out: a.Out, Source: format.ExecSource(source, quiet), Headers: format.ExecHeaders}
 		return format.Rows(p, format.Execs(list, !noTrunc, time.Now()))
@@ -45,16 +43,8 @@ func newExecsKill(a *App) *cobra.Command {
 	cmd.Flags().StringVarP(&signal, "signal", "s", "KILL", "Signal to send")
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		return a.each(ctx, args, func(ctx context.Context, id string) error {
-			return ownExecs("kill", engine.KillExec(ctx, id, signal))
+			return ownOf("execs kill", engine.KillExec(ctx, id, signal))
 		})
 	})
 	return cmd
-}
-
-// ownExecs says why another engine cannot do it.
-func ownExecs(verb string, err error) error {
-	if errors.Is(err, endpoint.ErrNotHezi) {
-		return fmt.Errorf("hezi execs %s: %w: Docker's engine has no such operation", verb, err)
-	}
-	return err
 }

@@ -94,7 +94,7 @@ func commands() []entry {
 	for _, name := range []string{"history", "import", "load", "save", "tag"} {
 		all = append(all, pick(images, name))
 	}
-	for _, name := range []string{"attach", "commit", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stats", "stop", "top", "unpause", "update", "wait"} {
+	for _, name := range []string{"attach", "commit", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm", "rollback", "snapshot", "snapshots", "start", "stats", "stop", "top", "unpause", "update", "wait"} {
 		all = append(all, pick(containers, name))
 	}
 	return all
@@ -119,7 +119,10 @@ func containerCommands() []entry {
 		{name: "rename", short: "Rename a container", build: newRename},
 		{name: "restart", short: "Restart one or more containers", build: newRestart},
 		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more containers", build: newRm},
+		{name: "rollback", short: "Give a stopped container the files of a snapshot again", build: newRollback},
 		{name: "run", short: "Create and run a new container from an image", build: newRun},
+		{name: "snapshot", short: "Keep what a container has written, for a rollback", build: newSnapshot},
+		{name: "snapshots", short: "List or remove snapshots", build: newSnapshots},
 		{name: "start", short: "Start one or more stopped containers", build: newStart},
 		{name: "stats", short: "Display a live stream of container(s) resource usage statistics", build: newStats},
 		{name: "stop", short: "Stop one or more running containers", build: newStop},

@@ -21,14 +21,16 @@ import (
 	"hezi/internal/snapshot"
 )
 
-// compared opens what tells a container's changes. They are closed by close.
-func (e *Files) compared(ctx context.Context, r *record) (t snapshot.Trees, close func(), err error) {
+// compared opens what tells a locked container's changes. They are closed by close.
+func (e *Files) compared(ctx context.Context, c *entry) (t snapshot.Trees, close func(), err error) {
+	r, release := c.latest.Load(), hold(e.records, c)
 	close = func() {
-		for _, f := range []*os.File{t.Merged, t.Lower, t.Upper} {
+		for _, f := range append(t.Upper, t.Merged, t.Lower) {
 			if f != nil {
 				f.Close()
 			}
 		}
+		release()
 	}
 	defer func() {
 		if err != nil {
@@ -45,8 +47,15 @@ func (e *Files) compared(ctx context.Context, r *record) (t snapshot.Trees, clos
 	if t.Merged, err = e.root(ctx, r); err != nil {
 		return t, nil, err
 	}
-	t.Upper, err = os.Open(e.o.Layers.Get(r.ID).Upper)
-	return t, close, err
+	w := e.o.layer(r)
+	for _, dir := range append([]string{w.Upper}, w.Below...) {
+		f, err := os.Open(dir)
+		if err != nil {
+			return t, nil, err
+		}
+		t.Upper = append(t.Upper, f)
+	}
+	return t, close, nil
 }
 
 // Changes lists what a container has otherwise than its image, in the order of
@@ -56,7 +65,7 @@ func (e *Files) Changes(ctx context.Context, ref string) ([]container.Filesystem
 	if err != nil {
 		return nil, err
 	}
-	t, close, err := e.compared(ctx, c.latest.Load())
+	t, close, err := e.compared(ctx, c)
 	unlock()
 	if err != nil {
 		return nil, fmt.Errorf("compare container %s with its image: %w", ref, err)
@@ -110,18 +119,12 @@ func (e Commits) Commit(ctx context.Context, ref string, o CommitOptions) (strin
 	if err := q.Check(); err != nil {
 		return "", err
 	}
-	if !o.NoPause && r.State == container.StateRunning {
-		switch err := e.pause(ctx, r.ID, true); {
-		case err == nil:
-			paused := c.latest.Load() // maybe another run than r: it may have been started again meanwhile
-			defer func() {
-				if err := thaw(context.WithoutCancel(ctx), e.Engine, paused, true); err != nil {
-					e.o.Log.Error("a container stays paused after its commit: hezi unpause lets it go on", "container", r.ID, "error", err)
-				}
-			}()
-		case !errdefs.IsConflict(err): // paused already, or ended
-			return "", fmt.Errorf("pause container %s for the commit (--no-pause does without): %w", r.ID, err)
+	if !o.NoPause {
+		thawed, err := frozen(ctx, e.Engine, c, "the commit (--no-pause does without)")
+		if err != nil {
+			return "", err
 		}
+		defer thawed()
 	}
 	id, name, err := e.commit(ctx, r.ID, q)
 	if err != nil {
@@ -129,6 +132,27 @@ func (e Commits) Commit(ctx context.Context, ref string, o CommitOptions) (strin
 	}
 	e.publish(r, events.ActionCommit, "comment", o.Message, "imageID", id, "imageRef", name)
 	return id, nil
+}
+
+// frozen freezes a container, if it runs, until thawed is called, for some work on its
+// files.
+func frozen(ctx context.Context, e *Engine, c *entry, work string) (thawed func(), err error) {
+	r := c.latest.Load()
+	if r.State != container.StateRunning {
+		return func() {}, nil
+	}
+	switch err := e.pause(ctx, r.ID, true); {
+	case errdefs.IsConflict(err): // paused already, or ended
+		return func() {}, nil
+	case err != nil:
+		return nil, fmt.Errorf("pause container %s for %s: %w", r.ID, work, err)
+	}
+	paused := c.latest.Load() // maybe another run than r: it may have been started again meanwhile
+	return func() {
+		if err := thaw(context.WithoutCancel(ctx), e, paused, true); err != nil {
+			e.o.Log.Error("a container stays paused: hezi unpause lets it go on", "container", r.ID, "for", work, "error", err)
+		}
+	}, nil
 }
 
 // errChanged ends a look for changes at the first.
@@ -144,7 +168,7 @@ func (e Commits) commit(ctx context.Context, containerID string, q image.CommitR
 		unlock()
 		return "", "", errdefs.ErrConflict.WithMessage(fmt.Sprintf("You cannot commit container %s which is being removed", containerID))
 	}
-	t, close, err := e.compared(ctx, c.latest.Load())
+	t, close, err := e.compared(ctx, c)
 	unlock()
 	if err != nil {
 		return "", "", fmt.Errorf("commit container %s: %w", containerID, err)

@@ -51,12 +51,12 @@ func (e *Files) within(ctx context.Context, ref string, write bool) (*within, er
 		unlock()
 		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot copy: container %s is being removed", r.ID))
 	}
-	layer := e.o.Layers.Get(r.ID)
+	layer := e.o.layer(r)
 	if r.running() {
 		w.in, err = box.Enter(r.PID, layer.Upper)
 		if err == nil {
+			w.done = hold(e.records, c)
 			unlock()
-			w.done = func() {}
 			if r.Users != nil {
 				w.users, w.IDs = r.Users, user.IdentityMapping{UIDMaps: idMaps(r.Users.UIDs), GIDMaps: idMaps(r.Users.GIDs)}
 			}
@@ -67,8 +67,8 @@ func (e *Files) within(ctx context.Context, ref string, write bool) (*within, er
 		var scratch string
 		w.in, scratch, err = e.assemble(ctx, r, write)
 		if err == nil && !write {
+			w.done = hold(e.records, c)
 			unlock()
-			w.done = func() {}
 		}
 		if done := w.done; scratch != "" {
 			w.done = func() { os.RemoveAll(scratch); done() }
@@ -110,8 +110,8 @@ func (e *Files) assemble(ctx context.Context, r *record, write bool) (in *box.In
 		}
 		m.Owners, m.Propagation = nil, "rprivate" // the ids on disk are the container's
 	}
-	w := e.o.Layers.Get(r.ID)
-	o := box.Overlay{Lower: append(slices.Clone(layers.Lower), e.o.Layers.Base()), Label: r.Labels.Files}
+	w := e.o.layer(r)
+	o := box.Overlay{Lower: e.o.lower(w, layers), Label: r.Labels.Files}
 	readOnly := !write || r.HostConfig.ReadonlyRootfs
 	if readOnly {
 		if scratch, err = os.MkdirTemp(filepath.Dir(w.Upper), "view"); err != nil {

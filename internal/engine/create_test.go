@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"path/filepath"
 	"reflect"
@@ -47,8 +48,15 @@ func (f *fakeImages) RootFS(context.Context, *image.Image) (image.RootFS, error)
 	return image.RootFS{}, nil
 }
 
-// fakeLayers counts writable layers.
+// fakeLayers counts writable layers. It has no snapshots.
 type fakeLayers map[string]bool
+
+func (fakeLayers) Grow(string, string) (string, error)  { return "", errors.ErrUnsupported }
+func (fakeLayers) Keep(string, ...snapshot.Chain) error { return nil }
+func (fakeLayers) SizeOf(string, string) (int64, error) { return 0, nil }
+func (fakeLayers) Flatten(context.Context, string, string, string) (string, bool, error) {
+	return "", false, errors.ErrUnsupported
+}
 
 func (fakeLayers) Limit(string, int64) error { return nil }
 
@@ -56,12 +64,12 @@ func (f fakeLayers) Create(id string) (snapshot.Writable, error) {
 	f[id] = true
 	return snapshot.Writable{}, nil
 }
-func (f fakeLayers) Get(string) snapshot.Writable  { return snapshot.Writable{} }
-func (f fakeLayers) Base() string                  { return "" }
-func (f fakeLayers) Remove(id string) error        { delete(f, id); return nil }
-func (f fakeLayers) Size(string) (int64, error)    { return 0, nil }
-func (f fakeLayers) Restore(string) (bool, error)  { return false, nil }
-func (f fakeLayers) Sweep(func(string) bool) error { return nil }
+func (f fakeLayers) Get(string, snapshot.Chain) snapshot.Writable { return snapshot.Writable{} }
+func (f fakeLayers) Base() string                                 { return "" }
+func (f fakeLayers) Remove(id string) error                       { delete(f, id); return nil }
+func (f fakeLayers) Size(string) (int64, error)                   { return 0, nil }
+func (f fakeLayers) Restore(string, snapshot.Chain) (bool, error) { return false, nil }
+func (f fakeLayers) Sweep(func(string) bool) error                { return nil }
 
 func TestCreateSurvivesAndUndoes(t *testing.T) {
 	data, run := t.TempDir(), t.TempDir()

@@ -61,12 +61,16 @@ type images interface {
 type layers interface {
 	Create(id string) (snapshot.Writable, error)
 	Limit(id string, bytes int64) error
-	Get(id string) snapshot.Writable
+	Get(id string, c snapshot.Chain) snapshot.Writable
 	Base() string
 	Remove(id string) error
 	Size(id string) (int64, error)
 	Sweep(known func(id string) bool) error
-	Restore(id string) (lost bool, err error)
+	Restore(id string, c snapshot.Chain) (lost bool, err error)
+	Grow(id, like string) (layer string, err error)
+	Keep(id string, chains ...snapshot.Chain) error
+	Flatten(ctx context.Context, id, above, below string) (layer string, done bool, err error)
+	SizeOf(id, layer string) (int64, error)
 }
 
 // volumes is what the engine needs of the volume room. *volume.Store has it.
@@ -162,6 +166,9 @@ type record struct {
 	UsersOf string     `json:",omitempty"`
 	// Labels are its SELinux labels.
 	Labels labels.Pair `json:",omitzero"`
+	// Chain are its own layers, and Snapshots what rollback can bring back.
+	Chain     snapshot.Chain `json:",omitempty"`
+	Snapshots []savepoint    `json:",omitempty"`
 
 	State    State
 	Exit     int // code
@@ -198,6 +205,9 @@ type entry struct {
 	work   chan struct{} // its one place is taken for the length of a change
 	latest atomic.Pointer[record]
 	saving sync.Mutex // see store.go
+
+	views  atomic.Int32 // readers of its layers that hold no lock, see snapshots.go
+	untidy atomic.Bool
 
 	healing sync.Mutex // held while vital is changed; below work
 	vital   atomic.Pointer[vital]

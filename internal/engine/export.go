@@ -19,9 +19,10 @@ type Files struct{ *records }
 
 // Export is a container's root file system, opened to be archived.
 type Export struct {
-	e    *records
-	r    *record
-	root *os.File
+	e       *records
+	r       *record
+	root    *os.File
+	release func()
 }
 
 // Export opens the root file system of a container, whether it runs or not,
@@ -40,13 +41,13 @@ func (e *Files) Export(ctx context.Context, ref string) (*Export, error) {
 	if err != nil {
 		return nil, fmt.Errorf("Error exporting container %s: %w", ref, err) //nolint:staticcheck // the words are Docker's
 	}
-	return &Export{e: e.records, r: r, root: root}, nil
+	return &Export{e: e.records, r: r, root: root, release: hold(e.records, c)}, nil
 }
 
 // root opens a container's merged layers: as the container itself has them
 // mounted if it runs, for what it changes is only seen there as it is.
 func (e *Files) root(ctx context.Context, r *record) (*os.File, error) {
-	w := e.o.Layers.Get(r.ID)
+	w := e.o.layer(r)
 	if r.running() && r.Users == nil { // mapped, its files would have the host's ids
 		root, err := box.RootOf(r.PID, w.Upper)
 		if !errors.Is(err, os.ErrNotExist) {
@@ -62,7 +63,8 @@ func (e *records) view(ctx context.Context, r *record) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return box.View(append(append([]string{e.o.Layers.Get(r.ID).Upper}, layers.Lower...), e.o.Layers.Base()))
+	w := e.o.layer(r)
+	return box.View(append([]string{w.Upper}, e.o.lower(w, layers)...))
 }
 
 // Write archives it.
@@ -75,4 +77,7 @@ func (x *Export) Write(ctx context.Context, w io.Writer) error {
 }
 
 // Close lets it go.
-func (x *Export) Close() error { return x.root.Close() }
+func (x *Export) Close() error {
+	defer x.release()
+	return x.root.Close()
+}

@@ -76,7 +76,7 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 			return err
 		}
 	}
-	if lost, err := e.o.Layers.Restore(r.ID); err != nil {
+	if lost, err := e.o.Layers.Restore(r.ID, r.Chain); err != nil {
 		e.o.Log.Error("a container's writable layer cannot be used: the container cannot be started", "container", r.ID, "error", err)
 	} else if lost {
 		if err := e.limitLayer(r); err != nil {
@@ -233,6 +233,16 @@ func (e *Engine) sweep() error {
 		return fmt.Errorf("the folders of containers: %w", err)
 	}
 	errs := []error{e.o.Layers.Sweep(known)}
+	for _, c := range e.entries() { // whose removal is under way, or that a client starts, is tidied another time
+		select {
+		case c.work <- struct{}{}:
+			if !c.gone {
+				tidy(e.records, c)
+			}
+			<-c.work
+		default:
+		}
+	}
 	for _, d := range list {
 		if !known(d.Name()) {
 			errs = append(errs, os.RemoveAll(e.folder(d.Name())))

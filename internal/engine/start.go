@@ -184,7 +184,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
-	w := e.o.Layers.Get(r.ID)
+	w := e.o.layer(r)
 	if !r.Started.IsZero() {
 		if err := usable(r, w); err != nil {
 			return none, err
@@ -201,7 +201,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	in := spec.Input{
 		Security: security,
 		ID:       r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: slices.Concat(files, mounts, devices.Mounts), Net: ns, PID: pid, IPC: ipc, Users: r.Users, UsersOf: of, CgroupParent: e.o.CgroupParent, Foreign: e.o.Defaults.CgroupParent,
-		Root: box.Root{Overlay: &box.Overlay{Lower: append(slices.Clip(root.Lower), e.o.Layers.Base()), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
+		Root: box.Root{Overlay: &box.Overlay{Lower: e.o.lower(w, root), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
 	}
 	s, err := spec.Build(in)
 	if err != nil {

@@ -34,10 +34,13 @@ type Change struct {
 }
 
 // Trees are the root directories of a container's file system, of its image's,
-// and of the container's own layer, which says where to look: all that is
+// and of the container's own layers, which say where to look: all that is
 // found there is judged by what the kernel shows in the other two, so that
 // whiteouts, opaque and redirected directories are the kernel's business.
-type Trees struct{ Merged, Lower, Upper *os.File }
+type Trees struct {
+	Merged, Lower *os.File
+	Upper         []*os.File
+}
 
 // Changes tells what a container changed, in the order of names, a directory
 // ahead of what is in it. A directory counts as modified if anything in it
@@ -71,19 +74,24 @@ func TarChanges(ctx context.Context, t Trees, w io.Writer) error {
 // or had, the file.
 func walkChanges(ctx context.Context, t Trees, visit func(dir int, name string, kind Kind) error) error {
 	c := comparing{ctx: ctx, visit: visit}
-	return c.directory(&level{merged: int(t.Merged.Fd()), lower: int(t.Lower.Fd()), upper: int(t.Upper.Fd())})
+	top := level{merged: int(t.Merged.Fd()), lower: int(t.Lower.Fd())}
+	for _, f := range t.Upper {
+		top.upper = append(top.upper, int(f.Fd()))
+	}
+	return c.directory(&top)
 }
 
 const none = -1
 
 // level is one directory in the three trees. lower is none where the image has
-// no such directory; upper is none where all that is in it must be compared.
+// no such directory; upper is empty where all that is in it must be compared.
 type level struct {
-	parent               *level
-	name                 string
-	merged, lower, upper int
-	told                 bool
-	depth                int
+	parent        *level
+	name          string
+	merged, lower int
+	upper         []int
+	told          bool
+	depth         int
 }
 
 // maxDepth bounds the descriptors and the memory that a container can make the
@@ -141,8 +149,8 @@ func (c *comparing) directory(l *level) error {
 func (l *level) names() ([]string, error) {
 	all := map[string]bool{}
 	from := []int{l.merged, l.lower}
-	if l.upper != none {
-		from = []int{l.upper}
+	if len(l.upper) > 0 {
+		from = l.upper
 	}
 	for _, fd := range from {
 		if fd == none {
@@ -229,12 +237,12 @@ func (c *comparing) both(l *level, base string, now, before *unix.Stat_t) error 
 
 // below goes into a directory.
 func (c *comparing) below(l *level, base string, compare, told bool) error {
-	next := &level{parent: l, name: path.Join(l.name, base), merged: none, lower: none, upper: none, told: told, depth: l.depth + 1}
+	next := &level{parent: l, name: path.Join(l.name, base), merged: none, lower: none, told: told, depth: l.depth + 1}
 	if next.depth > maxDepth {
 		return tooDeep(next.name)
 	}
 	defer func() {
-		for _, fd := range []int{next.merged, next.lower, next.upper} {
+		for _, fd := range append(next.upper, next.merged, next.lower) {
 			if fd != none {
 				unix.Close(fd)
 			}
@@ -248,13 +256,9 @@ func (c *comparing) below(l *level, base string, compare, told bool) error {
 		if next.lower, err = enter(l.lower, base); err != nil {
 			return failAt(next.name, err)
 		}
-		if next.upper, err = enter(l.upper, base); err != nil {
+		if next.upper, err = enterAll(l.upper, base); err != nil {
 			return failAt(next.name, err)
 		}
-	}
-	if next.upper != none && !merges(next.upper) {
-		unix.Close(next.upper)
-		next.upper = none
 	}
 	return c.directory(next)
 }
@@ -281,6 +285,32 @@ func enter(dir int, base string) (int, error) {
 		return none, err
 	}
 	return fd, nil
+}
+
+// enterAll opens a directory in the layers that have it; none of them where one does
+// not show what is below it.
+func enterAll(dirs []int, base string) (list []int, err error) {
+	leave := func() {
+		for _, fd := range list {
+			unix.Close(fd)
+		}
+	}
+	for _, dir := range dirs {
+		fd, err := enter(dir, base)
+		if err != nil {
+			leave()
+			return nil, err
+		}
+		if fd == none {
+			continue
+		}
+		list = append(list, fd)
+		if !merges(fd) {
+			leave()
+			return nil, nil
+		}
+	}
+	return list, nil
 }
 
 // merges says whether a directory of an upper layer shows that of the same name

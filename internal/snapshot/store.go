@@ -4,7 +4,7 @@
 //	ROOT
 //	├── base/        an empty lowest layer with the places that every box mounts on
 //	├── .trash-*/    removed layers on their way out
-//	└── ID/{fs,work} upper and work of one container
+//	└── ID/{fs,work} upper and work of one container; of snapshots, fs.2, work.2 …
 package snapshot
 
 import (
@@ -25,8 +25,12 @@ import (
 	"hezi/internal/snapshot/quota"
 )
 
-// Writable is a container's own layer. Both are host paths on one file system.
-type Writable struct{ Upper, Work string }
+// Writable is a container's own layer, as host paths on one file system.
+type Writable struct {
+	Upper, Work string
+	// Below is what the container had written when snapshots were made, newest first.
+	Below []string
+}
 
 // Store has all writable layers. Its methods may be called from any goroutine.
 type Store struct {
@@ -146,15 +150,19 @@ func (s *Store) makeBase() error {
 // the image has comes before it.
 func (s *Store) Base() string { return filepath.Join(s.root, baseName) }
 
-// Get is where a container's layer is; it reads nothing.
-func (s *Store) Get(id string) Writable {
-	dir := filepath.Join(s.root, id)
-	return Writable{Upper: filepath.Join(dir, "fs"), Work: filepath.Join(dir, "work")}
+// Get is where a container's layers are; it reads nothing.
+func (s *Store) Get(id string, c Chain) Writable {
+	names := c.names()
+	w := Writable{Upper: s.upper(id, names[0]), Work: s.work(id, names[0])}
+	for _, layer := range names[1:] {
+		w.Below = append(w.Below, s.upper(id, layer))
+	}
+	return w
 }
 
 // Create makes a container's layer, empty. Error: AlreadyExists.
 func (s *Store) Create(id string) (Writable, error) {
-	w := s.Get(id)
+	w := s.Get(id, nil)
 	if !valid(id) {
 		return w, errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
 	}
@@ -177,21 +185,26 @@ func (s *Store) Create(id string) (Writable, error) {
 // Limit bounds the bytes on disk of a layer that is empty, or was limited
 // before. Error: NotImplemented where the file system has no project quotas.
 func (s *Store) Limit(id string, bytes int64) error {
-	w := s.Get(id)
+	w := s.Get(id, nil)
 	return quota.Limit(uint64(bytes), filepath.Dir(w.Upper), w.Upper, w.Work)
 }
 
 // Restore makes what a power cut took of a layer: its folders are not synced
 // when they are made. lost says whether anything was missing.
-func (s *Store) Restore(id string) (lost bool, err error) {
-	w := s.Get(id)
+func (s *Store) Restore(id string, c Chain) (lost bool, err error) {
+	w := s.Get(id, c)
 	if !valid(id) {
 		return false, errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
 	}
-	for _, d := range []struct {
+	type folder struct {
 		path string
 		mode fs.FileMode
-	}{{filepath.Dir(w.Upper), 0o710}, {w.Upper, 0o755}, {w.Work, 0o700}} {
+	}
+	all := []folder{{filepath.Dir(w.Upper), 0o710}, {w.Upper, 0o755}, {w.Work, 0o700}}
+	for _, dir := range w.Below {
+		all = append(all, folder{dir, 0o755})
+	}
+	for _, d := range all {
 		switch err := os.Mkdir(d.path, d.mode); {
 		case err == nil:
 			lost = true
@@ -225,17 +238,21 @@ func (s *Store) Remove(id string) error {
 	if err != nil {
 		return fmt.Errorf("remove the container's writable layer: %w", err)
 	}
+	s.deleteBehind(trash)
+	return nil
+}
+
+func (s *Store) deleteBehind(trash string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil // the next engine deletes it
+		return // the next engine deletes it
 	}
 	select {
 	case s.trash <- trash:
 	default: // so many wait that the next engine may have the rest
-		s.log.Warn("a removed layer is deleted at the next start of hezid: too many are being deleted", "layer", id)
+		s.log.Warn("a removed layer is deleted at the next start of hezid: too many are being deleted", "folder", trash)
 	}
-	return nil
 }
 
 func (s *Store) delete(dir string) {
@@ -271,17 +288,34 @@ func (s *Store) Sweep(known func(id string) bool) error {
 	return errors.Join(errs...)
 }
 
-// Size is how many bytes the files of a layer take on disk; hard links count once.
+// Size is how many bytes the files of a container's layers, and of its snapshots,
+// take on disk; hard links count once.
 func (s *Store) Size(id string) (int64, error) {
+	return sizeOf(filepath.Join(s.root, id), func(folder string) bool {
+		layer, ok := layerOf(folder)
+		return ok && folder == suffixed(workName, layer)
+	})
+}
+
+// SizeOf is the size of one layer of a container.
+func (s *Store) SizeOf(id, layer string) (int64, error) {
+	return sizeOf(s.upper(id, layer), nil)
+}
+
+// sizeOf adds up the files below top, without the folders in it that are left out.
+func sizeOf(top string, leftOut func(folder string) bool) (int64, error) {
 	type inode struct{ dev, ino uint64 }
 	seen := map[inode]bool{}
 	var total int64
-	err := filepath.WalkDir(s.Get(id).Upper, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
+			if errors.Is(err, fs.ErrNotExist) && path != top {
 				return nil // the container removed it meanwhile
 			}
 			return err
+		}
+		if leftOut != nil && filepath.Dir(path) == top && leftOut(d.Name()) {
+			return fs.SkipDir
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -305,7 +339,7 @@ func (s *Store) Size(id string) (int64, error) {
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("the size of the writable layer %s: %w", id, err)
+		return 0, fmt.Errorf("the size of the writable layer %s: %w", top, err)
 	}
 	return total, nil
 }

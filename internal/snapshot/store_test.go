@@ -49,10 +49,10 @@ func TestLayers(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(root, dir)); err != nil {
 			t.Fatal(err)
 		}
-		if lost, err := s.Restore("bb"); !lost || err != nil {
+		if lost, err := s.Restore("bb", nil); !lost || err != nil {
 			t.Errorf("%s: %v, %v", dir, lost, err)
 		}
-		if lost, err := s.Restore("bb"); lost || err != nil {
+		if lost, err := s.Restore("bb", nil); lost || err != nil {
 			t.Errorf("%s again: %v, %v", dir, lost, err)
 		}
 	}

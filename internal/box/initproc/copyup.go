@@ -26,6 +26,20 @@ func CopyUp(target, volume int) error {
 	if err != nil || len(present) > 0 {
 		return err
 	}
+	c := copier{links: map[[2]uint64]string{}, top: to}
+	return c.tree(from)
+}
+
+// CopyLayer fills an empty directory with the layer of an overlay as it lies on the
+// disk: with whiteouts and with the attributes that overlay keeps. goOn is asked
+// before each file. The calling thread is as for CopyUp.
+func CopyLayer(from, to int, goOn func() error) error {
+	c := copier{links: map[[2]uint64]string{}, top: to, layer: true, goOn: goOn}
+	return c.tree(from)
+}
+
+// tree copies what from holds, and what from itself is, to the top.
+func (c *copier) tree(from int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(from, &st); err != nil {
 		return err
@@ -35,10 +49,9 @@ func CopyUp(target, volume int) error {
 		return err
 	}
 	defer unix.Close(cwd)
-	c := copier{links: map[[2]uint64]string{}, top: to}
-	err = c.dir(from, to, "")
+	err = c.dir(from, c.top, "")
 	if err == nil {
-		err = c.attributes(from, to, &st)
+		err = c.attributes(from, c.top, &st)
 	}
 	if back := unix.Fchdir(cwd); err == nil {
 		err = back
@@ -72,6 +85,9 @@ func names(fd int) ([]string, error) {
 type copier struct {
 	links map[[2]uint64]string // device and inode to the first path below top
 	top   int
+
+	layer bool // of an overlay, with what the kernel noted there
+	goOn  func() error
 }
 
 // dir copies what from holds into to; at is to's path below the top.
@@ -89,6 +105,11 @@ func (c *copier) dir(from, to int, at string) error {
 }
 
 func (c *copier) entry(from, to int, name, at string) error {
+	if c.goOn != nil {
+		if err := c.goOn(); err != nil {
+			return err
+		}
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(from, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -187,7 +208,7 @@ func (c *copier) attributes(src, dst int, st *unix.Stat_t) error {
 	if err := unix.Fchmod(dst, st.Mode&0o7777); err != nil {
 		return err
 	}
-	err := xattrs(
+	err := c.xattrs(
 		func(b []byte) (int, error) { return unix.Flistxattr(src, b) },
 		func(n string, b []byte) (int, error) { return unix.Fgetxattr(src, n, b) },
 		func(n string, b []byte) error { return unix.Fsetxattr(dst, n, b, 0) })
@@ -202,7 +223,7 @@ func (c *copier) named(from, to int, name string, st *unix.Stat_t) error {
 	if err := unix.Fchownat(to, name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	err := xattrs(
+	err := c.xattrs(
 		func(b []byte) (int, error) {
 			return inDir(from, func() (int, error) { return unix.Llistxattr(name, b) })
 		},
@@ -228,7 +249,7 @@ func inDir(fd int, f func() (int, error)) (int, error) {
 	return f()
 }
 
-func xattrs(list func([]byte) (int, error), get func(string, []byte) (int, error), set func(string, []byte) error) error {
+func (c *copier) xattrs(list func([]byte) (int, error), get func(string, []byte) (int, error), set func(string, []byte) error) error {
 	buf := make([]byte, 64<<10) // XATTR_LIST_MAX
 	n, err := list(buf)
 	if err == unix.ENOTSUP {
@@ -239,7 +260,7 @@ func xattrs(list func([]byte) (int, error), get func(string, []byte) (int, error
 	}
 	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
 	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
-		if name == "" || strings.HasPrefix(name, "trusted.overlay.") || name == "security.selinux" {
+		if name == "" || !c.layer && (strings.HasPrefix(name, "trusted.overlay.") || name == "security.selinux") {
 			continue // overlay's own, and a label that belongs to the image
 		}
 		size, err := get(name, value)

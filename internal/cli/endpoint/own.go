@@ -42,6 +42,12 @@ func (c *Connection) PostOwn(ctx context.Context, path string, query url.Values,
 	return err
 }
 
+// DeleteOwn removes what Docker's API does not have.
+func (c *Connection) DeleteOwn(ctx context.Context, path string, query url.Values) error {
+	_, err := c.own(ctx, http.MethodDelete, path, query, nil, nil, nil)
+	return err
+}
+
 // KillExec sends a signal to an exec.
 func (c *Connection) KillExec(ctx context.Context, id, signal string) error {
 	_, err := c.own(ctx, http.MethodPost, "/exec/"+url.PathEscape(id)+"/kill", url.Values{"signal": {signal}}, nil, nil, nil)
