@@ -172,7 +172,9 @@ func (m *Meter) volumes(ctx context.Context) (*VolumeUsage, error) {
 	for i := range list {
 		v := &list[i]
 		v.UsageData = &volume.UsageData{RefCount: int64(len(m.VolumeUsers(v.Name)))}
-		if v.UsageData.Size, err = Usage(ctx, m.path("volumes", v.Name)); err != nil {
+		if v.Options["device"] != "" { // what is mounted there is of another place
+			v.UsageData.Size = Blocks(m.path("volumes", v.Name)) + Blocks(m.path("volumes", v.Name, "_data"))
+		} else if v.UsageData.Size, err = Usage(ctx, m.path("volumes", v.Name)); err != nil {
 			return nil, err
 		}
 		u.Size += v.UsageData.Size

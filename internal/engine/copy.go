@@ -98,6 +98,7 @@ func (e *Files) assemble(ctx context.Context, r *record, write bool) (in *box.In
 	if err != nil {
 		return nil, "", err
 	}
+	defer func() { e.o.Volumes.Unmount(r.ID, r.volumes()) }() // what is assembled holds them itself
 	all, err := launcher{e.records}.mounts(ctx, r)
 	if err != nil {
 		return nil, "", err

@@ -36,6 +36,7 @@ import (
 	"hezi/internal/keeper"
 	"hezi/internal/network"
 	"hezi/internal/snapshot"
+	hostvolume "hezi/internal/volume"
 )
 
 const bucket = "containers"
@@ -78,6 +79,10 @@ type volumes interface {
 	Create(ctx context.Context, r volume.CreateRequest) (volume.Volume, error)
 	Get(ctx context.Context, name string) (volume.Volume, error)
 	Remove(ctx context.Context, name string, force bool) error
+	Mount(ctx context.Context, name string, u hostvolume.Use) (volume.Volume, error)
+	Unmount(containerID string, names []string)
+	Hold(containerID string, names []string)
+	Settle()
 }
 
 // networks is what the engine needs of the network room. *network.Controller has it.

@@ -28,6 +28,7 @@ import (
 	"hezi/internal/keeper"
 	"hezi/internal/network"
 	"hezi/internal/network/hostfiles"
+	hostvolume "hezi/internal/volume"
 )
 
 // checkPoints refuses bind sources that are missing, before anything is made.
@@ -47,7 +48,23 @@ func missingSource(path string) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid mount config for type \"bind\": bind source path does not exist: %s: make it first, or use -v, which makes a folder", path))
 }
 
-// mounts turns what was asked for into mounts of the host's paths.
+// release gives back what a start took of the other rooms.
+func (e *records) release(r *record) {
+	e.o.Networks.Release(r.ID)
+	e.o.Volumes.Unmount(r.ID, r.volumes())
+}
+
+// volumes are the names of a container's volumes.
+func (r *record) volumes() (names []string) {
+	for _, p := range r.Points {
+		if p.Type == mount.TypeVolume {
+			names = append(names, p.Source)
+		}
+	}
+	return names
+}
+
+// mounts turns what was asked for into mounts of the host's paths. release must follow.
 func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 	var list []box.Mount
 	owners := users.Owners{Mode: r.HostConfig.UsernsMode, Users: r.Users, User: r.Config.User, Root: func() (*os.File, error) { return e.view(ctx, r) }}
@@ -63,11 +80,13 @@ func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 			list = append(list, t)
 			continue
 		case mount.TypeVolume:
-			v, err := e.o.Volumes.Get(ctx, p.Source)
+			v, err := e.o.Volumes.Mount(ctx, p.Source, hostvolume.Use{Container: r.ID, Destination: p.Target, Propagation: p.Propagation, Writable: !p.ReadOnly})
 			if err != nil {
 				return nil, fmt.Errorf("the volume for %s: %w", p.Target, err)
 			}
-			m.Source, m.CopyUp = v.Mountpoint, !p.NoCopy
+			// As Docker, which copies when a container is made: what a user removed
+			// later does not come back, and what lives in memory begins empty.
+			m.Source, m.CopyUp = v.Mountpoint, !p.NoCopy && r.Started.IsZero() && v.Options["type"] != "tmpfs"
 		case mount.TypeBind:
 			if err := bindSource(p); err != nil {
 				return nil, err

@@ -50,6 +50,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 			return fmt.Errorf("restore container %s: %w", c.latest.Load().ID, err)
 		}
 	}
+	e.o.Volumes.Settle()
 	for id := range known {
 		e.work.Go(func() { e.endStranger(id) })
 	}
@@ -88,6 +89,7 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 		return e.restoreEnded(c)
 	}
 	c.over = make(chan struct{})
+	e.o.Volumes.Hold(r.ID, r.volumes())
 	missed := s.Exit == nil && missedOOM(e.records, r)
 	state := container.StateRunning
 	if s.Paused && s.Exit == nil {

@@ -30,6 +30,7 @@ import (
 	"hezi/internal/events"
 	"hezi/internal/image"
 	"hezi/internal/network"
+	hostvolume "hezi/internal/volume"
 )
 
 // namedImages are images by what users type.
@@ -68,6 +69,12 @@ func (localVolumes) Create(context.Context, volume.CreateRequest) (volume.Volume
 func (localVolumes) Get(_ context.Context, name string) (volume.Volume, error) {
 	return volume.Volume{Name: name, Driver: "local", Mountpoint: "/data/volumes/" + name + "/_data"}, nil
 }
+func (l localVolumes) Mount(ctx context.Context, name string, _ hostvolume.Use) (volume.Volume, error) {
+	return l.Get(ctx, name)
+}
+func (localVolumes) Unmount(string, []string)                   {}
+func (localVolumes) Hold(string, []string)                      {}
+func (localVolumes) Settle()                                    {}
 func (localVolumes) Remove(context.Context, string, bool) error { return nil }
 
 // namedNetworks knows the ids of networks.

@@ -18,7 +18,8 @@ const anonymousLabel = "com.docker.volume.anonymous"
 
 // Prune removes the volumes that no container uses: those without a name of
 // their user's, and all with the filter all. They must pass label and label!.
-// What cannot be removed stays. A dry run only tells what would go. Errors:
+// What cannot be removed stays, and so does a mount of something else, which takes
+// no space here. A dry run only tells what would go. Errors:
 // InvalidArgument for a filter, Conflict while another runs.
 func (s *Store) Prune(ctx context.Context, o disk.PruneOptions) (volume.PruneReport, error) {
 	report := volume.PruneReport{VolumesDeleted: []string{}}
@@ -39,7 +40,7 @@ func (s *Store) Prune(ctx context.Context, o disk.PruneOptions) (volume.PruneRep
 	s.mu.Unlock()
 	for _, v := range list {
 		used := slices.ContainsFunc(inUse(v.Name), func(id string) bool { return !o.Without[id] })
-		if used || !passes(v.Labels) {
+		if used || !passes(v.Labels) || (&record{Volume: v}).mounts() {
 			continue
 		}
 		if ctx.Err() != nil {

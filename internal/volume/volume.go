@@ -1,7 +1,8 @@
 // Package volume holds the volumes of the local driver. Which containers use one
 // is asked of the engine.
 //
-//	DATAROOT/volumes/NAME/_data        what it holds; a record in the store tells of it
+//	DATAROOT/volumes/NAME/_data        what it holds, or where that is mounted while it
+//	                                   is used; a record in the store tells of it
 //	DATAROOT/volumes/.removed-*/NAME   a removal that is not through
 package volume
 
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -42,7 +44,8 @@ type Store struct {
 	name *regexp.Regexp
 
 	mu    sync.Mutex // guards what follows, and creations and removals
-	all   map[string]volume.Volume
+	all   map[string]record
+	uses  map[string]*use // by name, for as long as the volume is known
 	inUse func(name string) []string
 	tell  func(action, name string, attributes map[string]string)
 
@@ -50,9 +53,18 @@ type Store struct {
 	log     *slog.Logger
 }
 
-// Open reads the records; dataRoot/volumes is made when it is absent.
+// record is a volume as it is stored.
+type record struct {
+	volume.Volume
+}
+
+// mounts says whether it is a mount of something else than its folder.
+func (r *record) mounts() bool { return r.Options["device"] != "" || r.Options["type"] != "" }
+
+// Open reads the records; dataRoot/volumes is made when it is absent. Settle must
+// follow when it is known which containers run.
 func Open(dataRoot string, d db) (*Store, error) {
-	s := &Store{root: filepath.Join(dataRoot, "volumes"), db: d, all: map[string]volume.Volume{},
+	s := &Store{root: filepath.Join(dataRoot, "volumes"), db: d, all: map[string]record{}, uses: map[string]*use{},
 		name: regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), inUse: func(string) []string { return nil },
 		tell: func(string, string, map[string]string) {}, log: slog.Default()}
 	// Nobody else enters: a container could leave a set-id program in a volume,
@@ -64,11 +76,12 @@ func Open(dataRoot string, d db) (*Store, error) {
 		return nil, fmt.Errorf("the folder of volumes: %w", err)
 	}
 	err := d.Each(bucket, func(k string, b []byte) error {
-		var v volume.Volume
+		var v record
 		if err := json.Unmarshal(b, &v); err != nil {
 			return fmt.Errorf("the record of volume %s: %w", k, err)
 		}
 		s.all[k] = v
+		s.uses[k] = newUse()
 		return nil
 	})
 	if err != nil {
@@ -99,9 +112,8 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 		return volume.Volume{}, errdefs.ErrNotFound.WithMessage(fmt.Sprintf(
 			"create %s: error looking up volume plugin %s: plugin %q not found: only the driver \"local\" is there", r.Name, r.Driver, r.Driver))
 	}
-	if len(r.DriverOpts) > 0 {
-		return volume.Volume{}, errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(
-			"create %s: options of the local driver (-o) are not available yet: mount the file system on the host and use a bind", r.Name))
+	if err := checkOptions(r.DriverOpts); err != nil {
+		return volume.Volume{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %v", r.Name, err))
 	}
 	labels := r.Labels
 	if r.Name == "" {
@@ -123,10 +135,11 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v, ok := s.all[r.Name]; ok {
-		return v, nil
+		return v.Volume, nil
 	}
-	v := volume.Volume{Name: r.Name, Driver: "local", Scope: "local", Labels: labels, Mountpoint: filepath.Join(s.root, r.Name, "_data"),
-		CreatedAt: time.Now().UTC().Format(time.RFC3339), Options: map[string]string{}}
+	v := record{Volume: volume.Volume{Name: r.Name, Driver: "local", Scope: "local", Labels: labels, Mountpoint: filepath.Join(s.root, r.Name, "_data"),
+		CreatedAt: time.Now().UTC().Format(time.RFC3339), Options: map[string]string{}}}
+	maps.Copy(v.Options, r.DriverOpts)
 	// The folders are on disk before the record that tells of them.
 	err := os.MkdirAll(v.Mountpoint, 0o755)
 	if err == nil {
@@ -140,9 +153,9 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 		_, _ = os.Remove(v.Mountpoint), os.Remove(filepath.Dir(v.Mountpoint))
 		return volume.Volume{}, fmt.Errorf("create %s: %w", r.Name, err)
 	}
-	s.all[v.Name] = v
+	s.all[v.Name], s.uses[v.Name] = v, newUse()
 	s.tell("create", v.Name, driver())
-	return v, nil
+	return v.Volume, nil
 }
 
 // Get finds a volume by its name.
@@ -151,9 +164,13 @@ func (s *Store) Get(_ context.Context, name string) (volume.Volume, error) {
 	defer s.mu.Unlock()
 	v, ok := s.all[name]
 	if !ok {
-		return v, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+		return volume.Volume{}, unknown(name)
 	}
-	return v, nil
+	return v.Volume, nil
+}
+
+func unknown(name string) error {
+	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
 }
 
 // List has the volumes that pass Docker's filters (name, label, driver, dangling), by name.
@@ -168,7 +185,7 @@ func (s *Store) List(_ context.Context, f map[string]map[string]bool) ([]volume.
 	s.mu.Lock()
 	all := make([]volume.Volume, 0, len(s.all))
 	for _, v := range s.all {
-		all = append(all, v)
+		all = append(all, v.Volume)
 	}
 	inUse := s.inUse
 	s.mu.Unlock()
@@ -216,17 +233,36 @@ func (s *Store) Remove(_ context.Context, name string, force bool) error {
 // take makes a volume unknown and moves its folder away for removal.
 func (s *Store) take(name string, force bool) (trash string, err error) {
 	s.mu.Lock()
+	u := s.uses[name]
+	s.mu.Unlock()
+	if u != nil { // an unmount that is under way is waited for
+		u.work.Lock()
+		defer u.work.Unlock()
+	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, ok := s.all[name]
+	if ok && s.uses[name] != u { // removed and made again meanwhile
+		return "", errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use: it was made just now", name))
+	}
 	if !ok {
 		if force {
 			return "", nil
 		}
-		return "", errdefs.ErrNotFound.WithMessage(fmt.Sprintf("get %s: no such volume", name))
+		return "", unknown(name)
 	}
 	if ids := s.inUse(name); len(ids) > 0 {
 		return "", errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
 	}
+	// What is mounted there would be removed with it.
+	if err := u.freeLocked(&v); err != nil {
+		return "", fmt.Errorf("remove %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			u.back()
+		}
+	}()
 	// The data goes first: a removal that a power cut interrupts is finished by
 	// the next Open, and never leaves data for a new volume of the name.
 	if trash, err = os.MkdirTemp(s.root, trashPrefix); err != nil {
@@ -252,6 +288,7 @@ func (s *Store) take(name string, force bool) (trash string, err error) {
 		return "", fmt.Errorf("remove %s: %w", name, err)
 	}
 	delete(s.all, name)
+	delete(s.uses, name)
 	s.tell("destroy", name, driver())
 	return trash, nil
 }
@@ -294,6 +331,7 @@ func (s *Store) emptyTrash() error {
 				return fmt.Errorf("finish the removal of the volume %s: %w", n.Name(), err)
 			}
 			delete(s.all, n.Name())
+			delete(s.uses, n.Name())
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("remove what a volume held: %w", err)

@@ -139,7 +139,7 @@ func TestRefused(t *testing.T) {
 		{volume.CreateRequest{Name: "../a"}, "use absolute path"},
 		{volume.CreateRequest{Name: ".removed-1"}, "invalid characters"},
 		{volume.CreateRequest{Name: "data", Driver: "nfs"}, "plugin \"nfs\" not found"},
-		{volume.CreateRequest{Name: "data", DriverOpts: map[string]string{"type": "tmpfs"}}, "not available yet"},
+		{volume.CreateRequest{Name: "data", DriverOpts: map[string]string{"type": "tmpfs"}}, "missing required option: \"device\""},
 	} {
 		if _, err := s.Create(context.Background(), x.r); err == nil || !strings.Contains(err.Error(), x.says) {
 			t.Errorf("%+v: %v", x.r, err)

@@ -137,6 +137,17 @@ func (s *session) mountAll() error {
 	return nil
 }
 
+// inImage says whether there is something to copy up: a mount point that is made
+// for a volume has no owner and mode to give to it.
+func inImage(root int, target string) bool {
+	fd, err := openIn(root, target, unix.O_PATH, 0)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
 func (s *session) mountOne(m *plan.Mount) error {
 	if fd, ok := s.stocked(m); ok {
 		if fd < 0 {
@@ -169,6 +180,7 @@ func (s *session) mountOne(m *plan.Mount) error {
 			return err
 		}
 	}
+	copies := m.CopyUp && inImage(s.root, m.Target)
 	target, err := ensure(s.root, m.Target, m.File)
 	if err != nil {
 		return err
@@ -177,7 +189,7 @@ func (s *session) mountOne(m *plan.Mount) error {
 	if err := checkKind(m, target); err != nil {
 		return err
 	}
-	if m.CopyUp {
+	if copies {
 		if err := CopyUp(target, fd); err != nil {
 			return fail(stepMount, m.Target, err, "cannot copy what the image has at "+strconv.Quote(m.Target)+" into the new volume")
 		}
