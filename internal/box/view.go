@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/box/copytree"
 	"hezi/internal/box/initproc"
 )
 
@@ -226,22 +227,16 @@ func withoutDevices() error {
 // container must be frozen or have ended. Where the file system can, the two share
 // their blocks (FICLONE).
 func CopyLayer(ctx context.Context, from, to string) error {
-	_, err := elsewhere(func() (int, error) {
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return -1, fmt.Errorf("leave the engine's working directory: %w", err)
+	var dirs [2]*os.File
+	for i, name := range []string{from, to} {
+		f, err := os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
 		}
-		var fds [2]int
-		for i, dir := range []string{from, to} {
-			fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return -1, &os.PathError{Op: "open", Path: dir, Err: err}
-			}
-			defer unix.Close(fd)
-			fds[i] = fd
-		}
-		return -1, initproc.CopyLayer(fds[0], fds[1], ctx.Err)
-	})
-	return err
+		defer f.Close()
+		dirs[i] = f
+	}
+	return copytree.Apart(func() error { return copytree.Layer(ctx, int(dirs[0].Fd()), int(dirs[1].Fd())) })
 }
 
 // elsewhere calls f on a thread that is thrown away afterwards, with the

@@ -150,7 +150,7 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 		c.over = nil
 	}
 	e.execsEnded(id)
-	e.release(r)
+	release(e.records, r)
 	if c.removing { // who removes acknowledges the exit
 		return nil, false, nil
 	}

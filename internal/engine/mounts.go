@@ -49,7 +49,7 @@ func missingSource(path string) error {
 }
 
 // release gives back what a start took of the other rooms.
-func (e *records) release(r *record) {
+func release(e *records, r *record) {
 	e.o.Networks.Release(r.ID)
 	e.o.Volumes.Unmount(r.ID, r.volumes())
 }

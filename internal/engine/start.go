@@ -66,7 +66,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 	r := c.latest.Load()
 	began, err := e.launcher.launch(ctx, c)
 	for tries := 0; unprepared(err) && tries < 3; tries++ {
-		e.release(r)
+		release(e.records, r)
 		began, err = e.launcher.launch(ctx, c)
 	}
 	if err == nil {
@@ -88,7 +88,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 		}
 		e.giveUp(c, began)
 	}
-	e.release(r)
+	release(e.records, r)
 	unhook(e.records, c.latest.Load())
 	failed := failure(r, err)
 	if _, err := e.change(c, func(r *record) {
