@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	imagetypes "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	types "github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
@@ -69,6 +70,11 @@ type Execs interface {
 	ExecResize(ctx context.Context, id string, height, width uint16) error
 	ExecKill(ctx context.Context, id, signal string) error
 	ExecList(ctx context.Context, ref string) ([]engine.ExecSummary, error)
+}
+
+// Mounts is what changes the mounts of containers. engine.Mounts has it.
+type Mounts interface {
+	Change(ctx context.Context, ref string, add []mount.Mount, remove []string) error
 }
 
 // Snapshots is what keeps containers' files and brings them back. engine.Snapshots has it.

@@ -54,6 +54,7 @@ func routes() []route {
 		{streamRoutes, func(b *Backend) (string, bool) { return "containers", b.Streams != nil }},
 		{limitRoutes, func(b *Backend) (string, bool) { return "containers", b.Limits != nil }},
 		{execRoutes, func(b *Backend) (string, bool) { return "execs", b.Execs != nil }},
+		{mountRoutes, func(b *Backend) (string, bool) { return "mounts", b.Mounts != nil }},
 		{snapshotRoutes, func(b *Backend) (string, bool) { return "snapshots", b.Snapshots != nil }},
 		{fileRoutes, func(b *Backend) (string, bool) { return "containers", b.Files != nil }},
 		{imageRoutes, func(b *Backend) (string, bool) { return "images", b.Images != nil }},

@@ -25,6 +25,7 @@ type Backend struct {
 	Files       Files
 	Commits     Commits
 	Snapshots   Snapshots
+	Mounts      Mounts
 	Images      Images
 	Upkeep      Upkeep
 	Disk        Disk

@@ -1,6 +1,10 @@
 package api
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/moby/moby/api/types/mount"
+)
 
 // Hezi's own.
 var snapshotRoutes = []route{
@@ -8,6 +12,23 @@ var snapshotRoutes = []route{
 	{method: "POST", path: "/hezi/containers/{id}/snapshots", handle: snapshotMake},
 	{method: "DELETE", path: "/hezi/containers/{id}/snapshots", handle: snapshotRemove},
 	{method: "POST", path: "/hezi/containers/{id}/rollback", handle: rollback},
+}
+
+// Hezi's own.
+var mountRoutes = []route{
+	{method: "POST", path: "/hezi/containers/{id}/mounts", handle: containerMounts},
+}
+
+// containerMounts changes what is mounted in a container, also while it runs.
+func containerMounts(c *call) error {
+	var q struct {
+		Add    []mount.Mount
+		Remove []string
+	}
+	if err := c.body(&q); err != nil {
+		return err
+	}
+	return c.noContent(c.backend.Mounts.Change(c.lasting(), c.arg, q.Add, q.Remove))
 }
 
 // snapshotList lists those of ?container=, or of all containers.

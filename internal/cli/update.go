@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -26,7 +25,7 @@ func newUpdate(a *App) *cobra.Command {
 	var cpus opts.NanoCPUs
 	var restart string
 	var pids int64
-	var publish, unpublish, egress []string
+	var publish, unpublish, egress, mounts, unmounts []string
 	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, nil)}
 	f := cmd.Flags()
 	f.Uint16Var(&r.BlkioWeight, "blkio-weight", 0, "Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)")
@@ -46,6 +45,8 @@ func newUpdate(a *App) *cobra.Command {
 	f.StringArrayVar(&publish, "publish-add", nil, "Publish a port as -p of run does; the container runs on")
 	f.StringArrayVar(&unpublish, "publish-rm", nil, "Take a published port away: the container's port, or what --publish-add or -p said")
 	f.StringArrayVar(&egress, "egress", nil, `What the container may send to from now on ("none", "all", "allow=10.0.0.0/8,example.org:443")`)
+	f.StringArrayVar(&mounts, "mount-add", nil, "Mount something as --mount of run does; the container runs on")
+	f.StringArrayVar(&unmounts, "mount-rm", nil, "Take away what is mounted at this path in the container")
 	f.Var(&kernel, "kernel-memory", "Kernel memory limit (deprecated)")
 	_ = f.MarkDeprecated("kernel-memory", "and no longer supported by the kernel") // the flag exists
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
@@ -60,8 +61,12 @@ func newUpdate(a *App) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		added, err := request.Mounts(mounts)
+		if err != nil {
+			return err
+		}
 		own := 0
-		for _, name := range []string{"publish-add", "publish-rm", "egress"} {
+		for _, name := range []string{"publish-add", "publish-rm", "egress", "mount-add", "mount-rm"} {
 			if f.Changed(name) {
 				own++
 			}
@@ -79,18 +84,21 @@ func newUpdate(a *App) *cobra.Command {
 		var mu sync.Mutex
 		var warnings []string
 		err = a.each(ctx, args, func(ctx context.Context, name string) error {
+			if len(mounts)+len(unmounts) > 0 {
+				change := map[string]any{"Add": added, "Remove": unmounts}
+				if err := engine.PostOwn(ctx, ownContainer(name, "mounts"), nil, nil, change, nil); err != nil {
+					return ownOf("update --mount-add and --mount-rm", err)
+				}
+			}
 			if f.Changed("publish-add") || f.Changed("publish-rm") {
-				if err := engine.PostOwn(ctx, "/hezi/containers/"+url.PathEscape(name)+"/ports", nil, nil, ports, nil); err != nil {
+				if err := engine.PostOwn(ctx, ownContainer(name, "ports"), nil, nil, ports, nil); err != nil {
 					return ownPorts(err)
 				}
 			}
 			if f.Changed("egress") {
-				err := engine.PostOwn(ctx, "/hezi/containers/"+url.PathEscape(name)+"/egress", nil, nil, map[string]string{"Policy": restraint}, nil)
-				if errors.Is(err, endpoint.ErrNotHezi) {
-					return fmt.Errorf("hezi update --egress: %w", err)
-				}
+				err := engine.PostOwn(ctx, ownContainer(name, "egress"), nil, nil, map[string]string{"Policy": restraint}, nil)
 				if err != nil {
-					return err
+					return ownOf("update --egress", err)
 				}
 			}
 			if own == f.NFlag() {

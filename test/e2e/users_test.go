@@ -293,3 +293,25 @@ func TestOwners(t *testing.T) {
 		t.Errorf("docker: %q, %v", out, err)
 	}
 }
+
+// TestLiveMountOwners: what is mounted in a running container with users of its own has
+// owners as it has them, and what it writes there is its own.
+func TestLiveMountOwners(t *testing.T) {
+	e := configured(t, `{"userns-auto-range": "1000000:1048576"}`)
+	dir := t.TempDir()
+	if err := os.Chown(dir, 1234, 1234); err != nil {
+		t.Fatal(err)
+	}
+	e.Must(t, "run", "-d", "--name", "live", "--userns=auto", "busybox", "sleep", "1000")
+	e.Must(t, "update", "--mount-add", "type=volume,src=vol,dst=/v", "--mount-add", "type=tmpfs,dst=/made/t", "--mount-add", "type=bind,src="+dir+",dst=/h", "live")
+	got := e.Must(t, "exec", "live", "sh", "-c", "echo u > /v/u && echo t > /made/t/t && stat -c %u:%g /v /v/u /made /made/t /made/t/t | sort -u")
+	if strings.TrimSpace(got) != "0:0" {
+		t.Errorf("owners inside: %q", got)
+	}
+	fails(t, e, "owners are mapped (idmap, match-user) only when the container starts", "update", "--mount-add", "type=bind,src="+dir+",dst=/o,match-user", "live")
+	e.Must(t, "update", "--mount-rm", "/v", "--mount-rm", "/made/t", "live")
+	if got := e.Must(t, "exec", "live", "sh", "-c", "ls -A /v /made/t | grep -v :; true"); strings.TrimSpace(got) != "" {
+		t.Errorf("still mounted: %q", got)
+	}
+	e.Must(t, "rm", "-f", "live")
+}

@@ -114,8 +114,8 @@ func lastOfEach(mounts []box.Mount) []box.Mount {
 var procFiles = []string{"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
 	"/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled"}
 
-// target checks a path that something is mounted on, and cleans it.
-func target(p string) (string, error) {
+// Target checks a path that something is mounted on, and cleans it.
+func Target(p string) (string, error) {
 	if !path.IsAbs(p) {
 		return "", relative(p)
 	}

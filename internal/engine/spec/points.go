@@ -69,7 +69,7 @@ func Points(c *container.Config, h *container.HostConfig, from []Point, readOnly
 	for i := range points {
 		p := &points[i]
 		var err error
-		if p.Target, err = target(p.Target); err != nil {
+		if p.Target, err = Target(p.Target); err != nil {
 			return nil, err
 		}
 		if seen[p.Target] {
@@ -91,7 +91,7 @@ func Points(c *container.Config, h *container.HostConfig, from []Point, readOnly
 		}
 	}
 	for v := range c.Volumes {
-		v, err := target(v)
+		v, err := Target(v)
 		if err != nil {
 			return nil, err
 		}
