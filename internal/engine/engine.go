@@ -220,6 +220,7 @@ type entry struct {
 	// Guarded by work:
 	gone     bool          // removed
 	over     chan struct{} // closed when the run's exit is stored; nil without a run
+	hooks    chan struct{} // closed when the hooks of the last end are over; nil: there were none
 	restart  *time.Timer   // the restart that is due
 	backoff  time.Duration // before the next restart
 	removing bool          // a removal acknowledges the exit to the keeper

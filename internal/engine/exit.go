@@ -123,7 +123,7 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 	if r.scoped() {
 		scoping{e.records}.leave(id)
 	}
-	unhook(e.records, r)
+	hooks := r.Hooks
 	vital := e.checks.end(c)
 	code := exit.Code
 	r, err = e.change(c, func(r *record) {
@@ -151,10 +151,18 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 	}
 	e.execsEnded(id)
 	release(e.records, r)
-	if c.removing { // who removes acknowledges the exit
+	removed := r.HostConfig.AutoRemove && c.again == 0 && !c.removing
+	unhook(e.records, c, hooks, func() {
+		if removed {
+			removeUnhooked(e, c, id)
+		}
+	})
+	switch {
+	case c.removing: // who removes acknowledges the exit
 		return nil, false, nil
-	}
-	if r.HostConfig.AutoRemove && c.again == 0 {
+	case removed && hooks != nil:
+		return nil, false, nil
+	case removed:
 		return nil, false, e.remove(c, RemoveOptions{Volumes: true})
 	}
 	return c, again, nil

@@ -150,17 +150,27 @@ func (e *Engine) restoreEnded(c *entry) error {
 		if r.State == container.StateExited && r.HostConfig.AutoRemove {
 			return e.remove(c, RemoveOptions{Volumes: true})
 		}
+		if hooks := r.Hooks; hooks != nil { // of a start that the engine before did not see the end of
+			if _, err := e.change(c, func(r *record) { r.Hooks = nil }); err != nil {
+				return err
+			}
+			unhook(e.records, c, hooks, func() {})
+		}
 		return nil
 	}
-	unhook(e.records, r)
-	if r.HostConfig.AutoRemove {
-		return e.remove(c, RemoveOptions{Volumes: true})
-	}
+	hooks := r.Hooks
 	_, err := e.change(c, func(r *record) {
 		r.State, r.Exit, r.PID, r.Net, r.Cgroups, r.Hooks, r.Finished = container.StateExited, lostExit, 0, nil, nil, nil, time.Now().UTC()
 		r.Error = "the machine or the keeper ended while the container ran: its exit code is not known"
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	unhook(e.records, c, hooks, func() {})
+	if r.HostConfig.AutoRemove {
+		return e.remove(c, RemoveOptions{Volumes: true})
+	}
+	return nil
 }
 
 // Begin follows the keeper's events and starts what restart policies want started.
@@ -234,7 +244,7 @@ func (e *Engine) sweep() error {
 	if err != nil {
 		return fmt.Errorf("the folders of containers: %w", err)
 	}
-	errs := []error{e.o.Layers.Sweep(known)}
+	errs := []error{e.o.Layers.Sweep(known), sweepHooks(e.records)}
 	for _, c := range e.entries() { // whose removal is under way, or that a client starts, is tidied another time
 		select {
 		case c.work <- struct{}{}:

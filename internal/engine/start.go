@@ -89,8 +89,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 		e.giveUp(c, began)
 	}
 	release(e.records, r)
-	unhook(e.records, c.latest.Load())
-	failed := failure(r, err)
+	failed, hooks := failure(r, err), c.latest.Load().Hooks
 	if _, err := e.change(c, func(r *record) {
 		if r.State == container.StateRestarting {
 			r.State = container.StateExited
@@ -100,6 +99,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 	}); err != nil {
 		e.o.Log.Error("store that a start failed", "container", r.ID, "error", err)
 	}
+	unhook(e.records, c, hooks, func() {})
 	if r.HostConfig.AutoRemove {
 		if err := e.remove(c, RemoveOptions{Volumes: true}); err != nil {
 			e.o.Log.Error("remove a container that did not start", "container", r.ID, "error", err)
@@ -158,6 +158,9 @@ func (e *records) giveUp(c *entry, _ keeper.Started) {
 // launch makes what a container needs and has the keeper start it.
 func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) {
 	var none keeper.Started
+	if err := c.unhooked(ctx); err != nil {
+		return none, err
+	}
 	r := c.latest.Load()
 	root, err := e.o.Images.RootFS(ctx, r.image())
 	if err != nil {

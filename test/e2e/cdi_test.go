@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"hezi/test/harness"
 )
@@ -96,6 +97,10 @@ devices:
 ` + kinds + `        - {hookName: startContainer, path: /bin/sh, args: [sh, -c, 'id -u > /tmp/started']}
   - name: fails
     containerEdits: {hooks: [{hookName: createContainer, path: /bin/sh, args: [sh, -c, 'echo no way; exit 3']}, {hookName: poststop, path: /bin/sh, args: [sh, -c, 'echo undone >> ` + log + `']}]}
+  - name: pries
+    containerEdits: {hooks: [{hookName: startContainer, path: /bin/sh, args: [sh, -c, 'echo kept out > /tmp/pried; if cat /proc/1/environ > /dev/null 2>&1; then echo reached > /tmp/pried; fi']}]}
+  - name: slow
+    containerEdits: {hooks: [{hookName: poststop, path: /bin/sh, args: [sh, -c, 'echo slow >> ` + log + `; while ! test -e ` + dir + `/go; do /bin/sleep 0.05; done']}]}
   - name: hangs
     containerEdits: {hooks: [{hookName: createContainer, path: /bin/sh, args: [sh, -c, 'echo asleep; sleep 100'], timeout: 1}]}
   - name: late
@@ -113,6 +118,9 @@ devices:
 	said := func(what string, want ...string) {
 		t.Helper()
 		text, err := os.ReadFile(log)
+		for began := time.Now(); time.Since(began) < time.Minute && strings.Count(string(text), "\n") < len(want); text, err = os.ReadFile(log) {
+			time.Sleep(20 * time.Millisecond) // the hooks of an end are not waited for
+		}
 		if got := strings.Split(strings.TrimSpace(string(text)), "\n"); err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s: %q, %v; want %q", what, got, err, want)
 		}
@@ -123,7 +131,11 @@ devices:
 	bundles := filepath.Join(e.Dir, "run", "hooks")
 	empty := func(what string) {
 		t.Helper()
-		if left, err := os.ReadDir(bundles); err != nil || len(left) > 0 {
+		left, err := os.ReadDir(bundles)
+		for began := time.Now(); time.Since(began) < time.Minute && len(left) > 0; left, err = os.ReadDir(bundles) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err != nil || len(left) > 0 {
 			t.Errorf("%s: left %v, %v", what, left, err)
 		}
 	}
@@ -193,4 +205,50 @@ devices:
 	await(t, e, is("exited"), "inspect", "-f", "{{.State.Status}}", "again")
 	said("an end that the engine did not see", "poststop own stopped")
 	empty("the end")
+	// A hook has the container's capabilities, and does not reach init by them.
+	for _, more := range [][]string{{}, {"--privileged"}} {
+		want := "kept out\n"
+		if len(more) > 0 {
+			want = "reached\n" // as a privileged program could
+		}
+		args := append([]string{"run", "--rm", "--cap-add", "SYS_PTRACE", "--device", "example.com/hook=pries"}, more...)
+		if r := e.Hezi(append(args, "busybox", "cat", "/tmp/pried")...); r.Out != want {
+			t.Errorf("%v: exit %d, %q %s; want %q", more, r.Code, r.Out, r.Err, want)
+		}
+	}
+	// The hooks of an end lock nothing, and run once though the engine is killed.
+	slow := func(n int) {
+		t.Helper()
+		deadline := time.Now().Add(time.Minute)
+		for text, _ := os.ReadFile(log); strings.Count(string(text), "slow") != n; text, _ = os.ReadFile(log) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%q, want slow %d times", text, n)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	for _, name := range []string{"slow1", "slow2"} {
+		e.Must(t, "run", "-d", "--name", name, "--device", "example.com/hook=slow", "busybox", "sleep", "1000")
+	}
+	e.Must(t, "stop", "-t", "0", "slow1")
+	slow(1)
+	e.Must(t, "rename", "slow1", "slow3") // takes the lock
+	e.Must(t, "stop", "-t", "0", "slow2")
+	slow(2)
+	e.Kill()
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Must(t, "inspect", "-f", "{{.State.Status}}", "slow3", "slow2"); got != "exited\nexited" {
+		t.Error(got)
+	}
+	e.Must(t, "start", "slow3") // waits for what it had
+	left, err := os.ReadDir(bundles)
+	if err != nil || len(left) != 1 {
+		t.Errorf("bundles %v, %v", left, err)
+	}
+	slow(2)
 }

@@ -38,7 +38,10 @@ func createHooks(s *session) error {
 }
 
 // startHooks runs programs of the box's just before its own. They are as hostile
-// as that is, and have its credentials and walls.
+// as that is, and have its credentials and walls. Init still has capabilities of
+// the host meanwhile, on threads that only execve(2) ends: it is not dumpable, so
+// CAP_SYS_PTRACE is what would reach them (ptrace(2)), and no hook gets it of a box
+// that has fewer than init.
 func startHooks(s *session) error {
 	for i := range s.plan.Hooks.Start {
 		h := &s.plan.Hooks.Start[i]
@@ -50,6 +53,11 @@ func startHooks(s *session) error {
 			child.tape = nil
 			p := &child.plan
 			p.Tiny, p.Process.Terminal, p.Process.Args = plan.NoFD, false, h.Args
+			if c := &p.Process.Caps; permitted(^c.Bounding) != 0 {
+				for _, set := range []*uint64{&c.Bounding, &c.Permitted, &c.Effective, &c.Inheritable, &c.Ambient} {
+					*set &^= 1 << unix.CAP_SYS_PTRACE
+				}
+			}
 			child.cut(s.who, [3]int{in, out, out}, h.Path, h.Env)
 			pid, errno := child.tape.fork(0, 0)
 			if errno != 0 {

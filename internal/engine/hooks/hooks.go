@@ -93,8 +93,23 @@ func (a *After) Drop(reason error) error {
 	return errors.Join(reason, os.RemoveAll(a.State.Bundle))
 }
 
+// Sweep removes the bundles below dir that nobody knows.
+func Sweep(dir string, known func(id string) bool) error {
+	list, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, d := range list {
+		if !known(d.Name()) {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, d.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // endTime is how long all that runs at an end may take, also without a timeout of
-// its own: the container waits for it.
+// its own: the container's next start waits for it.
 const endTime = time.Minute
 
 // Ended runs the hooks of a container that has ended, or has not started, and
