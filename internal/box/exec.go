@@ -55,7 +55,7 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		if !p.Rare {
 			defer r.standby.prepare(r, key, cgroupPaths, p.Group != "", box)
 		}
-		if c := r.standby.take(key, cgroupPaths, p.Group); c != nil {
+		if c := r.standby.take(key, p.Group); c != nil {
 			if proc, served, err := c.serve(ctx, b, cgroupPaths); served {
 				return proc, leaveGroup(cgroupPaths, p.Group, err)
 			}

@@ -62,7 +62,7 @@ func keyOf(paths map[string]string) string {
 
 // take gives the container's standby, in the group of that name, if there is one
 // that lives.
-func (s *standbys) take(key string, paths map[string]string, group string) *child {
+func (s *standbys) take(key, group string) *child {
 	s.mu.Lock()
 	b := s.by[key]
 	if b == nil || !b.isMade() {
@@ -71,7 +71,7 @@ func (s *standbys) take(key string, paths map[string]string, group string) *chil
 	}
 	delete(s.by, key)
 	s.mu.Unlock()
-	if b.child == nil || b.child.alive() && b.rename(paths, group) {
+	if b.child == nil || b.child.alive() && b.rename(group) {
 		return b.child
 	}
 	b.end()
@@ -80,11 +80,11 @@ func (s *standbys) take(key string, paths map[string]string, group string) *chil
 
 // rename gives the standby's group the name of the exec's; false: it is of
 // another kind, or the container is going.
-func (b *standby) rename(paths map[string]string, group string) bool {
+func (b *standby) rename(group string) bool {
 	if b.group == "" || group == "" {
 		return b.group == group
 	}
-	return unix.Rename(b.group, cgroup.Inner(paths, group)) == nil
+	return cgroup.RenameInner(b.group, group) == nil
 }
 
 func (b *standby) isMade() bool {

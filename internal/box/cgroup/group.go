@@ -163,6 +163,11 @@ func removeBelow(dir string) error {
 	if err != nil {
 		return fmt.Errorf("cannot open the cgroup %s: %w", dir, err)
 	}
+	return removeAt(at, dir)
+}
+
+// removeAt is removeBelow of an open group, dir, which it closes.
+func removeAt(at int, dir string) error {
 	defer func() { unix.Close(at) }()
 	enter := func(name string) error {
 		next, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
