@@ -44,7 +44,8 @@ func unhook(e *records, c *entry, a *hooks.After, then func()) {
 	over := make(chan struct{})
 	c.hooks = over
 	e.work.Go(func() {
-		if err := a.Ended(e.ctx); err != nil {
+		// They would not be run again: an engine that ends waits for them.
+		if err := a.Ended(context.WithoutCancel(e.ctx)); err != nil {
 			e.o.Log.Warn("the hooks of a container's devices at its end", "container", a.State.ID, "error", err)
 		}
 		close(over)
