@@ -215,7 +215,12 @@ func compare(t *testing.T, p *Profile, caps []string, arch string, apart bool) (
 			if skip[nr] || a.id == abiAMD64 && nr >= x32Bit || a.id == abiX32 && nr < x32Bit {
 				continue
 			}
-			for _, args := range lists {
+			step := 1
+			if c := calls[nr]; c == nil || !slices.ContainsFunc(c.tests, func(t test) bool { return len(t.conditions) > 0 }) {
+				step = len(lists)/8 + 1 // the arguments are the same to it: most calls of most profiles
+			}
+			for i := 0; i < len(lists); i += step {
+				args := lists[i]
 				d := &data{nr, a.audit, args}
 				want := interpret(t, theirs, d)
 				if newest != ^uint32(0) && nr > newest && !permissive(otherwise) && calls[nr] == nil { // arm's private calls are named, but above
