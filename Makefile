@@ -47,7 +47,7 @@ lint: embedded ## gofmt, go vet, staticcheck, the import table and the budgets
 	$(GO) test -count=1 ./test/arch
 
 .PHONY: setup
-setup: ## install the Debian packages that the tests need (as root)
+setup: ## install the Debian packages that the tests need, and make the root of their virtual machines (as root)
 	test/setup.sh
 
 .PHONY: test
@@ -61,6 +61,10 @@ bench: build ## compare with docker, podman, crun and runc, as far as they are i
 .PHONY: test-vm
 test-vm: build ## cgroup v2, systemd, AppArmor, SELinux, a reboot and an older kernel, in virtual machines; sets itself up, as root
 	test/vm/all.sh
+
+.PHONY: test-vm-short
+test-vm-short: build ## the one of these that make test runs: the most important of cgroup v2, systemd and AppArmor, and a reboot
+	test/vm/all.sh short
 
 .PHONY: vm
 vm: build ## the one of these that needs no Debian in it (test/vm/engine.sh setup)

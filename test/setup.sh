@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that the build (gcc) and the tests need.
+# Installs the Debian packages that the build (gcc) and the tests need, and makes
+# the root of the tests' virtual machines.
 # Usage: setup.sh [gcc]
 set -eu
 [ "$(id -u)" = 0 ] || { echo "setup.sh: installing packages needs root; run it with sudo" >&2; exit 1; }
@@ -28,17 +29,18 @@ if [ "${1-}" != gcc ]; then
 	[ -e /usr/share/doc/libseccomp-dev ] || missing="$missing libseccomp-dev"
 	[ -e /usr/share/doc/libc6-dev ] || missing="$missing libc6-dev"
 fi
-[ -n "$missing" ] || exit 0
-echo "installing:$missing"
-
-# No service may start: the tests start what they need with roots of their own.
-policy=/usr/sbin/policy-rc.d
-if [ ! -e $policy ]; then
-	printf '#!/bin/sh\nexit 101\n' >$policy
-	chmod +x $policy
-	trap 'rm -f $policy' EXIT
+if [ -n "$missing" ]; then
+	echo "installing:$missing"
+	# No service may start: the tests start what they need with roots of their own.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e $policy ]; then
+		printf '#!/bin/sh\nexit 101\n' >$policy
+		chmod +x $policy
+		trap 'rm -f $policy' EXIT
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	# shellcheck disable=SC2086 # a list of words
+	apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-# shellcheck disable=SC2086 # a list of words
-apt-get install -y -qq --no-install-recommends $missing >/dev/null
+[ "${1-}" = gcc ] || "$(dirname "$0")/vm/debian.sh" setup

@@ -4,7 +4,7 @@
 # (debian.sh). It installs and makes what is missing first (as root, on Debian),
 # then runs two machines at a time and prints what each has said.
 #
-# Usage: all.sh [MACHINE...]    of: unified engine reboot hybrid selinux legacy; all but the last if none is named
+# Usage: all.sh [MACHINE...]    of: unified engine reboot hybrid selinux legacy short; all but the last two if none is named
 # The variables of engine.sh and debian.sh hold; each machine ends within LIMIT (900) seconds.
 set -eu
 cd "$(dirname "$0")/../.."

@@ -18,7 +18,10 @@ if [ "${1-}" = setup ]; then
 	echo "installing:$missing"
 	apt-get update -qq
 	# shellcheck disable=SC2086 # a list of words
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null || {
+		echo "the virtual machines of the tests cannot be run: not installed:$missing (they are Debian's)"
+		exit 1
+	}
 	exit
 fi
 for program in qemu-system-x86_64 busybox cpio go; do

@@ -5,12 +5,7 @@ data=/tmp/data
 engine() {
 	hezid --data-root $data --exec-root /run/hezi >>/tmp/hezid.log 2>&1 &
 	pid=$!
-	i=0
-	until hezi version >/dev/null 2>&1; do
-		i=$((i + 1))
-		[ $i -lt 300 ] || { echo "hezid does not answer:"; tail -n 20 /tmp/hezid.log; exit 1; }
-		sleep 0.1
-	done
+	eventually hezi version || { echo "hezid does not answer:"; tail -n 20 /tmp/hezid.log; exit 1; }
 }
 engine
 check "the built-in image" "Hello from inside a box" hezi run --rm hezi/hello
@@ -62,7 +57,7 @@ eventually wget -qO- http://127.0.0.1:8080/healthz
 check "a published port" "" wget -qO- http://127.0.0.1:8080/healthz
 check "exec" "Hello" hezi exec box /hello
 check "inspect has the AppArmor profile" "hezi-default" hezi inspect -f '{{.AppArmorProfile}}' box
-hezi run -d --name idle --pids-limit 8 busybox sleep 1000 >/dev/null
+hezi run -d --name idle --pids-limit 8 busybox sleep 100000 >/dev/null
 check "AppArmor in exec" "hezi-default (enforce)" hezi exec idle cat /proc/self/attr/current
 check "AppArmor in a privileged exec" "hezi-default (enforce)" hezi exec --privileged idle cat /proc/self/attr/current
 check "exec is in the cgroup" "8 0::/" hezi exec idle sh -c 'echo $(cat /sys/fs/cgroup/pids.max /proc/self/cgroup)'
@@ -76,7 +71,7 @@ check "a cpuset" "0" hezi run --rm --cpuset-cpus 0 busybox cat /sys/fs/cgroup/cp
 check "swappiness is discarded" "Memory swappiness discarded." hezi run --rm --memory-swappiness 10 busybox true
 check "the OOM killer stays" "OomKillDisable discarded." hezi run --rm -m 64m --oom-kill-disable busybox true
 check "no real-time budget" "does not support real-time scheduling of groups" hezi run --rm --cpu-rt-runtime 1000 busybox true
-check "a parent of one's own" "0::/mine/a/" sh -c 'hezi run -d --name mine --cgroup-parent /mine/a busybox sleep 1000 >/dev/null; cat /proc/$(hezi inspect -f {{.State.Pid}} mine)/cgroup'
+check "a parent of one's own" "0::/mine/a/" sh -c 'hezi run -d --name mine --cgroup-parent /mine/a busybox sleep 100000 >/dev/null; cat /proc/$(hezi inspect -f {{.State.Pid}} mine)/cgroup'
 check "its device rules" "Operation not permitted" hezi exec mine sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
 check "update" "idle" hezi update -m 80m --memory-swap 80m --pids-limit 12 --cpu-quota 30000 --cpu-shares 2048 idle
 check "an update holds" "83886080 0 12 30000 100000 174" hezi exec idle sh -c 'cd /sys/fs/cgroup; echo $(cat memory.max memory.swap.max pids.max cpu.max cpu.weight)'
@@ -88,7 +83,7 @@ for disk in /sys/block/*; do
 	check "a limit of a disk" "rbps=1048576 wbps=max riops=max wiops=50" hezi run --rm --device-read-bps $disk:1mb --device-write-iops $disk:50 busybox cat /sys/fs/cgroup/io.max
 	break
 done
-hezi run -d --name child -m 16m --memory-swap 16m busybox sh -c '(a=x; while :; do a=$a$a; done); sleep 1000' >/dev/null
+hezi run -d --name child -m 16m --memory-swap 16m busybox sh -c '(a=x; while :; do a=$a$a; done); sleep 100000' >/dev/null
 eventually sh -c 'hezi inspect -f "{{.State.OOMKilled}}" child | grep true'
 check "a kill is told while it runs" "true running" hezi inspect -f '{{.State.OOMKilled}} {{.State.Status}}' child
 check "and its event" "oom" hezi events --since 100s --until 0s --filter container=child --filter event=oom --format '{{.Action}}'
@@ -104,11 +99,11 @@ hezi execs kill $(hezi execs ls -q idle) >/dev/null
 eventually sh -c '! hezi top idle | grep -q "sleep 50"'
 check "execs are killed" "" sh -c '! hezi top idle | grep "sleep 50"'
 hezi rm -f idle >/dev/null
-hezi run -d --name nested --privileged busybox sh -c 'mkdir /sys/fs/cgroup/own && echo 1 >/sys/fs/cgroup/own/cgroup.procs && echo +pids >/sys/fs/cgroup/cgroup.subtree_control && exec sleep 1000' >/dev/null
+hezi run -d --name nested --privileged busybox sh -c 'mkdir /sys/fs/cgroup/own && echo 1 >/sys/fs/cgroup/own/cgroup.procs && echo +pids >/sys/fs/cgroup/cgroup.subtree_control && exec sleep 100000' >/dev/null
 eventually sh -c 'hezi exec nested grep -q pids /sys/fs/cgroup/cgroup.subtree_control'
 check "exec beside limited groups of the box's own" "0::/exec-" hezi exec nested cat /proc/self/cgroup
 hezi rm -f nested >/dev/null
-hezi run -d --name health --health-cmd 'test ! -e /ill || sleep 100; true' --health-timeout 300ms --health-interval 200ms --health-retries 1 busybox sleep 1000 >/dev/null
+hezi run -d --name health --health-cmd 'test ! -e /ill || sleep 100; true' --health-timeout 5s --health-interval 200ms --health-retries 1 busybox sleep 100000 >/dev/null
 eventually sh -c 'test "$(hezi inspect -f "{{.State.Health.Status}}" health)" = healthy'
 check "a health check" "healthy" hezi inspect -f '{{.State.Health.Status}}' health
 hezi exec health touch /ill
@@ -138,7 +133,7 @@ check "no output is lost" "100" sh -c 'hezi logs ticks | grep -c tick'
 hezi rm -f box ticks oom >/dev/null
 kill $pid
 wait $pid
-sleep 1
+eventually sh -c '! ls -d /sys/fs/cgroup/hezi*'
 check "nothing is left in the cgroups" "0" sh -c 'ls -d /sys/fs/cgroup/hezi* 2>/dev/null | wc -l'
 mkdir /disk-data
 mount -o loop,prjquota /disk /disk-data

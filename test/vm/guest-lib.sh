@@ -22,9 +22,11 @@ code() { # code NAME WANT COMMAND...: the exit code
 		bad=1
 	fi
 }
-eventually() { # eventually COMMAND...
-	for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-		"$@" >/dev/null 2>&1 && return
+uptime() { cut -d. -f1 /proc/uptime; }
+eventually() { # eventually COMMAND...: until it succeeds, or three minutes are over: an emulated machine is slow
+	begun=$(uptime)
+	until "$@" >/dev/null 2>&1; do
+		[ $(($(uptime) - begun)) -lt 180 ] || return 1
 		sleep 0.3
 	done
 }

@@ -8,19 +8,14 @@ echo 'hezi:1000000:100000' | tee /etc/subuid >/etc/subgid
 engine() {
 	hezid --data-root $data --exec-root /run/hezi --selinux-enabled >>/tmp/hezid.log 2>&1 &
 	pid=$!
-	i=0
-	until hezi version >/dev/null 2>&1; do
-		i=$((i + 1))
-		[ $i -lt 300 ] || { echo "hezid does not answer:"; tail -n 20 /tmp/hezid.log; exit 1; }
-		sleep 0.1
-	done
+	eventually hezi version || { echo "hezid does not answer:"; tail -n 20 /tmp/hezid.log; exit 1; }
 }
 check "the policy is enforced" "1 system_u:system_r:kernel_t:s0" sh -c 'echo $(cat /sys/fs/selinux/enforce) $(cat /proc/self/attr/current)'
 engine
 tar -C /image -c . | hezi import -c 'CMD ["sh"]' - busybox:latest >/dev/null
 check "SELinux is in info" "name=selinux" hezi info -f '{{.SecurityOptions}}'
-hezi run -d --name one --tmpfs /t --ipc shareable busybox sleep 1000 >/dev/null
-hezi run -d --name two busybox sleep 1000 >/dev/null
+hezi run -d --name one --tmpfs /t --ipc shareable busybox sleep 100000 >/dev/null
+hezi run -d --name two busybox sleep 100000 >/dev/null
 process=$(hezi inspect -f '{{.ProcessLabel}}' one)
 files=$(hezi inspect -f '{{.MountLabel}}' one)
 check "a label of its own" "system_u:system_r:container_t:s0:c" echo "$process"
@@ -47,7 +42,7 @@ mkdir -p /tmp/host/below
 echo secret | tee /tmp/host/file >/tmp/host/below/file
 ln -s /etc/passwd /tmp/host/link
 check "a file of the host" "Permission denied" hezi run --rm -v /tmp/host:/h busybox cat /h/file
-hezi run -d --name mine -v /tmp/host:/h:Z busybox sleep 1000 >/dev/null
+hezi run -d --name mine -v /tmp/host:/h:Z busybox sleep 100000 >/dev/null
 check ":Z" "secret" hezi exec mine cat /h/below/file
 check ":Z labels what is there" "$(hezi inspect -f '{{.MountLabel}}' mine)" lsz -Zd /tmp/host/below/file
 check ":Z follows no link" ":host_t:" lsz -ZLd /tmp/host/link
