@@ -12,8 +12,10 @@ import (
 	"path/filepath"
 
 	"hezi/internal/box"
+	"hezi/internal/keeper"
 	"hezi/internal/keeper/server"
 	"hezi/internal/oci"
+	"hezi/internal/relay"
 	"hezi/internal/runtimes"
 	"hezi/internal/version"
 )
@@ -27,6 +29,8 @@ func main() {
 		os.Exit(oci.Run(version.Version, os.Args[1:]))
 	case len(os.Args) > 1 && os.Args[1] == "oci":
 		os.Exit(oci.Run(version.Version, os.Args[2:]))
+	case len(os.Args) > 1 && os.Args[1] == relay.Command:
+		os.Exit(relay.Run(os.Args[2:], keeper.LeaveCgroup, keeper.Running))
 	case len(os.Args) > 1 && os.Args[1] == runtimes.Courier:
 		os.Exit(runtimes.RunCourier(os.Args[2:]))
 	}

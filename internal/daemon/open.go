@@ -92,7 +92,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	if err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
-	o, err := networkOptions(c, id)
+	o, err := d.networkOptions(ctx, c, id)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		if !idle() {
 			return nil
 		}
-		return errors.Join(nets.Dismantle(), forgetEnded(held.client), d.stopKeeper(held.client, id))
+		return errors.Join(nets.Dismantle(), d.stopRelay(c.ExecRoot), forgetEnded(held.client), d.stopKeeper(held.client, id))
 	}
 	room := openDisk(c, d.log, reserve, imgs, boxes, vols)
 	r.onClose(room.close)
@@ -324,7 +324,7 @@ func (d *daemon) keeperInBackground(ctx context.Context, c *config.Config, id st
 }
 
 // networkOptions of a configuration, which has checked the texts.
-func networkOptions(c *config.Config, id string) (network.Options, error) {
+func (d *daemon) networkOptions(ctx context.Context, c *config.Config, id string) (network.Options, error) {
 	o := network.Options{
 		Identity: id, DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, MTU: c.MTU, Bridge: c.Bridge, IPv6: c.IPv6, ICC: c.ICC,
 		IPForward: c.IPForward, IPMasq: c.IPMasq, IPTables: c.IPTables, Pools: c.Pools, DefaultOptions: c.NetworkOptions,
@@ -354,5 +354,6 @@ func networkOptions(c *config.Config, id string) (network.Options, error) {
 			return o, fmt.Errorf("%s: %w", f.key, err)
 		}
 	}
-	return o, nil
+	err := d.openRelay(ctx, c, id, &o)
+	return o, err
 }

@@ -13,6 +13,7 @@ import (
 
 	"hezi/internal/keeper"
 	hostnet "hezi/internal/network"
+	"hezi/internal/network/bindings"
 )
 
 // Publish changes the published ports of a container, at once while it runs, and for
@@ -62,7 +63,7 @@ func (e Attachments) Publish(ctx context.Context, ref string, add, remove networ
 	if err != nil {
 		if r.running() {
 			had, has := r.Net.Ports, box.Ports
-			if _, back := e.republish(context.WithoutCancel(ctx), r.ID, hostnet.Beside(had, has), hostnet.Beside(has, had)); back != nil {
+			if _, back := e.republish(context.WithoutCancel(ctx), r.ID, bindings.Beside(had, has), bindings.Beside(has, had)); back != nil {
 				e.o.Log.Error("take a change of published ports back that could not be stored", "container", r.ID, "error", back)
 			}
 		}
@@ -109,7 +110,7 @@ func (e Attachments) publishIPv6(ctx context.Context, r *record, box *hostnet.Sa
 	if !slices.ContainsFunc(box.Endpoints, func(n hostnet.Endpoint) bool { return n.Settings.IPv6Gateway.IsValid() }) {
 		return box, nil
 	}
-	add, again := hostnet.Widened(r.published(), box.Ports)
+	add, again := bindings.Widened(r.published(), box.Ports)
 	if len(add) == 0 {
 		return box, nil
 	}
@@ -129,8 +130,11 @@ func (e Attachments) republish(ctx context.Context, id string, add, remove netwo
 	q := keeper.PortsRequest{ContainerID: id, Ports: box.Sockets[:min(len(box.Sockets), keeper.MaxPorts)]}
 	for p, list := range box.Ports {
 		for _, b := range list {
-			for _, a := range hostnet.Places(b.HostIP) {
+			for _, a := range bindings.Places(b.HostIP) {
 				q.Keep = append(q.Keep, net.JoinHostPort(a.String(), b.HostPort)+"/"+string(p.Proto()))
+				if a == netip.IPv4Unspecified() { // beside it
+					q.Keep = append(q.Keep, net.JoinHostPort(netip.IPv6Loopback().String(), b.HostPort)+"/"+string(p.Proto()))
+				}
 			}
 		}
 	}

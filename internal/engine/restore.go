@@ -126,7 +126,9 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 		return err // the keeper tells the exit again
 	}
 	place := r.place()
-	place.Kept = s.Ports
+	if place.PortSockets, err = e.o.Keeper.PortSockets(ctx, r.ID); err != nil {
+		e.o.Log.Warn("the sockets of a container's published ports were not kept", "container", r.ID, "error", err)
+	}
 	if place.Resolving, err = resolving(&e.o.Defaults, r); err != nil {
 		e.o.Log.Error("a container's names may be looked for in the wrong way", "container", r.ID, "error", err)
 	}

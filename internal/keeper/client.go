@@ -205,6 +205,14 @@ func (c *Client) NameSockets(ctx context.Context, containerID string) ([]int, er
 	return n.FDs, err
 }
 
+// PortSockets are copies of the sockets that are kept of StartRequest.Ports and
+// PortsRequest, for the caller to close.
+func (c *Client) PortSockets(ctx context.Context, containerID string) ([]int, error) {
+	var n NameSockets
+	err := c.again(ctx, OpHeld, Target{ContainerID: containerID}, &n)
+	return n.FDs, err
+}
+
 // KeepNames has copies kept of the sockets by which a container that runs asks for
 // names, as of StartRequest.Names.
 func (c *Client) KeepNames(ctx context.Context, containerID string, fds []int) error {

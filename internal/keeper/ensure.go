@@ -99,6 +99,9 @@ func nobodyListens(err error) bool {
 	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)
 }
 
+// Running says whether a keeper of execRoot, or its holder, is there.
+func Running(execRoot string) bool { return running(SocketPath(execRoot)) }
+
 // running says whether someone (keeper or holder) holds the listening socket:
 // the kernel refuses a connection otherwise.
 func running(socket string) bool {

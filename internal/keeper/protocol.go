@@ -41,7 +41,7 @@ type StartRequest struct {
 	Launch *runtimes.Launch `json:",omitempty"`
 }
 
-// NameSockets answers the request for a container's StartRequest.Names.
+// NameSockets answers the request for a container's StartRequest.Names, or Ports.
 type NameSockets struct {
 	FDs []int `json:"-"` // the caller's
 }

@@ -38,6 +38,7 @@ const (
 	OpPrepare    Op = "prepare"
 	OpPorts      Op = "ports"
 	OpNames      Op = "names" // the sockets of StartRequest.Names, to have or, on the request, to keep
+	OpHeld       Op = "held"  // the sockets of StartRequest.Ports, to have
 	OpUpgrade    Op = "upgrade"
 	OpStop       Op = "stop"
 )

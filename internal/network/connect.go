@@ -106,9 +106,10 @@ func (c *Controller) moved(m *member) error {
 	}
 	resolver{&c.registry}.moved(m)
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	m.forwards, m.direct = forwards, direct
 	m.box = m.boxOf(m.box.Ports, nil)
+	c.mu.Unlock()
+	c.relay(m)
 	return nil
 }
 

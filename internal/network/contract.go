@@ -21,9 +21,9 @@ type SandboxRequest struct {
 	// Ports are the published ports: host side may be zero (a free one is
 	// chosen) or an address (a binding to it alone).
 	Ports network.PortMap
-	// Kept is for Adopt: how many of the Sockets that Join answered are still open
-	// elsewhere and hold their ports.
-	Kept int
+	// PortSockets is for Adopt: what was kept elsewhere of Sandbox.Sockets. They are the
+	// network's from then on.
+	PortSockets []int
 	// NameSockets is for Adopt: what was kept elsewhere of Sandbox.Names. They are the
 	// network's from then on.
 	NameSockets []int

@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/around"
 	"hezi/internal/network/dns"
 	"hezi/internal/network/dns/names"
 	"hezi/internal/network/dns/sockets"
@@ -64,6 +65,8 @@ type Options struct {
 	Admit dns.Admit
 	// Denied is told what a container was denied by a policy of egress; may be nil.
 	Denied func(containerID string, d Denied)
+	// Relay has published ports answer at ::1; nil: they do not.
+	Relay Relay
 	// InUse names containers that have a network without running; may be nil.
 	InUse func(networkID string) []string
 }
@@ -90,7 +93,7 @@ type registry struct {
 	refill chan struct{} // to the one that fills the pools
 	wg     sync.WaitGroup
 	watch  *nft.Watch
-	around around
+	around around.Follower
 	names  *names.Table
 	dns    *dns.Server
 
@@ -131,8 +134,10 @@ type member struct {
 	path      string
 	links     []*link // in the order of the interfaces
 	ports     network.PortMap
-	kept      int
+	kept      map[ports.Place]int // sockets that Adopt was given
+	asked     network.PortMap     // for Adopt: without the ports that were chosen
 	holds     []*held
+	beside    []*held       // at ::1, for holds of 0.0.0.0
 	spare     []*held       // given up by Republish, for whatever asks for the same
 	reused    []*ports.Hold // of spare
 	forwards  []nft.Forward
@@ -374,8 +379,11 @@ func (c *Controller) Close() error {
 	if c.watch != nil {
 		errs = append(errs, c.watch.Close())
 	}
-	errs = append(errs, c.around.close(), c.dns.Close())
+	errs = append(errs, c.around.Close(), c.dns.Close())
 	c.wg.Wait()
+	if c.o.Relay != nil {
+		c.o.Relay.Close()
+	}
 	c.mu.Lock()
 	var pool []*slot
 	for _, l := range c.lans {
@@ -389,7 +397,7 @@ func (c *Controller) Close() error {
 		errs = append(errs, netns.Remove(s.path))
 	}
 	for _, m := range left {
-		for _, h := range m.holds {
+		for _, h := range slices.Concat(m.holds, m.beside) {
 			errs = append(errs, h.hold.Close())
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"hezi/internal/network/egress"
 	"hezi/internal/network/netns"
+	"hezi/internal/network/ports"
 )
 
 // Join gives a container its place: when it answers the namespace is ready and
@@ -137,8 +139,8 @@ func (c *Controller) reroute(m *member) error {
 // Adopt takes back a container that ran on while the engine was away: s is what
 // Join answered then. Nothing is made anew but the holds of its ports.
 func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) (*Sandbox, error) {
-	kept := req.NameSockets
-	defer func() { drop(kept) }()
+	kept, held := req.NameSockets, ports.PlacesOf(req.PortSockets)
+	defer func() { drop(slices.Concat(kept, slices.Collect(maps.Values(held)))) }()
 	if !netns.Mounted(s.Path) || filepath.Dir(s.Path) != c.handles() {
 		return nil, notFound("the network namespace %s of the container %s is gone", s.Path, req.ContainerID)
 	}
@@ -150,7 +152,7 @@ func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) 
 		return nil, err
 	}
 	defer c.end(req.ContainerID)
-	m := &member{id: req.ContainerID, name: req.ContainerName, path: s.Path, egress: policy, ports: req.Ports, kept: req.Kept, resolving: req.Resolving, done: make(chan struct{}), adopted: true}
+	m := &member{id: req.ContainerID, name: req.ContainerName, path: s.Path, egress: policy, ports: req.Ports, asked: req.Ports, resolving: req.Resolving, done: make(chan struct{}), adopted: true}
 	if s.Ports != nil {
 		m.ports = s.Ports // with the ports chosen then
 	}
@@ -171,14 +173,16 @@ func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) 
 	names := resolver{&c.registry}
 	names.regain(m, kept, s.Asks)
 	kept = nil
+	m.kept = held
 	box, err := c.publish(ctx, m)
 	if err != nil { // the container runs: its place stays
 		names.leave(m)
-		for _, h := range m.holds {
+		for _, h := range slices.Concat(m.holds, m.beside) {
 			err = errors.Join(err, h.hold.Close())
 		}
 		return nil, err
 	}
+	m.asked = nil
 	return box, nil
 }
 
@@ -234,6 +238,7 @@ func (c *Controller) end(id string) {
 
 // abandon gives back all that a member has.
 func (c *Controller) abandon(m *member) {
+	c.unrelay(m)
 	resolver{&c.registry}.leave(m)
 	c.mu.Lock()
 	c.releasing[m] = true

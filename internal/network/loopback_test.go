@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLoopback6: a published port is refused at ::1, so that whoever asks localhost tries
-// 127.0.0.1 next, and none can be published there alone.
+// TestLoopback6: without the relay a published port is refused at ::1, so that whoever
+// asks localhost tries 127.0.0.1 next, and none can be published there alone.
 func TestLoopback6(t *testing.T) {
 	c := open(t, testOptions(t, "loop6"))
 	ctx := context.Background()

@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/network/bindings"
 )
 
 // askFrom is ask with an address of the client's.
@@ -50,9 +52,9 @@ func TestLan(t *testing.T) {
 		ip addr add 2001:db8:1::2/64 dev w0 nodad; ip -6 route add default via 2001:db8:1::1
 		ip addr add 203.0.113.2/32 dev lo; ip addr add 192.0.2.7/32 dev lo; ip addr add 2001:db8:2::2/128 dev lo nodad'`)
 	t.Cleanup(func() { sh(t, "ip link del other") })
-	ports := network.PortMap{network.MustParsePort("80/tcp"): {{HostIP: Near(), HostPort: "8360"}}, network.MustParsePort("80/udp"): {{HostIP: Near(), HostPort: "8360"}}}
+	ports := network.PortMap{network.MustParsePort("80/tcp"): {{HostIP: bindings.Near(), HostPort: "8360"}}, network.MustParsePort("80/udp"): {{HostIP: bindings.Near(), HostPort: "8360"}}}
 	s := join(t, c, "a", ports)
-	if got := s.Ports[network.MustParsePort("80/tcp")]; len(got) != 1 || got[0] != (network.PortBinding{HostIP: Near(), HostPort: "8360"}) || len(s.Sockets) != 4 {
+	if got := s.Ports[network.MustParsePort("80/tcp")]; len(got) != 1 || got[0] != (network.PortBinding{HostIP: bindings.Near(), HostPort: "8360"}) || len(s.Sockets) != 4 {
 		t.Fatalf("%+v, %d sockets", got, len(s.Sockets))
 	}
 	serveBoth(t, s.Path)
@@ -114,7 +116,7 @@ func TestLan(t *testing.T) {
 	many := network.PortMap{}
 	for i := range uint16(100) { // a range
 		port, _ := network.PortFrom(80+i, network.TCP)
-		many[port] = []network.PortBinding{{HostIP: Near(), HostPort: strconv.Itoa(8400 + int(i))}}
+		many[port] = []network.PortBinding{{HostIP: bindings.Near(), HostPort: strconv.Itoa(8400 + int(i))}}
 	}
 	if _, err := c.Republish(ctx, "a", many, nil); err != nil {
 		t.Fatal(err)

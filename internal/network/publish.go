@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/bindings"
 	"hezi/internal/network/nft"
 	"hezi/internal/network/options"
 	"hezi/internal/network/ports"
@@ -21,6 +22,9 @@ import (
 // by address translation or, in a routed network, at the container's own address.
 func (m *member) target(h *held) (f []nft.Forward, d []nft.Direct) {
 	v6 := h.hold.Addr.Is6()
+	if v6 && h.hold.Addr.IsLoopback() {
+		return nil, nil // the relay's
+	}
 	k, _ := m.gatewayOf(v6)
 	if k == nil || !k.lan.bridged() {
 		return nil, nil
@@ -52,12 +56,13 @@ type held struct {
 	hold *ports.Hold
 	port uint16
 	near bool // of the scope lan
+	all  bool // it was asked for without an address, or with near
 }
 
 // shown is the address of its binding.
 func (h *held) shown() netip.Addr {
 	if h.near {
-		return Near()
+		return bindings.Near()
 	}
 	return h.hold.Addr
 }
@@ -80,13 +85,13 @@ func (c *publisher) hosts(m *member, p network.Port, b network.PortBinding) ([]n
 			a = k.lan.o.Binding
 		}
 	}
-	if k4, _ := m.gatewayOf(false); a == Near() && (v4 && k4.lan.o.Mode4 == options.Routed || v6 && m.routed6()) {
+	if k4, _ := m.gatewayOf(false); a == bindings.Near() && (v4 && k4.lan.o.Mode4 == options.Routed || v6 && m.routed6()) {
 		return nil, invalid("port %s cannot be published with the scope lan: the container's network has the gateway mode routed, in which whoever routes to its address reaches the port: name the clients in the chain hezi-user", p)
 	}
 	switch {
 	case !v4 && !v6:
 		return nil, nil
-	case !a.IsValid(), a == Near(), a == netip.IPv4Unspecified() && !b.HostIP.IsValid():
+	case !a.IsValid(), a == bindings.Near(), a == netip.IPv4Unspecified() && !b.HostIP.IsValid():
 		var list []netip.Addr
 		if v4 {
 			list = append(list, netip.IPv4Unspecified())
@@ -96,7 +101,7 @@ func (c *publisher) hosts(m *member, p network.Port, b network.PortBinding) ([]n
 		}
 		return list, nil
 	case a.Is6() && a.IsLoopback():
-		return nil, invalid("port %s cannot be published on %s: the kernel leads nothing from there to a container: publish on 127.0.0.1", p, a)
+		return []netip.Addr{a}, c.relayable(m, p)
 	case a.Is4() && !v4:
 		return nil, invalid("port %s cannot be published on %s: the container has no IPv4 address that leads out", p, a)
 	case a.Is6() && !v6:
@@ -127,8 +132,8 @@ func (c *publisher) take(ctx context.Context, m *member) (chosen network.PortMap
 			if !w.many() {
 				number = strconv.Itoa(int(h.Port))
 			}
-			if w.binding.HostIP == Near() { // one for both families
-				all = append(all, network.PortBinding{HostIP: Near(), HostPort: number})
+			if w.binding.HostIP == bindings.Near() { // one for both families
+				all = append(all, network.PortBinding{HostIP: bindings.Near(), HostPort: number})
 				break
 			}
 			all = append(all, network.PortBinding{HostIP: h.Addr, HostPort: number})
@@ -140,28 +145,11 @@ func (c *publisher) take(ctx context.Context, m *member) (chosen network.PortMap
 	return chosen, nil
 }
 
-// sockets of the holds, in the order in which Adopt asks for them: of the wishes.
-func (m *member) sockets(chosen network.PortMap) (list []int) {
-	type place struct {
-		proto      uint8
-		addr       netip.Addr
-		host, port uint16
-	}
-	open := map[place]int{}
-	for _, h := range m.holds {
+// sockets of the holds, those that matter most first.
+func (m *member) sockets() (list []int) {
+	for _, h := range slices.Concat(m.holds, m.beside) {
 		if fd, ok := h.hold.Socket(); ok && !slices.Contains(m.reused, h.hold) {
-			open[place{h.hold.Proto, h.hold.Addr, h.hold.Port, h.port}] = fd
-		}
-	}
-	for _, w := range wishes(chosen) {
-		addr, proto, r, err := CheckBinding(w.port, w.binding)
-		if err != nil || w.many() {
-			continue
-		}
-		for _, a := range Places(addr) {
-			if fd, ok := open[place{proto, a, r.Start(), w.port.Num()}]; ok {
-				list = append(list, fd)
-			}
+			list = append(list, fd)
 		}
 	}
 	return list
@@ -176,8 +164,9 @@ func (c *publisher) publish(ctx context.Context, m *member) (*Sandbox, error) {
 	if err := (restrainer{&c.registry}).guard(m, m.links...); err != nil {
 		return nil, err
 	}
+	c.atLoopback(m, m.holds)
 	m.forwards, m.direct = m.targets()
-	if err := c.around.need(m, c.table); err != nil {
+	if err := c.followNear(m); err != nil {
 		return nil, err
 	}
 	if c.table != nil {
@@ -194,7 +183,8 @@ func (c *publisher) publish(ctx context.Context, m *member) (*Sandbox, error) {
 		return nil, err
 	}
 	m.ports = nil // chosen tells more, and thousands of them take memory
-	m.box = m.boxOf(chosen, m.sockets(chosen))
+	m.box = m.boxOf(chosen, m.sockets())
+	c.relay(m)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -241,9 +231,12 @@ func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*port
 		h := m.reuse(w, b)
 		switch {
 		case h != nil:
-		case m.kept > 0 && !w.many():
-			m.kept--
+		case m.adopted && !w.many() && m.keeps(w, b):
 			h, err = c.claim(m, w, b)
+		case w.many() && a.Is6() && a.IsLoopback():
+			err = invalid("ports %s and those after it cannot be published on ::1: at most %d that follow each other can", w.port, rangeFrom-1)
+		case a == netip.IPv6Unspecified() && m.hasBeside(w, b):
+			h, err = c.claim(m, w, b) // its place at ::1 keeps the port
 		default:
 			h, err = c.hold(ctx, m, w, b)
 		}
@@ -255,7 +248,7 @@ func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*port
 		if err != nil {
 			return nil, err
 		}
-		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num(), w.binding.HostIP == Near()})
+		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num(), w.binding.HostIP == bindings.Near(), m.anywhere(w)})
 	}
 	return holds, nil
 }
@@ -278,13 +271,18 @@ func (m *member) reuse(w wish, b network.PortBinding) *ports.Hold {
 	return h
 }
 
-// claim registers what a running container has, without a socket.
+// claim registers what a running container has, with the socket that was kept, if any.
 func (c *publisher) claim(m *member, w wish, b network.PortBinding) (*ports.Hold, error) {
 	addr, proto, r, err := CheckBinding(w.port, b)
 	if err != nil {
 		return nil, err
 	}
-	return c.ports.Claim(addr, proto, r.Start(), r.Start()+w.further(), ports.Owner{ID: m.id, Name: m.name}), nil
+	fd, at := -1, ports.Place{Addr: addr, Proto: proto, Port: r.Start()}
+	if had, ok := m.kept[at]; ok && !w.many() {
+		fd = had
+		delete(m.kept, at)
+	}
+	return c.ports.Keep(addr, proto, r.Start(), r.Start()+w.further(), ports.Owner{ID: m.id, Name: m.name}, fd), nil
 }
 
 // hold takes what one binding asks of the host. A port that a container on its way out still has is waited for.
@@ -326,7 +324,7 @@ func CheckBinding(p network.Port, b network.PortBinding) (addr netip.Addr, proto
 	if addr = b.HostIP.Unmap(); !addr.IsValid() {
 		addr = netip.IPv4Unspecified()
 	}
-	if addr.Zone() != "" && addr != Near() {
+	if addr.Zone() != "" && addr != bindings.Near() {
 		return addr, 0, r, invalid("port %s cannot be published on %s: give an address without a zone", p, addr)
 	}
 	if b.HostPort != "" && b.HostPort != "0" {

@@ -303,7 +303,6 @@ func TestKeptPorts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(kept)
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -311,15 +310,15 @@ func TestKeptPorts(t *testing.T) {
 	var said strings.Builder
 	before := slog.Default()
 	slog.SetDefault(slog.New(slog.NewTextHandler(&said, nil)))
-	got, err := c.Adopt(context.Background(), SandboxRequest{ContainerID: "a", Endpoints: onBridge(), Kept: 1}, a)
+	got, err := c.Adopt(context.Background(), SandboxRequest{ContainerID: "a", Endpoints: onBridge(), PortSockets: []int{kept}}, a)
 	slog.SetDefault(before)
-	if err != nil || len(got.Sockets) != 1 || c.ports.Len() != 2 {
+	if err != nil || len(got.Sockets) != 2 || c.ports.Len() != 2 {
 		t.Fatalf("%+v, %d holds: %v", got, c.ports.Len(), err)
 	}
 	if said.Len() > 0 {
 		t.Errorf("warned: %s", said.String())
 	}
-	if at, err := unix.Getsockname(got.Sockets[0]); err != nil || at.(*unix.SockaddrInet4).Port != 20301 {
+	if at, err := unix.Getsockname(got.Sockets[1]); err != nil || at.(*unix.SockaddrInet4).Port != 20301 {
 		t.Errorf("held again: %+v %v", at, err)
 	}
 	if _, err := c.Join(context.Background(), SandboxRequest{ContainerID: "b", Endpoints: onBridge(), Ports: bind("80/tcp", "", "20300")}); !errdefs.IsConflict(err) {

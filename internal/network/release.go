@@ -35,6 +35,7 @@ func (c *Controller) Release(containerID string) {
 	}
 	c.mu.Unlock()
 	if m != nil {
+		c.unrelay(m)
 		resolver{&c.registry}.leave(m)
 		wake(c.kick)
 		for _, k := range m.links {
@@ -70,6 +71,9 @@ func (c *Controller) Sweep() error {
 	wake(c.kick)
 	if err := errors.Join(restrainer{&c.registry}.guardAdopted(), c.dns.Begin()); err != nil {
 		return err
+	}
+	if c.o.Relay != nil {
+		c.o.Relay.Begin()
 	}
 	if unknown {
 		c.rerouteAll()
@@ -172,8 +176,8 @@ func (c *publisher) giveBack() {
 	flows.ForgetPorts(forwards, fresh)
 	for _, m := range leaving {
 		m.work.Lock()
-		for _, h := range m.holds {
-			logFailure("close the hold of a port", h.hold.Close())
+		for _, h := range slices.Concat(m.holds, m.beside) {
+			logFailure("close the hold of a port", h.hold.End())
 		}
 		for _, k := range m.links {
 			if k.outside == "" && k.lan.Driver != driverNull { // its address is free at once

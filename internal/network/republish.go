@@ -2,12 +2,13 @@ package network
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
 
 	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/network/bindings"
 )
 
 // Republish changes the published ports of a container that has a namespace: it
@@ -25,29 +26,35 @@ func (c *publisher) Republish(ctx context.Context, containerID string, add, remo
 	}
 	m.work.Lock()
 	defer m.work.Unlock()
-	left, err := Unpublish(m.box.Ports, remove)
+	left, err := bindings.Unpublish(m.box.Ports, remove)
 	if err != nil {
 		return nil, err
 	}
-	next := &member{id: m.id, name: m.name, path: m.path, links: m.links, ports: add}
+	next := &member{id: m.id, name: m.name, path: m.path, links: m.links, ports: add, beside: m.beside}
 	kept, gone := c.split(m, next, left)
 	next.spare = gone
 	got, err := c.take(ctx, next)
-	sockets := next.sockets(got)
+	var sockets []int
+	var over []*held
 	if err == nil {
+		over = c.atLoopback(next, slices.Concat(kept, next.holds))
+		for _, h := range m.beside {
+			next.reused = append(next.reused, h.hold)
+		}
+		sockets = next.sockets()
 		for p, list := range got {
 			left[p] = append(slices.Clip(left[p]), list...)
 		}
 		next.holds = append(kept, next.holds...)
 		next.forwards, next.direct = next.targets()
-		err = c.around.need(next, c.table)
+		err = c.followNear(next)
 		if err == nil && c.table != nil {
 			err = c.lead(m.forwards, next.forwards, m.direct, next.direct)
 		}
 	}
 	if err != nil {
-		for _, h := range next.holds {
-			if !slices.ContainsFunc(m.holds, func(o *held) bool { return o.hold == h.hold }) {
+		for _, h := range slices.Concat(next.holds, next.beside) {
+			if !slices.ContainsFunc(slices.Concat(m.holds, m.beside), func(o *held) bool { return o.hold == h.hold }) {
 				logFailure("give a port back", h.hold.Close())
 			}
 		}
@@ -55,66 +62,15 @@ func (c *publisher) Republish(ctx context.Context, containerID string, add, remo
 	}
 	c.mu.Lock()
 	c.forgetLaterLocked(without(next.forwards, m.forwards))
-	m.holds, m.forwards, m.direct = next.holds, next.forwards, next.direct
+	m.holds, m.beside, m.forwards, m.direct = next.holds, next.beside, next.forwards, next.direct
 	m.box = m.boxOf(left, sockets)
 	c.mu.Unlock()
-	for _, h := range gone {
-		if slices.Contains(next.reused, h.hold) {
-			continue
-		}
-		logFailure("give a port back", h.hold.Close())
+	c.relay(m)
+	gone = slices.DeleteFunc(gone, func(h *held) bool { return slices.Contains(next.reused, h.hold) })
+	for _, h := range append(gone, over...) {
+		logFailure("give a port back", h.hold.End())
 	}
 	return m.box, nil
-}
-
-// Unpublish is what is left of published ports. A port of remove without bindings
-// means all of its; a binding's address and host port count where they are given.
-// Error: NotFound for what is not published.
-func Unpublish(have, remove network.PortMap) (network.PortMap, error) {
-	left := maps.Clone(have)
-	if left == nil {
-		left = network.PortMap{}
-	}
-	for p, list := range remove {
-		if len(left[p]) == 0 {
-			return nil, notFound("port %s is not published", p)
-		}
-		if len(list) == 0 {
-			delete(left, p)
-			continue
-		}
-		for _, gone := range list {
-			rest := slices.DeleteFunc(slices.Clone(left[p]), func(b network.PortBinding) bool {
-				return (gone.HostPort == "" || gone.HostPort == b.HostPort) && (!gone.HostIP.IsValid() || gone.HostIP == b.HostIP)
-			})
-			if len(rest) == len(left[p]) {
-				return nil, notFound("port %s is not published as %s:%s", p, text(gone.HostIP), gone.HostPort)
-			}
-			left[p] = rest
-		}
-		if len(left[p]) == 0 {
-			delete(left, p)
-		}
-	}
-	return left, nil
-}
-
-// Beside are the bindings of ports that the others do not have.
-func Beside(ports, others network.PortMap) network.PortMap {
-	out := network.PortMap{}
-	for p, list := range ports {
-		if rest := without(list, others[p]); len(rest) > 0 {
-			out[p] = rest
-		}
-	}
-	return out
-}
-
-func text(a netip.Addr) string {
-	if !a.IsValid() {
-		return "*"
-	}
-	return a.String()
 }
 
 // split says which of the member's holds stay for the ports that are left. What is
@@ -154,7 +110,7 @@ func (c *publisher) split(m, next *member, left network.PortMap) (kept, gone []*
 		gone = append(gone, h)
 		for _, r := range runs {
 			rest := c.ports.Claim(h.hold.Addr, h.hold.Proto, h.hold.Port+uint16(r[0]), h.hold.Port+uint16(r[1]), h.hold.Owner)
-			next.holds = append(next.holds, &held{rest, h.port + uint16(r[0]), h.near})
+			next.holds = append(next.holds, &held{rest, h.port + uint16(r[0]), h.near, h.all})
 		}
 	}
 	return kept, gone

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/network/bindings"
 )
 
 // TestUnstoredPorts: what was published just before an engine died that could not store
@@ -52,7 +54,7 @@ func TestRepublishBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	back, err := c.Republish(ctx, "a", Beside(before.Ports, after.Ports), Beside(after.Ports, before.Ports))
+	back, err := c.Republish(ctx, "a", bindings.Beside(before.Ports, after.Ports), bindings.Beside(after.Ports, before.Ports))
 	if err != nil || !maps.EqualFunc(back.Ports, before.Ports, slices.Equal) {
 		t.Errorf("%v, was %v (%v)", back.Ports, before.Ports, err)
 	}
@@ -124,23 +126,23 @@ func TestWiden(t *testing.T) {
 	sh(t, `ip addr add 2001:db8:1::1/64 dev world nodad; nsenter --net=`+world+` sh -ec 'for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 0 > $f; done; ip addr add 2001:db8:1::2/64 dev w0 nodad'`)
 	asked := bind("80/tcp", "", "8390")
 	asked[network.MustParsePort("81/tcp")] = []network.PortBinding{{HostIP: netip.IPv4Unspecified(), HostPort: "8391"}}
-	asked[network.MustParsePort("82/tcp")] = []network.PortBinding{{HostIP: Near(), HostPort: "8392"}}
+	asked[network.MustParsePort("82/tcp")] = []network.PortBinding{{HostIP: bindings.Near(), HostPort: "8392"}}
 	for i := range uint16(100) {
 		p, _ := network.PortFrom(1000+i, network.TCP)
-		asked[p] = []network.PortBinding{{HostIP: Near(), HostPort: strconv.Itoa(8500 + int(i))}}
+		asked[p] = []network.PortBinding{{HostIP: bindings.Near(), HostPort: strconv.Itoa(8500 + int(i))}}
 		q, _ := network.PortFrom(1000+i, network.UDP)
 		asked[q] = []network.PortBinding{{HostPort: strconv.Itoa(8500 + int(i))}}
 	}
 	s := join(t, c, "a", asked)
 	serveBoth(t, s.Path)
-	if add, _ := Widened(asked, s.Ports); len(add[network.MustParsePort("81/tcp")]) != 0 || len(add) != 202 {
+	if add, _ := bindings.Widened(asked, s.Ports); len(add[network.MustParsePort("81/tcp")]) != 0 || len(add) != 202 {
 		t.Errorf("%d ports are to be widened: %v", len(add), add)
 	}
 	box, err := c.Connect(ctx, "a", EndpointRequest{Network: "six"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	add, again := Widened(asked, box.Ports)
+	add, again := bindings.Widened(asked, box.Ports)
 	if box, err = c.Republish(ctx, "a", add, again); err != nil {
 		t.Fatal(err)
 	}
@@ -151,10 +153,10 @@ func TestWiden(t *testing.T) {
 	if n := len(box.Ports[network.MustParsePort("80/tcp")]); n != 2 {
 		t.Errorf("%+v", box.Ports[network.MustParsePort("80/tcp")])
 	}
-	if list := box.Ports[network.MustParsePort("82/tcp")]; len(list) != 1 || list[0].HostIP != Near() {
+	if list := box.Ports[network.MustParsePort("82/tcp")]; len(list) != 1 || list[0].HostIP != bindings.Near() {
 		t.Errorf("%+v", list)
 	}
-	if add, _ := Widened(asked, box.Ports); len(add[network.MustParsePort("80/tcp")]) != 0 {
+	if add, _ := bindings.Widened(asked, box.Ports); len(add[network.MustParsePort("80/tcp")]) != 0 {
 		t.Errorf("again: %v", add)
 	}
 }

@@ -54,6 +54,7 @@ var rules = []rule{
 		Reason: "the engine is below the API and talks to the keeper by its client only"},
 	{From: "hezi/internal/keeper", To: []string{"hezi/internal/box/scope"}, Reason: "the keeper speaks no D-Bus (docs/adr/0006-systemd-driver.md)"},
 	{From: "hezi/internal/runtimes", To: []string{"hezi/internal/box/scope"}, Reason: "the keeper speaks no D-Bus (docs/adr/0006-systemd-driver.md)"},
+	{From: "hezi/internal/relay", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/relay"}, Reason: "it carries bytes and knows no container"},
 	{From: "hezi/internal/probe", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/probe"}, Reason: "it reads what is hostile and knows nothing"},
 	{From: "hezi/internal/oci", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/oci", "hezi/internal/box"},
 		Reason: "the OCI command is the box alone, without an engine"},

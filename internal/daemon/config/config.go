@@ -112,7 +112,7 @@ func defaults() *Config {
 		DataRoot: DefaultDataRoot, ExecRoot: DefaultExecRoot, Group: "hezi",
 		LogLevel: "info", LogFormat: "text",
 		MaxConcurrentDownloads: registry.DefaultMaxDownloads, MaxConcurrentUploads: registry.DefaultMaxUploads, MaxDownloadAttempts: registry.DefaultMaxAttempts,
-		Network:        Network{IPForward: true, IPMasq: true, IPTables: true, IP6Tables: true, ICC: true, PublishPolicy: "bypass"},
+		Network:        Network{IPForward: true, IPMasq: true, IPTables: true, IP6Tables: true, ICC: true, UserlandProxy: true, PublishPolicy: "bypass"},
 		DefaultShmSize: 64 << 20,
 		LogDriver:      "json-file",
 		StorageDriver:  "overlay2",

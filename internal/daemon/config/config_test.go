@@ -146,8 +146,8 @@ func TestBadFlags(t *testing.T) {
 		{"--http-proxy=ftp://proxy", "cannot be used"},
 		{"--max-concurrent-uploads=0", "at least 1"},
 		{"--seccomp-profile=/nonexistent", "no such file"},
-		{"--userland-proxy", "needs no proxy processes"},
-		{"--userland-proxy=true", "needs no proxy processes"},
+		{"--userland-proxy=maybe", "true or false"},
+		{"--userland-proxy-path=/bin/true", "one process of its own"},
 		{"--exec-opt=native.cgroupdriver=none", "native.cgroupdriver option none not supported"},
 		{"--exec-opt=isolation=process", "the only one is native.cgroupdriver"},
 		{"--cgroup-parent=a/../b", "invalid cgroup parent"},
@@ -175,7 +175,7 @@ func TestBadFlags(t *testing.T) {
 		}
 	}
 	_, err := Load([]string{"--help"})
-	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userland-proxy") {
+	if help, ok := errors.AsType[*ErrHelp](err); !ok || !strings.Contains(help.Text, "--data-root") || strings.Contains(help.Text, "userland-proxy-path") {
 		t.Errorf("help: %v", err)
 	}
 }

@@ -29,6 +29,8 @@ type Network struct {
 	IP6Tables  bool
 	// DirectRouting: other machines reach published ports at containers' own addresses too.
 	DirectRouting bool
+	// UserlandProxy: published ports answer at ::1.
+	UserlandProxy bool
 	// PublishPolicy is "bypass" or "firewall": what comes for published ports passes the
 	// host's input rules.
 	PublishPolicy string

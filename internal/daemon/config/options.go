@@ -64,6 +64,7 @@ func (c *Config) options() []option {
 		{key: "host-gateway-ips", flag: "host-gateway-ip", usage: "what host-gateway means in --add-host (default: the default bridge's address)", value: &oneOrMore{list{&c.HostGateways}}, alias: "host-gateway-ip"},
 		{key: "ip", usage: "default address of published ports", value: &text{&c.IP}},
 		{key: "allow-direct-routing", usage: "let other machines reach published ports at containers' own addresses", value: &boolean{&c.DirectRouting}},
+		{key: "userland-proxy", usage: "published ports answer at ::1, by one process for all", value: &boolean{&c.UserlandProxy}},
 		{key: "publish-policy", usage: "whether the host's input rules (ufw, firewalld) decide over published ports: bypass or firewall", value: &text{&c.PublishPolicy}},
 		{key: "ip-forward", usage: "switch net.ipv4.ip_forward on", value: &boolean{&c.IPForward}},
 		{key: "ip-masq", usage: "masquerade what containers send to the outside", value: &boolean{&c.IPMasq}},
@@ -124,14 +125,13 @@ var unsupported = map[string]string{
 	"nri-opts": restricted, "raw-logs": "hezid's log has no colours", "rootless": restricted,
 	"storage-opts":                 restricted,
 	"swarm-default-advertise-addr": "there is no swarm", "swarm-raft-election-tick": "there is no swarm", "swarm-raft-heartbeat-tick": "there is no swarm",
-	"userland-proxy": "Hezi needs no proxy processes for published ports", "userland-proxy-path": "Hezi needs no proxy processes for published ports",
+	"userland-proxy-path": "Hezi has one process of its own for the ports at ::1",
 }
 
 // already are the values of unsupported options that say what is so anyway, in
 // JSON: a daemon.json of Docker's that has them needs no change.
 var already = map[string][]string{
-	"userland-proxy": {"false"},
-	"experimental":   {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
+	"experimental": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
 	"default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
 	"features":              {"{}", `{"containerd-snapshotter":true}`},
 	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "default-ulimits": {"{}"},

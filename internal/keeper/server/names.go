@@ -45,8 +45,8 @@ func keepNames(s *Server, body json.RawMessage, fds []int) error {
 	return p.deposit()
 }
 
-// giveNames sends copies of a container's sockets of names.
-func giveNames(s *Server, c *net.UnixConn, body json.RawMessage) error {
+// giveSockets sends copies of a container's sockets: of, which has the process's lock, says which.
+func giveSockets(s *Server, c *net.UnixConn, body json.RawMessage, of func(*process) []*os.File) error {
 	t, err := decode[keeper.Target](body)
 	if err != nil {
 		return err
@@ -58,9 +58,9 @@ func giveNames(s *Server, c *net.UnixConn, body json.RawMessage) error {
 	var fds []int
 	defer func() { keeper.CloseFDs(fds) }()
 	p.mu.Lock()
-	names := p.names
+	files := of(p)
 	p.mu.Unlock()
-	for _, f := range names {
+	for _, f := range files {
 		if err := using(f, func(v int) error {
 			fd, err := unix.FcntlInt(uintptr(v), unix.F_DUPFD_CLOEXEC, 3)
 			if err == nil {

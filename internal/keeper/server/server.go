@@ -186,7 +186,11 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	case keeper.OpNames:
 		if len(fds) > 0 {
 			err, fds = keepNames(s, req.Body, fds), nil
-		} else if err = giveNames(s, c, req.Body); err == nil {
+		} else if err = giveSockets(s, c, req.Body, func(p *process) []*os.File { return p.names }); err == nil {
+			return
+		}
+	case keeper.OpHeld:
+		if err = giveSockets(s, c, req.Body, func(p *process) []*os.File { return p.ports }); err == nil {
 			return
 		}
 	default:

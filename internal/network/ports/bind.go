@@ -93,7 +93,48 @@ func bindError(addr netip.Addr, proto uint8, port uint16, who string, err error)
 	return fmt.Errorf("%s: %w", where, err)
 }
 
-// bind makes a socket that has the port and does not listen. -1 without an error is
+// Place is what a socket is bound to.
+type Place struct {
+	Addr  netip.Addr
+	Proto uint8
+	Port  uint16
+}
+
+// PlacesOf sockets that were kept; what is none of ours is closed.
+func PlacesOf(fds []int) map[Place]int {
+	all := map[Place]int{}
+	for _, fd := range fds {
+		at, err := placeOf(fd)
+		if _, twice := all[at]; err != nil || twice {
+			_ = unix.Close(fd)
+			continue
+		}
+		all[at] = fd
+	}
+	return all
+}
+
+// placeOf a socket of IPv4 or IPv6.
+func placeOf(fd int) (p Place, err error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return p, fmt.Errorf("a socket that was kept: %w", err)
+	}
+	proto, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+	if err != nil {
+		return p, fmt.Errorf("a socket that was kept: %w", err)
+	}
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return Place{netip.AddrFrom4(a.Addr), uint8(proto), uint16(a.Port)}, nil
+	case *unix.SockaddrInet6:
+		return Place{netip.AddrFrom16(a.Addr), uint8(proto), uint16(a.Port)}, nil
+	}
+	return p, fmt.Errorf("a socket that was kept is of another kind: %T", sa)
+}
+
+// bind makes a socket that has the port and does not listen. It blocks: Go's poller, which
+// takes only those that do not, would wake every process that keeps a copy. -1 without an error is
 // a port of a protocol that the kernel does not speak: nobody else can have it.
 func bind(addr netip.Addr, proto uint8, port uint16, reuse bool) (int, error) {
 	typ := unix.SOCK_STREAM
@@ -106,7 +147,7 @@ func bind(addr netip.Addr, proto uint8, port uint16, reuse bool) (int, error) {
 	} else {
 		to = &unix.SockaddrInet4{Port: int(port), Addr: addr.As4()}
 	}
-	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(proto))
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC, int(proto))
 	if proto == unix.IPPROTO_SCTP && errors.Is(err, unix.EPROTONOSUPPORT) {
 		return -1, nil
 	}

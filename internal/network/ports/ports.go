@@ -103,11 +103,26 @@ func (t *Table) TakeRange(addr netip.Addr, proto uint8, first, last uint16, owne
 // Claim registers ports that a container has already, without a socket that
 // keeps other programs from them.
 func (t *Table) Claim(addr netip.Addr, proto uint8, first, last uint16, owner Owner) *Hold {
-	h := &Hold{Addr: addr, Proto: proto, Port: first, Last: last, Owner: owner, table: t, fd: -1}
+	return t.Keep(addr, proto, first, last, owner, -1)
+}
+
+// Keep is Claim with the socket that the container has for them, which is the hold's
+// from then on.
+func (t *Table) Keep(addr netip.Addr, proto uint8, first, last uint16, owner Owner, fd int) *Hold {
+	h := &Hold{Addr: addr, Proto: proto, Port: first, Last: last, Owner: owner, table: t, fd: fd}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.insertLocked(h)
 	return h
+}
+
+// TakeFree is Take of a port that is given up where somebody has it: who is not looked
+// for. The socket is to listen, as SO_REUSEADDR is set.
+func (t *Table) TakeFree(addr netip.Addr, proto uint8, port uint16, owner Owner) (*Hold, error) {
+	return t.take(addr, proto, port, owner, func(addr netip.Addr, proto uint8, port uint16) (int, error) {
+		fd, err := bind(addr, proto, port, proto == unix.IPPROTO_TCP)
+		return fd, bindError(addr, proto, port, "", err)
+	})
 }
 
 // TakeOneOf holds the first free port from first to last. With a first of 0
@@ -219,6 +234,15 @@ func (h *Hold) Close() error {
 		return unix.Close(h.fd)
 	}
 	return nil
+}
+
+// End is Close, and from then on nobody is taken at the port, whoever has copies of the
+// socket.
+func (h *Hold) End() error {
+	if h.fd >= 0 && h.Proto == unix.IPPROTO_TCP && h.Addr.Is6() {
+		_ = unix.Shutdown(h.fd, unix.SHUT_RDWR) // an error is one that does not listen
+	}
+	return h.Close()
 }
 
 // Socket is the hold's; it is open until Close.
