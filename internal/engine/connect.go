@@ -89,6 +89,8 @@ func (e Attachments) Disconnect(ctx context.Context, ref, net string, force bool
 		return missing
 	case r.HostConfig.NetworkMode.IsHost() && name == network.NetworkHost:
 		return errdefs.ErrInvalidArgument.WithMessage("cannot disconnect container from host network - container was created in host network mode")
+	case !there && !r.running():
+		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("container %s is not connected to the network %s", r.ID, name))
 	case !there:
 		return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("container %s is not connected to network %s", r.ID, name))
 	}

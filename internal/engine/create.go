@@ -19,6 +19,7 @@ import (
 	"hezi/internal/engine/health"
 	"hezi/internal/engine/spec"
 	hostnet "hezi/internal/network"
+	"hezi/internal/network/egress"
 	"hezi/internal/network/hostfiles"
 )
 
@@ -55,7 +56,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
-	if err := cmp.Or(health.Validate(&config, host.AutoRemove), attach.Egress(config.Labels, host.NetworkMode)); err != nil {
+	if err := cmp.Or(health.Validate(&config, host.AutoRemove), attach.Egress(config.Labels, host.NetworkMode), e.o.Networks.MayRestrain(config.Labels[egress.Label])); err != nil {
 		return container.CreateResponse{}, err
 	}
 	if config.StopSignal != "" {

@@ -95,6 +95,7 @@ type networks interface {
 	NameSockets(containerID string) []int
 	Renamed(containerID string, list []network.EndpointRequest)
 	SetEgress(containerID, policy string) error
+	MayRestrain(policy string) error
 	Resolve(ref string) (id, name string, err error)
 	Release(containerID string)
 	NetworkID(name string) string

@@ -65,9 +65,6 @@ func (c *Controller) Disconnect(_ context.Context, containerID, ref string) (*Sa
 	m.work.Lock()
 	defer m.work.Unlock()
 	i := slices.IndexFunc(m.links, func(k *link) bool { return k.lan == l })
-	if l.Driver == driverNull {
-		return nil, forbidden("container %s is not connected to network %s", strings.TrimPrefix(m.name, "/"), l.Name)
-	}
 	if i >= 0 {
 		c.detach(m, m.links[i])
 	}
@@ -83,13 +80,17 @@ func (c *Controller) Disconnect(_ context.Context, containerID, ref string) (*Sa
 // detach removes a link from the member and from its namespace. Its policy of egress goes
 // with the device (bury).
 func (c *Controller) detach(m *member, k *link) {
-	logFailure("take an interface out of a container", netns.Detach(m.path, k.inside))
+	if k.lan.Driver != driverNull {
+		logFailure("take an interface out of a container", netns.Detach(m.path, k.inside))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m.links = slices.DeleteFunc(slices.Clone(m.links), func(o *link) bool { return o == k })
 	delete(k.lan.links, m.id)
-	c.buryLocked(k)
-	wake(c.kick)
+	if k.lan.Driver != driverNull {
+		c.buryLocked(k)
+		wake(c.kick)
+	}
 }
 
 // moved sets routes and published ports as the links now have them.

@@ -81,7 +81,7 @@ func (c *Controller) EgressOf(containerID string, labels map[string]string) *Egr
 	if e := c.Egress(containerID); e != nil {
 		return e
 	}
-	if p := labels[egress.Label]; p != "" {
+	if p := labels[egress.Label]; p != "" && c.table != nil {
 		return &Egress{Policy: p}
 	}
 	return nil

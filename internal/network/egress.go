@@ -1,7 +1,9 @@
 package network
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,6 +15,7 @@ import (
 
 	"hezi/internal/network/egress"
 	"hezi/internal/network/flows"
+	"hezi/internal/network/netns"
 	"hezi/internal/network/nft"
 )
 
@@ -78,7 +81,7 @@ func (c restrainer) guardOf(m *member, k *link) (g nft.Guard, ok bool, err error
 		return g, false, invalid("an egress policy cannot be enforced in the network %s: what containers send by the driver %s does not pass this host: use a network of the driver bridge", l.Name, l.Driver)
 	}
 	if c.table == nil {
-		return g, false, invalid("an egress policy cannot be enforced: hezid keeps no firewall rules (iptables is false in its configuration)")
+		return g, false, c.MayRestrain("none")
 	}
 	g = nft.Guard{Bridge: l.bridge, Port: k.outside, MAC: k.mac, Policies: list}
 	has := l.bridgeConfig(0).Addresses
@@ -94,6 +97,14 @@ func (c restrainer) guardOf(m *member, k *link) (g nft.Guard, ok bool, err error
 	g.Addresses = append(g.Addresses, k.request.LinkLocal...)
 	g.BridgeMAC, err = bridgeMAC(l.bridge)
 	return g, true, err
+}
+
+// MayRestrain says why no policy of egress can be enforced. Error: InvalidArgument.
+func (c *registry) MayRestrain(policy string) error {
+	if policy == "" || policy == "all" || c.table != nil {
+		return nil
+	}
+	return invalid("an egress policy cannot be enforced: hezid keeps no firewall rules (iptables is false in its configuration)")
 }
 
 // bridgeMAC is the bridge's address, which is its own from now on: without that it
@@ -167,26 +178,37 @@ func (c restrainer) guardAdopted() error {
 	if c.table == nil {
 		for _, m := range all {
 			if m.restrained() {
-				slog.Error("a running container is not held to its egress policy: hezid keeps no firewall rules now (iptables is false); stop it, or set iptables to true", "container", m.id)
+				m.cut(errors.New("hezid keeps no firewall rules now (iptables is false)"), m.links...)
 			}
 		}
 		return nil
 	}
 	var list []nft.Guard
+	held := map[*member][]*link{}
 	for _, m := range all {
 		m.work.Lock()
 		for _, k := range m.links {
 			g, ok, err := c.guardOf(m, k)
 			if err != nil {
-				slog.Error("a running container cannot be held to its egress policy any more", "container", m.id, "error", err)
+				m.cut(err, k)
 			}
 			if ok && err == nil {
-				list = append(list, g)
+				list, held[m] = append(list, g), append(held[m], k)
 			}
 		}
 		m.work.Unlock()
 	}
-	if err := (nft.Guards{Table: c.table}).AdoptGuards(list); err != nil {
+	err := nft.Guards{Table: c.table}.AdoptGuards(list)
+	for m, links := range held {
+		if err != nil {
+			m.cut(err, links...)
+			continue
+		}
+		for _, k := range links { // a former engine may have cut it off
+			logFailure("set a container's interface up", netns.Cut(m.path, k.outside, k.inside, false))
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if len(list) > 0 {
@@ -196,6 +218,16 @@ func (c restrainer) guardAdopted() error {
 		c.denials.begin(c.registry)
 	}
 	return nil
+}
+
+// cut takes the links of a container down that cannot be held to its policy.
+func (m *member) cut(why error, links ...*link) {
+	slog.Error("a running container cannot be held to its egress policy any more and is cut off from its network: restart hezid when that is mended, or the container", "container", m.id, "error", why)
+	for _, k := range links {
+		if k.lan.Driver != driverNull {
+			logFailure("cut a container off", netns.Cut(m.path, k.outside, k.inside, true))
+		}
+	}
 }
 
 // mayAsk says which names a container may ask others for; nil: all.
@@ -254,24 +286,12 @@ func (c restrainer) admitted(ctx context.Context, container, name string, list [
 	return nil
 }
 
-// special are networks that are no part of the outside and that netip does not tell: of
-// RFC 6890 (Oracle's metadata are at 192.0.0.192), Azure's metadata, and what gateways make
-// any address of IPv4 of (RFC 6052, 8215, 3056, 4380), so that it would pass by what is said of that.
-var special = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("fec0::/10"),
-	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32")}
-
-// nat64 is the well-known prefix (RFC 6052), whose last four bytes are an address of IPv4.
-var nat64 = netip.MustParsePrefix("64:ff9b::/96")
-
 // inner says whether an address is of this host or its surroundings. Whoever rules a name
 // of the outside could lead there with it (DNS rebinding), also to the metadata of clouds
 // (169.254.169.254): such an address is reached only if a policy has it as an address.
 func (c restrainer) inner(a netip.Addr) bool {
-	if b := a.As16(); a.Is6() && nat64.Contains(a) {
-		return c.inner(netip.AddrFrom4([4]byte(b[12:])))
-	}
-	if !a.IsGlobalUnicast() || a.IsPrivate() || slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) }) {
+	a, special := egress.Special(a)
+	if special {
 		return true
 	}
 	c.mu.Lock()
@@ -291,7 +311,7 @@ func (c restrainer) inner(a netip.Addr) bool {
 // end. Errors: InvalidArgument, Conflict for a container without a namespace.
 func (c *Controller) SetEgress(containerID, policy string) error {
 	p, err := egress.Parse(policy)
-	if err != nil {
+	if err := cmp.Or(err, c.MayRestrain(policy)); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -248,7 +248,7 @@ func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*port
 		if err != nil {
 			return nil, err
 		}
-		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num(), w.binding.HostIP == bindings.Near(), m.anywhere(w)})
+		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num(), w.binding.HostIP == bindings.Near(), bindings.Anywhere(m.asked[w.port], w.binding)})
 	}
 	return holds, nil
 }

@@ -5,12 +5,10 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
-	"hezi/internal/network/bindings"
 	"hezi/internal/network/options"
 	"hezi/internal/network/ports"
 	"hezi/internal/relay"
@@ -129,24 +127,6 @@ func (c *publisher) unrelay(m *member) {
 	if c.o.Relay != nil {
 		c.o.Relay.Set(m.id, nil, true)
 	}
-}
-
-// anywhere says whether a wish was asked for without an address, or with the scope lan.
-func (m *member) anywhere(w wish) bool {
-	a := w.binding.HostIP
-	if !a.IsValid() || a == bindings.Near() || a != netip.IPv4Unspecified() {
-		return !a.IsValid() || a == bindings.Near()
-	}
-	found := false
-	for _, b := range m.asked[w.port] {
-		if b.HostIP == a && b.HostPort == w.binding.HostPort {
-			return false
-		}
-		r, err := network.ParsePortRange(b.HostPort)
-		n, _ := strconv.ParseUint(w.binding.HostPort, 10, 16) // chosen by this engine
-		found = found || !b.HostIP.IsValid() && (b.HostPort == "" || b.HostPort == "0" || err == nil && r.Start() <= uint16(n) && uint16(n) <= r.End())
-	}
-	return found
 }
 
 // keeps says whether a socket for a binding was kept, or one at ::1 in its place.

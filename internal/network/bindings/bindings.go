@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -95,6 +96,25 @@ func Widened(asked, have network.PortMap) (add, remove network.PortMap) {
 		}
 	}
 	return add, remove
+}
+
+// Anywhere says whether a binding, of those of a running container, was asked for without
+// an address, or with the scope lan; asked are those of its port as they were asked for.
+func Anywhere(asked []network.PortBinding, have network.PortBinding) bool {
+	a := have.HostIP
+	if !a.IsValid() || a == Near() || a != netip.IPv4Unspecified() {
+		return !a.IsValid() || a == Near()
+	}
+	found := false
+	for _, b := range asked {
+		if b.HostIP == a && b.HostPort == have.HostPort {
+			return false
+		}
+		r, err := network.ParsePortRange(b.HostPort)
+		n, _ := strconv.ParseUint(have.HostPort, 10, 16) // chosen by the engine
+		found = found || !b.HostIP.IsValid() && (b.HostPort == "" || b.HostPort == "0" || err == nil && r.Start() <= uint16(n) && uint16(n) <= r.End())
+	}
+	return found
 }
 
 func notFound(format string, args ...any) error {
