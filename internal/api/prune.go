@@ -9,15 +9,15 @@ import (
 	"hezi/internal/disk"
 )
 
-// pruneOptions of a prune. The parameters dry-run and without are Hezi's own:
+// pruneOptions of a prune. The parameters dry-run, without and now are Hezi's own:
 // a dry run tells what would go, without being containers that it takes for
-// removed.
+// removed; volumes go for good now.
 func pruneOptions(c *call) (disk.PruneOptions, error) {
 	f, err := c.filters()
 	if f == nil {
 		f = Filters{}
 	}
-	o := disk.PruneOptions{Filters: f, DryRun: c.flag("dry-run"), Without: map[string]bool{}}
+	o := disk.PruneOptions{Filters: f, DryRun: c.flag("dry-run"), Now: c.flag("now"), Without: map[string]bool{}}
 	if o.DryRun {
 		for _, id := range c.query()["without"] {
 			o.Without[id] = true

@@ -64,6 +64,7 @@ func routes() []route {
 		{diskRoutes, func(b *Backend) (string, bool) { return "the disk", b.Upkeep != nil && b.Disk != nil }},
 		{networkRoutes, func(b *Backend) (string, bool) { return "networks", b.Networks != nil }},
 		{volumeRoutes, func(b *Backend) (string, bool) { return "volumes", b.Volumes != nil }},
+		{volumeStateRoutes, func(b *Backend) (string, bool) { return "volumes", b.VolumeStates != nil && b.VolumeTrash != nil }},
 		{missingRoutes, nil}, {swarmRoutes, nil}, {pluginRoutes, nil},
 	} {
 		for _, r := range group.routes {

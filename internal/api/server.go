@@ -17,25 +17,28 @@ import (
 
 // Backend is everything that the handlers call.
 type Backend struct {
-	Containers  Containers
-	Views       ContainerViews
-	Streams     Streams
-	Limits      Limits
-	Execs       Execs
-	Files       Files
-	Commits     Commits
-	Snapshots   Snapshots
-	Mounts      Mounts
-	Images      Images
-	Upkeep      Upkeep
-	Disk        Disk
-	Registries  Registries
-	Transfers   Transfers
-	Lists       Lists
-	Volumes     Volumes
-	Networks    Networks
-	Attachments Attachments
-	System      System
+	Containers Containers
+	Views      ContainerViews
+	Streams    Streams
+	Limits     Limits
+	Execs      Execs
+	Files      Files
+	Commits    Commits
+	Snapshots  Snapshots
+	Mounts     Mounts
+	Images     Images
+	Upkeep     Upkeep
+	Disk       Disk
+	Registries Registries
+	Transfers  Transfers
+	Lists      Lists
+	Volumes    Volumes
+	// VolumeStates and VolumeTrash are there where Volumes is.
+	VolumeStates VolumeStates
+	VolumeTrash  VolumeTrash
+	Networks     Networks
+	Attachments  Attachments
+	System       System
 }
 
 // Server is the http.Handler of the whole API. It may serve before the engine

@@ -47,5 +47,9 @@ func volumeInspect(c *call) error {
 }
 
 func volumeRemove(c *call) error {
-	return c.noContent(c.backend.Volumes.Remove(c.lasting(), c.arg, c.flag("force")))
+	remove := c.backend.Volumes.Remove
+	if c.flag("now") { // Hezi's own: for good, and not into the trash
+		remove = c.backend.VolumeTrash.RemoveNow
+	}
+	return c.noContent(remove(c.lasting(), c.arg, c.flag("force")))
 }

@@ -54,7 +54,7 @@ func newSnapshots(a *App) *cobra.Command {
 				return errors.New("--rm needs the container: hezi snapshots --rm NAME CONTAINER")
 			}
 			return a.each(ctx, remove, func(ctx context.Context, name string) error {
-				return ownOf("snapshots", engine.DeleteOwn(ctx, ownContainer(args[0], "snapshots"), url.Values{"name": {name}}))
+				return ownOf("snapshots", engine.DeleteOwn(ctx, ownContainer(args[0], "snapshots"), url.Values{"name": {name}}, nil))
 			})
 		}
 		query := url.Values{}

@@ -191,6 +191,17 @@ func volumeCommands() []entry {
 		{name: "ls", aliases: []string{"list"}, short: "List volumes", build: newVolumeLs},
 		{name: "prune", short: "Remove unused local volumes", build: upkept(upkeep.NewVolumePrune)},
 		{name: "rm", aliases: []string{"remove"}, short: "Remove one or more volumes", build: newVolumeRm},
+		{name: "clone", short: "Make a volume with what another holds", build: newVolumeClone},
+		{name: "export", short: "Write what a volume holds as an archive", build: newVolumeExport},
+		{name: "import", short: "Make a volume of an archive", build: newVolumeImport},
+		{name: "protect", short: "Have one or more volumes never removed", build: newVolumeProtect("protect")},
+		{name: "unprotect", short: "Let one or more volumes be removed again", build: newVolumeProtect("unprotect")},
+		{name: "rename", short: "Rename a volume", build: newVolumeRename},
+		{name: "snapshot", short: "Keep what a volume holds now", build: newVolumeSnapshot},
+		{name: "snapshots", short: "List or remove the snapshots of a volume", build: newVolumeSnapshots},
+		{name: "restore", short: "Give a volume what it held at a snapshot", build: newVolumeRestore},
+		{name: "trash", short: "List or empty the trash of removed volumes", build: newVolumeTrash},
+		{name: "undo", short: "Bring a removed volume back", build: newVolumeUndo},
 		missing("volume update", "Update a volume (cluster volumes only)", "only cluster volumes can be updated, and there is no cluster"),
 	}
 }

@@ -101,14 +101,18 @@ func newVolumeLs(a *App) *cobra.Command {
 }
 
 func newVolumeRm(a *App) *cobra.Command {
-	var force bool
+	var force, now bool
 	cmd := &cobra.Command{
 		Use: "[OPTIONS] VOLUME [VOLUME...]", Args: minArgs(1), ValidArgsFunction: completeVolumes(a),
 		Long: "Remove one or more volumes. You cannot remove a volume that is in use by a container.",
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force the removal of one or more volumes")
+	cmd.Flags().BoolVar(&now, "now", false, "Remove for good, not to the trash")
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		return a.each(ctx, args, func(ctx context.Context, name string) error {
+			if now {
+				return removeVolumeNow(ctx, engine, name, force)
+			}
 			_, err := engine.VolumeRemove(ctx, name, client.VolumeRemoveOptions{Force: force})
 			return err
 		})

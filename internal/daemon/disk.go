@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/volume"
@@ -32,11 +33,15 @@ func openDisk(c *config.Config, log *slog.Logger, reserve *disk.Reserve, imgs *i
 		Volumes: func(ctx context.Context) ([]volume.Volume, error) { return vols.List(ctx, nil) },
 	}
 	d := &diskRoom{Meter: m, budget: disk.NewBudget(m, keep, reserve, c.DiskBudget, log), done: make(chan struct{})}
+	d.budget.Trash = vols.Evict
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop = cancel
 	go func() {
 		defer close(d.done)
+		var trash sync.WaitGroup
+		trash.Go(func() { vols.KeepTrash(ctx) })
 		d.budget.Run(ctx)
+		trash.Wait()
 	}()
 	return d
 }

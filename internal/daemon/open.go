@@ -27,6 +27,7 @@ import (
 	"hezi/internal/engine/labels"
 	"hezi/internal/engine/oci"
 	"hezi/internal/engine/users"
+	"hezi/internal/engine/volumes"
 	"hezi/internal/events"
 	"hezi/internal/image"
 	"hezi/internal/image/lists"
@@ -132,6 +133,9 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onClose(boxes.Close)
 	eng.Store(boxes)
 	vols.SetInUse(boxes.VolumeUsers)
+	vols.SetFreeze(engine.Freezer{Engine: boxes}.Freeze)
+	vols.SetTrash(c.VolumeTrash)
+	r.onReload = append(r.onReload, func(c *config.Config) { vols.SetTrash(c.VolumeTrash) })
 	vols.SetPublish(func(action, name string, attributes map[string]string) {
 		broker.Publish(apievents.Message{Type: apievents.VolumeEventType, Action: apievents.Action(action), Actor: apievents.Actor{ID: name, Attributes: attributes}})
 	})
@@ -150,7 +154,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onClose(room.close)
 	r.onReload = append(r.onReload, func(c *config.Config) { room.budget.SetLimits(c.DiskBudget) })
 	grown.Store(room.budget)
-	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Commits: engine.Commits{Engine: boxes, Images: image.Commits{Service: imgs}}, Snapshots: engine.Snapshots{Engine: boxes}, Mounts: engine.Mounts{Engine: boxes}, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, Networks: nets, Attachments: engine.Attachments{Engine: boxes}}
+	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Commits: engine.Commits{Engine: boxes, Images: image.Commits{Service: imgs}}, Snapshots: engine.Snapshots{Engine: boxes}, Mounts: engine.Mounts{Engine: boxes}, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, VolumeStates: volumes.Archives{Store: vols}, VolumeTrash: vols, Networks: nets, Attachments: engine.Attachments{Engine: boxes}}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings, devices: devices, runtimes: others}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err

@@ -96,6 +96,9 @@ type Budget struct {
 	reserve *Reserve
 	log     *slog.Logger
 	wake    chan struct{}
+	// Trash gives up removed volumes, the first of all, until need bytes are freed;
+	// nil: there are none. It is set before Run.
+	Trash func(ctx context.Context, need int64) (freed int64, err error)
 
 	mu     sync.Mutex // guards what follows
 	limits Limits
@@ -104,6 +107,7 @@ type Budget struct {
 
 const (
 	budgetPause = 10 * time.Minute
+	trashPause  = 15 * time.Second
 	// fresh is how long an image that was used is safe: a pull may go before
 	// the container that it is for.
 	fresh = 10 * time.Minute
@@ -139,17 +143,49 @@ func (b *Budget) Changed() {
 func (b *Budget) Run(ctx context.Context) {
 	tick := time.NewTicker(budgetPause)
 	defer tick.Stop()
+	look := time.NewTicker(trashPause)
+	defer look.Stop()
 	for {
+		b.spare(ctx)
 		b.reserve.Make()
 		if err := b.keep(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			b.log.Warn("the disk budget could not be looked after", "error", err)
 		}
+		if !b.wait(ctx, tick.C, look.C) {
+			return
+		}
+	}
+}
+
+// wait waits until the budget is to be looked after; false is the end.
+func (b *Budget) wait(ctx context.Context, tick, look <-chan time.Time) bool {
+	for {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-b.wake:
-		case <-tick.C:
+			return true
+		case <-tick:
+			return true
+		case <-look: // which costs nothing while there is space
+			b.spare(ctx)
+			b.reserve.Make()
 		}
+	}
+}
+
+// spare gives up removed volumes where the disk is nearly full, also without a
+// budget: somebody who writes needs their space.
+func (b *Budget) spare(ctx context.Context) {
+	if b.Trash == nil {
+		return
+	}
+	free, _, err := space(b.root)
+	if short := scarce*b.reserve.size - free; err == nil && short > 0 {
+		_, err = b.Trash(ctx, short)
+	}
+	if err != nil && ctx.Err() == nil {
+		b.log.Warn("removed volumes could not be given up", "error", err)
 	}
 }
 
@@ -178,9 +214,18 @@ func (b *Budget) keep(ctx context.Context, now time.Time) error {
 		b.setOver(time.Time{})
 		return nil
 	}
-	freed, err := b.evicter.Evict(ctx, need, now.Add(-fresh), why)
-	if err != nil {
-		return err
+	freed := int64(0)
+	if b.Trash != nil {
+		if freed, err = b.Trash(ctx, need); err != nil {
+			return err
+		}
+	}
+	if freed < need {
+		more, err := b.evicter.Evict(ctx, need-freed, now.Add(-fresh), why)
+		if err != nil {
+			return err
+		}
+		freed += more
 	}
 	if freed < need {
 		if b.setOver(now) {

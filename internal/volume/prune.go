@@ -36,22 +36,22 @@ func (s *Store) Prune(ctx context.Context, o disk.PruneOptions) (volume.PruneRep
 		return report, err
 	}
 	s.mu.Lock()
-	inUse, tell := s.inUse, s.tell
+	inUse, tell, wait := s.inUse, s.tell, s.wait
 	s.mu.Unlock()
 	for _, v := range list {
 		used := slices.ContainsFunc(inUse(v.Name), func(id string) bool { return !o.Without[id] })
-		if used || !passes(v.Labels) || (&record{Volume: v}).mounts() {
+		if _, protected := v.Status["Protected"]; used || protected || !passes(v.Labels) || (&record{Volume: v}).mounts() {
 			continue
 		}
 		if ctx.Err() != nil {
 			break // what was removed is told, if there is still somebody to tell
 		}
 		size, err := disk.Usage(ctx, v.Mountpoint)
-		if err != nil {
-			size = 0 // it is removed all the same
+		if _, anonymous := v.Labels[anonymousLabel]; err != nil || wait > 0 && !o.Now && !anonymous {
+			size = 0 // it is removed all the same, or is in the trash and not freed yet
 		}
 		if !o.DryRun {
-			if err := s.Remove(ctx, v.Name, false); err != nil {
+			if err := s.remove(v.Name, false, o.Now); err != nil {
 				s.log.Warn("a volume was not pruned", "volume", v.Name, "error", err)
 				continue
 			}

@@ -23,9 +23,9 @@ import (
 type use struct {
 	work sync.Mutex // held across a mount; above the store's mu and this one's
 
-	mu   sync.Mutex     // guards what follows
-	by   map[string]int // places in each container that runs, or in what reads it
-	gone bool           // the volume is removed
+	mu     sync.Mutex     // guards what follows
+	by     map[string]int // places in each container that runs, or in what reads it
+	closed error          // why nobody may begin: the volume is removed, or being changed
 }
 
 func newUse() *use { return &use{by: map[string]int{}} }
@@ -51,7 +51,7 @@ func (s *Store) Mount(ctx context.Context, name string, q Use) (volume.Volume, e
 	}
 	s.told()("mount", name, map[string]string{"driver": r.Driver, "container": q.Container, "destination": q.Destination,
 		"read/write": strconv.FormatBool(q.Writable), "propagation": q.Propagation})
-	return r.Volume, nil
+	return r.shown(), nil
 }
 
 // begin is Mount without its event.
@@ -87,8 +87,8 @@ func (u *use) add(ctx context.Context, r *record, by string) error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.gone {
-		return unknown(r.Name)
+	if u.closed != nil {
+		return u.closed
 	}
 	u.by[by]++
 	return nil
@@ -116,10 +116,10 @@ func (u *use) mount(r *record, by string) error {
 	u.work.Lock()
 	defer u.work.Unlock()
 	u.mu.Lock()
-	gone := u.gone
+	closed := u.closed
 	u.mu.Unlock()
-	if gone {
-		return unknown(r.Name)
+	if closed != nil {
+		return closed
 	}
 	there, err := mountinfo.Mounted(r.Mountpoint)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -172,9 +172,9 @@ func (u *use) unmountLocked(r *record) error {
 	}
 }
 
-// freeLocked makes sure that nothing is mounted in a volume that is to be removed,
-// and that nobody begins to use it. Error: Conflict while it is used.
-func (u *use) freeLocked(r *record) error {
+// closeLocked makes sure that nothing is mounted in a volume that is to be removed
+// or changed, and that nobody begins to use it. Error: Conflict while it is used.
+func (u *use) closeLocked(r *record, why error) error {
 	if r.mounts() {
 		if err := u.unmountLocked(r); err != nil {
 			return err
@@ -190,15 +190,15 @@ func (u *use) freeLocked(r *record) error {
 	} else if there {
 		return errdefs.ErrFailedPrecondition.WithMessage("something is mounted at " + r.Mountpoint + ": unmount it first")
 	}
-	u.gone = true
+	u.closed = why
 	return nil
 }
 
-// back takes back what freeLocked did, for a removal that failed.
-func (u *use) back() {
+// open takes back what closeLocked did.
+func (u *use) open() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.gone = false
+	u.closed = nil
 }
 
 // Unmount ends all that a container uses of volumes; a mount that this is the end

@@ -3,7 +3,10 @@
 //
 //	DATAROOT/volumes/NAME/_data        what it holds, or where that is mounted while it
 //	                                   is used; a record in the store tells of it
+//	DATAROOT/volumes/NAME/snapshots/*  states of it that were kept
+//	DATAROOT/volumes/.trash-ID/NAME    a removed volume that may come back
 //	DATAROOT/volumes/.removed-*/NAME   a removal that is not through
+//	DATAROOT/volumes/.new-*/NAME       a volume that is being filled
 package volume
 
 import (
@@ -22,6 +25,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -45,10 +49,14 @@ type Store struct {
 
 	mu    sync.Mutex // guards what follows, and creations and removals
 	all   map[string]record
-	uses  map[string]*use // by name, for as long as the volume is known
+	uses  map[string]*use    // by name, for as long as the volume is known
+	trash map[string]trashed // by id
+	wait  time.Duration      // how long what was removed can come back; 0: not at all
 	inUse func(name string) []string
 	tell  func(action, name string, attributes map[string]string)
 
+	freeze  func(ctx context.Context, name string) (thaw func(), err error)
+	serial  atomic.Int64
 	pruning sync.Mutex // held while volumes are pruned
 	log     *slog.Logger
 }
@@ -56,7 +64,31 @@ type Store struct {
 // record is a volume as it is stored.
 type record struct {
 	volume.Volume
+	Protected bool       `json:",omitempty"`
+	Snapshots []Snapshot `json:",omitempty"` // the oldest first
+	// RenamedFrom is its name of before while a rename is not through.
+	RenamedFrom string `json:",omitempty"`
+	// Undone is its id in the trash that it came back from.
+	Undone string `json:",omitempty"`
 }
+
+// shown is the volume as the API has it; what Docker's do not have is its status.
+func (r *record) shown() volume.Volume {
+	v := r.Volume
+	if r.Protected || len(r.Snapshots) > 0 {
+		v.Status = map[string]any{}
+	}
+	if r.Protected {
+		v.Status["Protected"] = true
+	}
+	if len(r.Snapshots) > 0 {
+		v.Status["Snapshots"] = len(r.Snapshots)
+	}
+	return v
+}
+
+// anonymous says whether it was made without a name.
+func (r *record) anonymous() bool { _, ok := r.Labels[anonymousLabel]; return ok }
 
 // mounts says whether it is a mount of something else than its folder.
 func (r *record) mounts() bool { return r.Options["device"] != "" || r.Options["type"] != "" }
@@ -64,7 +96,7 @@ func (r *record) mounts() bool { return r.Options["device"] != "" || r.Options["
 // Open reads the records; dataRoot/volumes is made when it is absent. Settle must
 // follow when it is known which containers run.
 func Open(dataRoot string, d db) (*Store, error) {
-	s := &Store{root: filepath.Join(dataRoot, "volumes"), db: d, all: map[string]record{}, uses: map[string]*use{},
+	s := &Store{root: filepath.Join(dataRoot, "volumes"), db: d, all: map[string]record{}, uses: map[string]*use{}, trash: map[string]trashed{},
 		name: regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), inUse: func(string) []string { return nil },
 		tell: func(string, string, map[string]string) {}, log: slog.Default()}
 	// Nobody else enters: a container could leave a set-id program in a volume,
@@ -87,7 +119,13 @@ func Open(dataRoot string, d db) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, s.emptyTrash()
+	if err := s.resumeRenames(); err != nil {
+		return nil, err
+	}
+	if err := s.emptyTrash(); err != nil {
+		return nil, err
+	}
+	return s, s.loadTrash()
 }
 
 // SetInUse wires who answers which containers use a volume.
@@ -108,38 +146,15 @@ func (s *Store) SetPublish(f func(action, name string, attributes map[string]str
 // Create makes a volume, or answers with the one of that name. Without a name
 // it gets a random one and is anonymous.
 func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume, error) {
-	if r.Driver != "" && r.Driver != "local" {
-		return volume.Volume{}, errdefs.ErrNotFound.WithMessage(fmt.Sprintf(
-			"create %s: error looking up volume plugin %s: plugin %q not found: only the driver \"local\" is there", r.Name, r.Driver, r.Driver))
-	}
-	if err := checkOptions(r.DriverOpts); err != nil {
-		return volume.Volume{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %v", r.Name, err))
-	}
-	labels := r.Labels
-	if r.Name == "" {
-		var id [32]byte
-		rand.Read(id[:])
-		r.Name = hex.EncodeToString(id[:])
-		labels = map[string]string{"com.docker.volume.anonymous": ""}
-		for k, v := range r.Labels {
-			labels[k] = v
-		}
-	}
-	if len(r.Name) == 1 {
-		return volume.Volume{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: volume name is too short, names should be at least two alphanumeric characters", r.Name))
-	}
-	if !s.name.MatchString(r.Name) || len(r.Name) > 255 {
-		return volume.Volume{}, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
-			"create %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", r.Name, r.Name))
+	if err := s.check(&r); err != nil {
+		return volume.Volume{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v, ok := s.all[r.Name]; ok {
-		return v.Volume, nil
+		return v.shown(), nil
 	}
-	v := record{Volume: volume.Volume{Name: r.Name, Driver: "local", Scope: "local", Labels: labels, Mountpoint: filepath.Join(s.root, r.Name, "_data"),
-		CreatedAt: time.Now().UTC().Format(time.RFC3339), Options: map[string]string{}}}
-	maps.Copy(v.Options, r.DriverOpts)
+	v := s.newRecord(&r)
 	// The folders are on disk before the record that tells of them.
 	err := os.MkdirAll(v.Mountpoint, 0o755)
 	if err == nil {
@@ -155,8 +170,48 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 	}
 	s.all[v.Name], s.uses[v.Name] = v, newUse()
 	s.tell("create", v.Name, driver())
-	return v.Volume, nil
+	return v.shown(), nil
 }
+
+// check completes and refuses a request.
+func (s *Store) check(r *volume.CreateRequest) error {
+	if r.Driver != "" && r.Driver != "local" {
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf(
+			"create %s: error looking up volume plugin %s: plugin %q not found: only the driver \"local\" is there", r.Name, r.Driver, r.Driver))
+	}
+	if err := checkOptions(r.DriverOpts); err != nil {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("create %s: %v", r.Name, err))
+	}
+	if r.Name == "" {
+		var id [32]byte
+		rand.Read(id[:])
+		r.Name = hex.EncodeToString(id[:])
+		labels := map[string]string{anonymousLabel: ""}
+		maps.Copy(labels, r.Labels)
+		r.Labels = labels
+	}
+	return s.checkName("create", r.Name)
+}
+
+func (s *Store) checkName(verb, name string) error {
+	if len(name) == 1 {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s %s: volume name is too short, names should be at least two alphanumeric characters", verb, name))
+	}
+	if !s.name.MatchString(name) || len(name) > 255 {
+		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
+			"%s %s: %q includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path", verb, name, name))
+	}
+	return nil
+}
+
+func (s *Store) newRecord(r *volume.CreateRequest) record {
+	v := record{Volume: volume.Volume{Name: r.Name, Driver: "local", Scope: "local", Labels: r.Labels, Mountpoint: s.dataOf(r.Name),
+		CreatedAt: time.Now().UTC().Format(time.RFC3339), Options: map[string]string{}}}
+	maps.Copy(v.Options, r.DriverOpts)
+	return v
+}
+
+func (s *Store) dataOf(name string) string { return filepath.Join(s.root, name, "_data") }
 
 // Get finds a volume by its name.
 func (s *Store) Get(_ context.Context, name string) (volume.Volume, error) {
@@ -166,7 +221,7 @@ func (s *Store) Get(_ context.Context, name string) (volume.Volume, error) {
 	if !ok {
 		return volume.Volume{}, unknown(name)
 	}
-	return v.Volume, nil
+	return v.shown(), nil
 }
 
 func unknown(name string) error {
@@ -185,7 +240,7 @@ func (s *Store) List(_ context.Context, f map[string]map[string]bool) ([]volume.
 	s.mu.Lock()
 	all := make([]volume.Volume, 0, len(s.all))
 	for _, v := range s.all {
-		all = append(all, v.Volume)
+		all = append(all, v.shown())
 	}
 	inUse := s.inUse
 	s.mu.Unlock()
@@ -218,9 +273,19 @@ func passes(v volume.Volume, f map[string]map[string]bool, inUse func(string) []
 	return named && (len(f["driver"]) == 0 || f["driver"][v.Driver])
 }
 
-// Remove deletes a volume and what it holds; force makes an absent one no error.
+// Remove deletes a volume; force makes an absent one no error. What one with a name
+// holds may come back for a while (Undo), but for now.
 func (s *Store) Remove(_ context.Context, name string, force bool) error {
-	trash, err := s.take(name, force)
+	return s.remove(name, force, false)
+}
+
+// RemoveNow is Remove that nothing brings back.
+func (s *Store) RemoveNow(_ context.Context, name string, force bool) error {
+	return s.remove(name, force, true)
+}
+
+func (s *Store) remove(name string, force, now bool) error {
+	trash, err := s.take(name, force, now)
 	if err != nil || trash == "" {
 		return err
 	}
@@ -230,8 +295,9 @@ func (s *Store) Remove(_ context.Context, name string, force bool) error {
 	return nil
 }
 
-// take makes a volume unknown and moves its folder away for removal.
-func (s *Store) take(name string, force bool) (trash string, err error) {
+// take makes a volume unknown and moves its folder away: to the trash, or, with an
+// answer, for removal.
+func (s *Store) take(name string, force, now bool) (trash string, err error) {
 	s.mu.Lock()
 	u := s.uses[name]
 	s.mu.Unlock()
@@ -242,34 +308,48 @@ func (s *Store) take(name string, force bool) (trash string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, ok := s.all[name]
-	if ok && s.uses[name] != u { // removed and made again meanwhile
+	switch {
+	case ok && s.uses[name] != u: // removed and made again meanwhile
 		return "", errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use: it was made just now", name))
-	}
-	if !ok {
-		if force {
-			return "", nil
-		}
+	case !ok && force:
+		return "", nil
+	case !ok:
 		return "", unknown(name)
+	case v.Protected:
+		return "", errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: the volume is protected: hezi volume unprotect %s lets it be removed", name, name))
 	}
 	if ids := s.inUse(name); len(ids) > 0 {
 		return "", errdefs.ErrConflict.WithMessage(fmt.Sprintf("remove %s: volume is in use - [%s]", name, strings.Join(ids, ", ")))
 	}
 	// What is mounted there would be removed with it.
-	if err := u.freeLocked(&v); err != nil {
+	if err := u.closeLocked(&v, unknown(name)); err != nil {
 		return "", fmt.Errorf("remove %s: %w", name, err)
 	}
 	defer func() {
 		if err != nil {
-			u.back()
+			u.open()
 		}
 	}()
+	if !now && s.wait > 0 && !v.anonymous() {
+		if done, err := s.keepLocked(&v); done || err != nil {
+			return "", err
+		}
+	}
 	// The data goes first: a removal that a power cut interrupts is finished by
 	// the next Open, and never leaves data for a new volume of the name.
 	if trash, err = os.MkdirTemp(s.root, trashPrefix); err != nil {
 		return "", fmt.Errorf("remove %s: %w", name, err)
 	}
-	folder, aside := filepath.Dir(v.Mountpoint), filepath.Join(trash, name)
-	err = os.Rename(folder, aside)
+	if err := s.moveLocked(&v, trash); err != nil {
+		return "", err
+	}
+	return trash, nil
+}
+
+// moveLocked moves a volume's folder into another, and forgets the volume.
+func (s *Store) moveLocked(v *record, trash string) error {
+	folder, aside := filepath.Dir(v.Mountpoint), filepath.Join(trash, v.Name)
+	err := os.Rename(folder, aside)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil // somebody removed it by hand
 	}
@@ -277,7 +357,7 @@ func (s *Store) take(name string, force bool) (trash string, err error) {
 		err = errors.Join(syncFolder(trash), syncFolder(s.root))
 	}
 	if err == nil {
-		err = s.db.Delete(bucket, name)
+		err = s.db.Delete(bucket, v.Name)
 	}
 	if err != nil {
 		if rerr := os.Rename(aside, folder); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
@@ -285,12 +365,12 @@ func (s *Store) take(name string, force bool) (trash string, err error) {
 		} else {
 			err = errors.Join(err, os.Remove(trash))
 		}
-		return "", fmt.Errorf("remove %s: %w", name, err)
+		return fmt.Errorf("remove %s: %w", v.Name, err)
 	}
-	delete(s.all, name)
-	delete(s.uses, name)
-	s.tell("destroy", name, driver())
-	return trash, nil
+	delete(s.all, v.Name)
+	delete(s.uses, v.Name)
+	s.tell("destroy", v.Name, driver())
+	return nil
 }
 
 // driver are the attributes of a volume's events.
@@ -310,6 +390,19 @@ const trashPrefix = ".removed-"
 
 // emptyTrash finishes removals that a former engine did not.
 func (s *Store) emptyTrash() error {
+	unfilled, err := filepath.Glob(filepath.Join(s.root, newPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	states, err := filepath.Glob(s.snapshotPath("*", newPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(unfilled, states...) {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove a volume that was not filled: %w", err)
+		}
+	}
 	left, err := filepath.Glob(filepath.Join(s.root, trashPrefix+"*"))
 	if err != nil {
 		return err

@@ -19,27 +19,29 @@ type records struct {
 	broken bool
 }
 
-func (r *records) Put(_, key string, v any) error {
+func (r *records) Put(bucket, key string, v any) error {
 	if r.broken {
 		return errors.New("the disk is full")
 	}
 	b, err := json.Marshal(v)
-	r.m[key] = b
+	r.m[bucket+"/"+key] = b
 	return err
 }
 
-func (r *records) Delete(_, key string) error {
+func (r *records) Delete(bucket, key string) error {
 	if r.broken {
 		return errors.New("the disk is full")
 	}
-	delete(r.m, key)
+	delete(r.m, bucket+"/"+key)
 	return nil
 }
 
-func (r *records) Each(_ string, f func(string, []byte) error) error {
+func (r *records) Each(bucket string, f func(string, []byte) error) error {
 	for k, v := range r.m {
-		if err := f(k, v); err != nil {
-			return err
+		if in, key, _ := strings.Cut(k, "/"); in == bucket {
+			if err := f(key, v); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

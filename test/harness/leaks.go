@@ -36,7 +36,11 @@ func (e *Engine) Count() Counts {
 		"run folders": "run/containers", "volumes": "data/volumes",
 	} {
 		entries, _ := os.ReadDir(filepath.Join(e.Dir, dir))
-		c[name] = len(entries)
+		for _, entry := range entries {
+			if !strings.HasPrefix(entry.Name(), ".trash-") { // what was removed may come back
+				c[name]++
+			}
+		}
 	}
 	if out, err := exec.Command("nft", "list", "table", "inet", "hezi-"+e.identity()).Output(); err == nil { // absent with iptables: false
 		rules := near.ReplaceAllString(string(out), "")

@@ -57,18 +57,28 @@ func tree(ctx context.Context, from, to int, layer bool) error {
 	return c.failed()
 }
 
-// Apart calls f on a thread with a working directory of its own, which ends with it.
+// Apart calls f on a thread with a root and a working directory of its own, which
+// ends with it.
 func Apart(f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = f()
-		}
-		result <- err
-	}()
+	result := make(chan error, 1)
+	go apart(f, result)
 	return <-result
+}
+
+func apart(f func() error, result chan<- error) {
+	runtime.LockOSThread()              // never unlocked: the thread ends
+	if unix.Gettid() == unix.Getpid() { // but not the first, whose root is the process's: take another
+		defer runtime.UnlockOSThread()
+		next := make(chan error, 1)
+		go apart(f, next)
+		result <- <-next
+		return
+	}
+	err := unix.Unshare(unix.CLONE_FS)
+	if err == nil {
+		err = f()
+	}
+	result <- err
 }
 
 // IsEmpty says whether a directory that is open for reading holds nothing.

@@ -19,8 +19,13 @@ import (
 // version that was agreed on. An answer of 400 and above is an error, of the
 // class of its status.
 func (c *Connection) Call(ctx context.Context, method, path string, query url.Values, header http.Header) (*http.Response, error) {
+	return c.Send(ctx, method, path, query, header, nil)
+}
+
+// Send is Call with a body.
+func (c *Connection) Send(ctx context.Context, method, path string, query url.Values, header http.Header, body io.Reader) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err
 	}

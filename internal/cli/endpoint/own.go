@@ -42,9 +42,9 @@ func (c *Connection) PostOwn(ctx context.Context, path string, query url.Values,
 	return err
 }
 
-// DeleteOwn removes what Docker's API does not have.
-func (c *Connection) DeleteOwn(ctx context.Context, path string, query url.Values) error {
-	_, err := c.own(ctx, http.MethodDelete, path, query, nil, nil, nil)
+// DeleteOwn is GetOwn for a removal; out may be nil.
+func (c *Connection) DeleteOwn(ctx context.Context, path string, query url.Values, out any) error {
+	_, err := c.own(ctx, http.MethodDelete, path, query, nil, nil, out)
 	return err
 }
 

@@ -33,6 +33,7 @@ type pruning struct {
 	all     bool
 	force   bool
 	dry     bool
+	now     bool // of volumes: for good
 	filter  client.Filters
 	without []string // containers that a dry run takes for removed
 }
@@ -101,9 +102,17 @@ func (c Client) pruneCommand(k kind, filterHelp, allHelp string) *cobra.Command 
 	if k.name != networkKind.name { // which take no space
 		f.BoolVar(&p.dry, "dry-run", false, dryRunHelp)
 	}
+	if k.name == volumeKind.name {
+		f.BoolVar(&p.now, "now", false, "Remove for good, not to the trash")
+	}
 	f.Var(&filter, "filter", filterHelp)
 	cmd.RunE = c.Run(func(ctx context.Context, engine *endpoint.Connection, _ []string) error {
 		p.engine = engine
+		if p.now {
+			if err := engine.RequireHezi(ctx, "--now"); err != nil {
+				return err
+			}
+		}
 		if err := p.take(filter.Value()); err != nil {
 			return err
 		}
@@ -200,9 +209,15 @@ func (p *pruning) listing(what string, lines []string) string {
 	return heading + strings.Join(lines, "\n") + "\n"
 }
 
-// plan asks Hezi what a prune would do.
+// plan asks Hezi what a prune would do, or for one with Hezi's own parameters.
 func (p *pruning) plan(ctx context.Context, path string, filters client.Filters, report any) error {
-	query := url.Values{"dry-run": {"1"}, "without": p.without}
+	query := url.Values{"without": p.without}
+	if p.dry {
+		query.Set("dry-run", "1")
+	}
+	if p.now {
+		query.Set("now", "1")
+	}
 	if len(filters) > 0 {
 		text, err := json.Marshal(filters)
 		if err != nil {
@@ -269,7 +284,7 @@ func pruneVolumes(ctx context.Context, p *pruning) (pruned, error) {
 	}
 	var report volume.PruneReport
 	var err error
-	if p.dry {
+	if p.dry || p.now {
 		err = p.plan(ctx, "/volumes/prune", filters, &report)
 	} else {
 		var res client.VolumePruneResult

@@ -75,6 +75,7 @@ type Config struct {
 	CgroupParent    string   // "": a group of the engine's own, or system.slice
 	DiskBudget      disk.Limits
 	DiskReserve     int64
+	VolumeTrash     time.Duration
 	LiveRestore     bool
 	// The pauses before restarts by a policy, and how many short runs in a row make
 	// an event "crashloop" (negative: none); zero values are Docker's.
@@ -117,6 +118,7 @@ func defaults() *Config {
 		LogDriver:      "json-file",
 		StorageDriver:  "overlay2",
 		DiskReserve:    64 << 20,
+		VolumeTrash:    24 * time.Hour,
 		LiveRestore:    true, ShutdownTimeout: 15,
 		RestartFirst: 100 * time.Millisecond, RestartLast: time.Minute, RestartReset: 10 * time.Second, CrashLoop: 5,
 		TLSCACert: filepath.Join(certificates, "ca.pem"),

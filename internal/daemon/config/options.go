@@ -93,6 +93,7 @@ func (c *Config) options() []option {
 		{key: "disk-budget", usage: "what the data root may take without volumes, as in 50GB or 20% (of the disk): beyond it unused images are removed, those unused for longest first", value: &text{&c.DiskBudget.High}, reload: true},
 		{key: "disk-budget-low", usage: "where that removal stops: a size, or a share of the budget (default 90%)", value: &text{&c.DiskBudget.Low}, reload: true},
 		{key: "disk-reserve", usage: "space held back so that clean-up works on a full disk; 0 for none", value: &size{&c.DiskReserve}},
+		{key: "volume-trash", usage: "how long a removed volume can come back (hezi volume undo); 0s: not at all", value: &pause{&c.VolumeTrash}, reload: true},
 		{key: "live-restore", usage: "keep containers running while hezid is stopped", value: &boolean{&c.LiveRestore}, reload: true},
 		{key: "restart-backoff", usage: "pause before the first restart by a policy, doubled by each run that was short", value: &duration{&c.RestartFirst}},
 		{key: "restart-backoff-max", usage: "the longest of these pauses", value: &duration{&c.RestartLast}},

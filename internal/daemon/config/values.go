@@ -100,6 +100,28 @@ func (v *duration) setJSON(b json.RawMessage) error {
 	return v.Set(s)
 }
 
+// pause is a duration that may be none.
+type pause struct{ p *time.Duration }
+
+func (v *pause) String() string   { return v.p.String() }
+func (v *pause) Type() string     { return "duration" }
+func (v *pause) copyFrom(o value) { *v.p = *o.(*pause).p }
+func (v *pause) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return fmt.Errorf("a duration is needed, as in 24h, or 0s for none")
+	}
+	*v.p = d
+	return nil
+}
+func (v *pause) setJSON(b json.RawMessage) error {
+	var s string
+	if json.Unmarshal(b, &s) != nil {
+		return fmt.Errorf("a duration is needed, as in \"24h\", or \"0s\" for none")
+	}
+	return v.Set(s)
+}
+
 // size is bytes, written as a number or as "64m".
 type size struct{ p *int64 }
 

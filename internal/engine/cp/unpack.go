@@ -22,6 +22,7 @@ import (
 type unpacking struct {
 	root      *os.Root
 	overwrite bool
+	self      bool
 	owner     *[2]int
 	ids       user.IdentityMapping
 	folders   []*tar.Header // whose times are set when all is in them
@@ -43,7 +44,7 @@ func (u *unpacking) all(r io.Reader) error {
 			continue
 		}
 		name := path.Clean(strings.TrimLeft(h.Name, "/"))
-		if name == "." {
+		if name == "." && !(u.self && h.Typeflag == tar.TypeDir) {
 			continue
 		}
 		if !filepath.IsLocal(name) {

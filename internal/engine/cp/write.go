@@ -18,6 +18,7 @@ import (
 // Options of an extraction.
 type Options struct {
 	Overwrite bool    // a directory may be replaced by something else, and the other way round
+	Self      bool    // the directory itself gets what the archive says of it, too
 	Owner     *[2]int // of all that is made, as ids on the host; nil: the archive's
 }
 
@@ -40,7 +41,7 @@ func (t *Tree) Extract(ctx context.Context, p string, r io.Reader, o Options) er
 		return broken(err)
 	}
 	defer plain.Close()
-	u := unpacking{overwrite: o.Overwrite, owner: o.Owner, ids: t.IDs}
+	u := unpacking{overwrite: o.Overwrite, self: o.Self, owner: o.Owner, ids: t.IDs}
 	err = t.Do(func() error {
 		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
