@@ -133,6 +133,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onClose(boxes.Close)
 	eng.Store(boxes)
 	vols.SetInUse(boxes.VolumeUsers)
+	vols.SetLimiter(volumeQuota{})
 	vols.SetFreeze(engine.Freezer{Engine: boxes}.Freeze)
 	vols.SetTrash(c.VolumeTrash)
 	r.onReload = append(r.onReload, func(c *config.Config) { vols.SetTrash(c.VolumeTrash) })

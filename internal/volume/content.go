@@ -125,6 +125,9 @@ func (s *Store) Fill(ctx context.Context, q volume.CreateRequest, fill func(path
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return failed(err)
 	}
+	if err := s.limit(&r, data); err != nil {
+		return failed(err)
+	}
 	if err := fill(data); err != nil {
 		return failed(err)
 	}
@@ -194,6 +197,9 @@ func (s *Store) own(verb, name string) (record, *use, error) {
 	r, ok := s.all[name]
 	if !ok {
 		return r, nil, unknown(name)
+	}
+	if r.Limit == byFile {
+		return r, nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s %s: its size is limited by a file, which cannot be shared: clone or export it", verb, name))
 	}
 	if r.mounts() {
 		return r, nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s %s: it is a mount of %s: keep its states there, or clone it", verb, name, r.Options["device"]))
@@ -311,7 +317,7 @@ func (s *Store) RemoveSnapshot(_ context.Context, name, snapshot string) error {
 
 // RestoreSnapshot gives a volume what it held when a snapshot was made, which stays.
 // Errors: NotFound; Conflict while a container runs with it.
-func (s *Store) RestoreSnapshot(ctx context.Context, name, snapshot string) error {
+func (s *Store) RestoreSnapshot(ctx context.Context, name, snapshot string) (err error) {
 	_, u, err := s.own("restore", name)
 	if err != nil {
 		return err
@@ -341,7 +347,18 @@ func (s *Store) RestoreSnapshot(ctx context.Context, name, snapshot string) erro
 	if err != nil {
 		return failed(err)
 	}
-	defer os.RemoveAll(dir) // with what the volume held until now
+	remove := func() error { return os.RemoveAll(dir) }
+	defer func() { err = errors.Join(err, remove()) }() // with what the volume held until now
+	if r.Limit == byProject {
+		n, err := size(r.Options)
+		if err == nil {
+			err = s.limiter.Limit(n, dir)
+		}
+		if err != nil {
+			return failed(err)
+		}
+		remove = func() error { return s.limiter.Remove(dir, dir) }
+	}
 	if err := copyInto(ctx, from, dir); err != nil {
 		return failed(err)
 	}

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/moby/sys/mount"
 )
 
@@ -37,14 +37,11 @@ func checkOptions(o map[string]string) error {
 			return errors.New("port not allowed in CIFS device URL, include 'port' in 'o='")
 		}
 	}
-	size, ok := o["size"]
-	if !ok {
-		return nil
+	n, err := size(o)
+	if err == nil && n > 0 && o["device"] != "" {
+		err = errors.New("quota size requested but no quota support: what is mounted from elsewhere is limited there; for a tmpfs write o=size=")
 	}
-	if _, err := units.RAMInBytes(size); err != nil {
-		return err
-	}
-	return errors.New("quota size requested but no quota support")
+	return err
 }
 
 // source is what is mounted, and how: as it was asked for, with addresses for the
@@ -102,8 +99,11 @@ func option(list, key string) string {
 
 // attach mounts what a volume's options name at its folder.
 func attach(r *record) error {
-	device, options, err := source(r.Options, net.ResolveIPAddr)
-	if err == nil {
+	device, options := "", ""
+	var err error
+	if r.Limit == byFile {
+		err = mountDisk(filepath.Join(filepath.Dir(r.Mountpoint), diskName), r.Mountpoint)
+	} else if device, options, err = source(r.Options, net.ResolveIPAddr); err == nil {
 		err = mount.Mount(device, r.Mountpoint, r.Options["type"], options)
 	}
 	if err == nil {

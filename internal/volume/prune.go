@@ -40,7 +40,7 @@ func (s *Store) Prune(ctx context.Context, o disk.PruneOptions) (volume.PruneRep
 	s.mu.Unlock()
 	for _, v := range list {
 		used := slices.ContainsFunc(inUse(v.Name), func(id string) bool { return !o.Without[id] })
-		if _, protected := v.Status["Protected"]; used || protected || !passes(v.Labels) || (&record{Volume: v}).mounts() {
+		if _, protected := v.Status["Protected"]; used || protected || !passes(v.Labels) || (&record{Volume: v}).foreign() {
 			continue
 		}
 		if ctx.Err() != nil {

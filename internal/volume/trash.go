@@ -250,7 +250,7 @@ func (s *Store) end(ctx context.Context, ids []string, need int64) (freed int64,
 			continue // somebody took it
 		}
 		// The folder first: a record without one is forgotten by the next Open.
-		derr := os.RemoveAll(s.keptIn(id))
+		derr := s.removeAll(s.keptIn(id), t.Volume.Name)
 		if derr == nil {
 			derr = s.db.Delete(trashBucket, id)
 		}

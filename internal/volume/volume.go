@@ -56,6 +56,7 @@ type Store struct {
 	tell  func(action, name string, attributes map[string]string)
 
 	freeze  func(ctx context.Context, name string) (thaw func(), err error)
+	limiter Limiter // nil: none
 	serial  atomic.Int64
 	pruning sync.Mutex // held while volumes are pruned
 	log     *slog.Logger
@@ -68,6 +69,7 @@ type record struct {
 	Snapshots []Snapshot `json:",omitempty"` // the oldest first
 	// RenamedFrom is its name of before while a rename is not through.
 	RenamedFrom string `json:",omitempty"`
+	Limit       string `json:",omitempty"` // how its size is kept; "": it has none
 	// Undone is its id in the trash that it came back from.
 	Undone string `json:",omitempty"`
 }
@@ -90,8 +92,11 @@ func (r *record) shown() volume.Volume {
 // anonymous says whether it was made without a name.
 func (r *record) anonymous() bool { _, ok := r.Labels[anonymousLabel]; return ok }
 
-// mounts says whether it is a mount of something else than its folder.
-func (r *record) mounts() bool { return r.Options["device"] != "" || r.Options["type"] != "" }
+// mounts says whether it is a mount, and not its folder alone.
+func (r *record) mounts() bool { return r.foreign() || r.Limit == byFile }
+
+// foreign says whether it is a mount of what is elsewhere.
+func (r *record) foreign() bool { return r.Options["device"] != "" || r.Options["type"] != "" }
 
 // Open reads the records; dataRoot/volumes is made when it is absent. Settle must
 // follow when it is known which containers run.
@@ -145,9 +150,12 @@ func (s *Store) SetPublish(f func(action, name string, attributes map[string]str
 
 // Create makes a volume, or answers with the one of that name. Without a name
 // it gets a random one and is anonymous.
-func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume, error) {
+func (s *Store) Create(ctx context.Context, r volume.CreateRequest) (volume.Volume, error) {
 	if err := s.check(&r); err != nil {
 		return volume.Volume{}, err
+	}
+	if n, err := size(r.DriverOpts); err == nil && n > 0 {
+		return s.createLimited(ctx, r)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,6 +179,20 @@ func (s *Store) Create(_ context.Context, r volume.CreateRequest) (volume.Volume
 	s.all[v.Name], s.uses[v.Name] = v, newUse()
 	s.tell("create", v.Name, driver())
 	return v.shown(), nil
+}
+
+// createLimited makes what takes a moment.
+func (s *Store) createLimited(ctx context.Context, r volume.CreateRequest) (volume.Volume, error) {
+	v, err := s.Get(ctx, r.Name)
+	if errdefs.IsNotFound(err) {
+		if v, err = s.Fill(ctx, r, func(string) error { return nil }); errdefs.IsConflict(err) {
+			v, err = s.Get(ctx, r.Name) // somebody else was quicker
+		}
+	}
+	if err == nil && v.Options["size"] != r.DriverOpts["size"] {
+		return v, errdefs.ErrConflict.WithMessage(fmt.Sprintf("create %s: there is a volume of that name whose size is not limited to %s: name another, or remove that", r.Name, r.DriverOpts["size"]))
+	}
+	return v, err
 }
 
 // check completes and refuses a request.
@@ -289,7 +311,7 @@ func (s *Store) remove(name string, force, now bool) error {
 	if err != nil || trash == "" {
 		return err
 	}
-	if err := os.RemoveAll(trash); err != nil {
+	if err := s.removeAll(trash, name); err != nil {
 		return fmt.Errorf("remove %s: what it held is in %s and is tried again at the next start: %w", name, trash, err)
 	}
 	return nil
