@@ -11,7 +11,7 @@ import (
 // ProtocolVersion is raised when a message changes so that an older keeper
 // would misread it. hezid asks a keeper of an older build to replace itself
 // by execve (Client.Upgrade) before it uses newer messages.
-const ProtocolVersion = 3
+const ProtocolVersion = 4
 
 // LogConfig says where a container's output is written. Only file formats are
 // written by the keeper; Driver "none" writes nothing.
@@ -22,6 +22,9 @@ type LogConfig struct {
 	MaxFiles int    // files kept, the current one included; at least 1
 	Compress bool
 	Attrs    map[string]string // "attrs" of each json-file record
+	// Buffer, in bytes, bounds what waits for a slow disk: what is more is dropped.
+	// 0: nothing is dropped, the container waits.
+	Buffer int64 `json:",omitempty"`
 }
 
 // StartRequest starts a container's first process.
@@ -175,6 +178,7 @@ type LogsRequest struct {
 	Terminal               bool // raw stream instead of frames
 	Tail                   int  // lines; -1: all
 	Since, Until           time.Time
+	Grep                   string `json:",omitempty"` // RE2; lines without a match are left out
 }
 
 // Status is what the keeper knows of one container. It survives hezid, and

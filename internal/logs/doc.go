@@ -9,11 +9,13 @@
 // Text that is not UTF-8 has one field more, "raw" (base64), which Docker's
 // readers ignore and ours prefer, so that every byte comes back.
 //
-// "local" writes the same records to its own path with rotation and
-// compression on by default; only the driver's defaults differ.
+// "local" writes the same records to its own path.
 //
 // Files: PATH is the current one, PATH.1 the one before (PATH.1.gz when
-// compressed), up to PATH.(MaxFiles-1). In one process each file has a
+// compressed), up to PATH.(MaxFiles-1); PATH.pack is one that is being
+// compressed. A number that is missing is a rotation that was cut off: the next
+// one fills it. Records have times that only grow, so that a file is known by
+// the time of its first one. In one process each file has a
 // generation, counted up by each rotation, so that a reader finds the next
 // file under whatever name it has by then.
 package logs

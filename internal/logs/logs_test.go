@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 )
@@ -14,11 +15,37 @@ func entry(s string) Entry {
 	return Entry{Stream: "stdout", Time: time.Unix(1700000000, 5), Line: []byte(s)}
 }
 
+func readAll(cfg Config, w *Writer, q Query, fn func(*Entry) error) (Damage, error) {
+	s, err := OpenSnapshot(cfg, w)
+	if err != nil {
+		return Damage{}, err
+	}
+	defer s.Close()
+	err = s.Read(context.Background(), q, fn)
+	return s.Damaged, err
+}
+
+// put appends entries as the keeper does.
+func put(t *testing.T, w *Writer, entries ...Entry) {
+	t.Helper()
+	for len(entries) > 0 {
+		n, err := w.Append(entries, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entries = entries[n:]; len(entries) > 0 {
+			if err := w.Rotate(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func read(t *testing.T, cfg Config, w *Writer, q Query) string {
 	t.Helper()
 	var b bytes.Buffer
 	q.Stdout, q.Stderr = true, true
-	if _, err := Read(context.Background(), cfg, w, q, func(e *Entry) error { b.Write(e.Line); return nil }); err != nil {
+	if _, err := readAll(cfg, w, q, func(e *Entry) error { b.Write(e.Line); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -27,7 +54,7 @@ func read(t *testing.T, cfg Config, w *Writer, q Query) string {
 func TestRecordIsDockersAndExact(t *testing.T) {
 	e := entry("hi \"<\x01>\"\n")
 	got := string(appendRecord(nil, &e, encodeAttrs(map[string]string{"a": "b"})))
-	want := `{"log":"hi \"<\u0001>\"\n","stream":"stdout","attrs":{"a":"b"},"time":"2023-11-14T22:13:20.000000005Z"}` + "\n"
+	want := `{"log":"hi \"\u003c\u0001\u003e\"\n","stream":"stdout","attrs":{"a":"b"},"time":"2023-11-14T22:13:20.000000005Z"}` + "\n"
 	if got != want {
 		t.Fatalf("record %s\nwant %s", got, want)
 	}
@@ -48,9 +75,7 @@ func TestTornRecordIsCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Append([]Entry{entry("a\n")}); err != nil {
-		t.Fatal(err)
-	}
+	put(t, w, entry("a\n"))
 	w.Close()
 	f, _ := os.OpenFile(cfg.Path, os.O_APPEND|os.O_WRONLY, 0)
 	f.WriteString(`{"log":"torn`)
@@ -59,9 +84,7 @@ func TestTornRecordIsCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if err := w.Append([]Entry{entry("b\n")}); err != nil {
-		t.Fatal(err)
-	}
+	put(t, w, entry("b\n"))
 	if got := read(t, cfg, w, Query{Tail: -1}); got != "a\nb\n" {
 		t.Fatalf("got %q", got)
 	}
@@ -79,19 +102,14 @@ func TestRotateTailFollow(t *testing.T) {
 			var followed bytes.Buffer
 			done := make(chan error, 1)
 			go func() {
-				_, err := w.Follow(context.Background(), Pos{}, Query{Stdout: true}, func(e *Entry) error { followed.Write(e.Line); return nil })
+				_, err := w.Follow(context.Background(), Pos{}, Query{Stdout: true}, func(e *Entry) error { followed.Write(e.Line); return nil }, func() error { return nil })
 				done <- err
 			}()
 			for i := range 500 {
-				if err := w.MaybeRotate(); err != nil {
-					t.Fatal(err)
-				}
 				e := entry(fmt.Sprintf("line %d\n", i))
 				e.Time = time.Unix(int64(i), 0)
 				want.Write(e.Line)
-				if err := w.Append([]Entry{e}); err != nil {
-					t.Fatal(err)
-				}
+				put(t, w, e)
 			}
 			if got := read(t, cfg, w, Query{Tail: -1}); got != want.String() {
 				t.Fatalf("read %d bytes, want %d", len(got), want.Len())
@@ -127,9 +145,7 @@ func TestSinceBisects(t *testing.T) {
 		e.Time = time.Unix(int64(i), 0)
 		es = append(es, e)
 	}
-	if err := w.Append(es); err != nil {
-		t.Fatal(err)
-	}
+	put(t, w, es...)
 	if got := read(t, cfg, w, Query{Tail: -1, Since: time.Unix(19998, 0)}); got != "19998\n19999\n" {
 		t.Fatalf("since: %.100q", got)
 	}
@@ -145,8 +161,8 @@ func FuzzReader(f *testing.F) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, q := range []Query{{Tail: -1}, {Tail: tail}, {Tail: -1, Since: time.Unix(1700000000, 0)}} {
-			if _, err := Read(context.Background(), Config{Path: path}, nil, q, func(*Entry) error { return nil }); err != nil {
+		for _, q := range []Query{{Tail: -1}, {Tail: tail}, {Tail: -1, Since: time.Unix(1700000000, 0)}, {Tail: tail, Grep: regexp.MustCompile("x|z")}} {
+			if _, err := readAll(Config{Path: path}, nil, q, func(*Entry) error { return nil }); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strconv"
 	"syscall"
 	"time"
@@ -17,8 +18,36 @@ import (
 // Query selects records.
 type Query struct {
 	Stdout, Stderr bool
-	Tail           int // records; negative: all
+	Tail           int // records; negative: all; with Grep: of the selected ones
 	Since, Until   time.Time
+	Grep           *regexp.Regexp // lines without a match are left out; nil: none
+}
+
+// Damage is what could not be read of a log: someone has changed its files, or
+// the disk has.
+type Damage struct {
+	Records int    // that are none
+	Path    string // of the file of the first
+	Offset  int64  // of the first in it, in bytes, uncompressed
+	Why     error  // that a file could not be read to its end; nil: none
+}
+
+// String is "" without damage.
+func (d *Damage) String() string {
+	switch {
+	case d.Why != nil:
+		return fmt.Sprintf("the log %s could not be read beyond byte %d: %v; what else there is is shown", d.Path, d.Offset, d.Why)
+	case d.Records > 0:
+		return fmt.Sprintf("%d lines of the log are no records, the first at byte %d of %s: it was changed or cut by something else; the rest is shown", d.Records, d.Offset, d.Path)
+	}
+	return ""
+}
+
+func (d *Damage) add(path string, offset int64, why error) {
+	if d.Records == 0 && d.Why == nil {
+		d.Path, d.Offset, d.Why = path, offset, why
+	}
+	d.Records++
 }
 
 // ErrRotatedAway: the place to read from is in a file that rotation has removed.
@@ -49,6 +78,7 @@ type file struct {
 	f    *os.File
 	gzip bool
 	size int64
+	live bool // a writer appends to it: its end may be half a record
 }
 
 func openFile(path string) (*file, error) {
@@ -92,6 +122,9 @@ type Snapshot struct {
 	path  string
 	files []*file
 	End   Pos // the end of what it holds; only with a writer
+
+	// Damaged is what Read has met.
+	Damaged Damage
 }
 
 // OpenSnapshot opens the log's files. w is the log's writer when it is in
@@ -113,25 +146,21 @@ func (s *Snapshot) Close() {
 	}
 }
 
-// Read calls fn for the selected records of the log's files. w is the log's
-// writer when it is in this process, else nil. It returns the place where it
-// stopped (only with w), for Follow.
-func Read(ctx context.Context, cfg Config, w *Writer, q Query, fn func(*Entry) error) (Pos, error) {
-	s, err := OpenSnapshot(cfg, w)
-	if err != nil {
-		return Pos{}, err
-	}
-	defer s.Close()
-	return s.End, s.Read(ctx, q, fn)
-}
-
 // Read calls fn for the selected records, oldest first.
 func (s *Snapshot) Read(ctx context.Context, q Query, fn func(*Entry) error) error {
+	if q.Grep != nil {
+		return s.readMatching(ctx, q, fn)
+	}
 	first, off := 0, int64(0)
 	if q.Tail >= 0 {
 		var err error
 		if first, off, err = seekTail(s.files, q.Tail); err != nil {
 			return fmt.Errorf("read the log %s: %w", s.path, err)
+		}
+	}
+	if !q.Since.IsZero() {
+		if i := s.fileAt(q.Since); i > first {
+			first, off = i, 0
 		}
 	}
 	for i := first; i < len(s.files); i++ {
@@ -142,7 +171,7 @@ func (s *Snapshot) Read(ctx context.Context, q Query, fn func(*Entry) error) err
 		if !q.Since.IsZero() && !s.files[i].gzip {
 			start = max(start, seekTime(s.files[i], q.Since))
 		}
-		done, err := readOne(ctx, s.files[i], start, &q, fn)
+		done, err := s.readOne(ctx, s.files[i], start, &q, fn)
 		if err != nil || done {
 			return err
 		}
@@ -150,12 +179,28 @@ func (s *Snapshot) Read(ctx context.Context, q Query, fn func(*Entry) error) err
 	return nil
 }
 
-func readOne(ctx context.Context, f *file, start int64, q *Query, fn func(*Entry) error) (done bool, err error) {
+// fileAt is the last file whose first record is before since.
+func (s *Snapshot) fileAt(since time.Time) int {
+	for i := len(s.files) - 1; i > 0; i-- {
+		if first, ok := s.files[i].firstTime(); ok && first.Before(since) {
+			return i
+		}
+	}
+	return 0
+}
+
+func (s *Snapshot) readOne(ctx context.Context, f *file, start int64, q *Query, fn func(*Entry) error) (done bool, err error) {
 	r, err := f.reader(start)
 	if err != nil {
-		return false, nil // a broken archive holds nothing that can be shown
+		s.Damaged.add(f.f.Name(), start, err)
+		return false, nil
 	}
-	_, err = scan(ctx, r, func(e *Entry) error {
+	bad := func(off int64, why error) {
+		if why != nil || !f.live {
+			s.Damaged.add(f.f.Name(), start+off, why)
+		}
+	}
+	_, err = scan(ctx, r, bad, func(e *Entry) error {
 		ok, end := q.wants(e)
 		if end {
 			done = true
@@ -173,8 +218,9 @@ func readOne(ctx context.Context, f *file, start int64, q *Query, fn func(*Entry
 }
 
 // scan decodes records until the end and returns how many bytes whole lines
-// took. What is no record is skipped, whatever its length.
-func scan(ctx context.Context, r io.Reader, fn func(*Entry) error) (int64, error) {
+// took. What is no record is skipped, whatever its length, and told to bad with its
+// place, and with a reason where nothing more can be read.
+func scan(ctx context.Context, r io.Reader, bad func(int64, error), fn func(*Entry) error) (int64, error) {
 	br := bufio.NewReaderSize(r, 32<<10)
 	var took int64
 	var long []byte
@@ -192,19 +238,28 @@ func scan(ctx context.Context, r io.Reader, fn func(*Entry) error) (int64, error
 			continue
 		}
 		if err != nil { // a torn last line, or a broken archive, ends it
+			if err != io.EOF {
+				bad(took, err)
+			} else if n > 0 {
+				bad(took, nil)
+			}
 			return took, nil
+		}
+		line, ok, e := part, false, Entry{}
+		if len(long) > 0 {
+			line = append(long, part...)
+		}
+		if !skipping {
+			e, ok = parseRecord(line)
+		}
+		if !ok {
+			bad(took, nil)
 		}
 		took += n
 		n = 0
-		if !skipping {
-			line := part
-			if len(long) > 0 {
-				line = append(long, part...)
-			}
-			if e, ok := parseRecord(line); ok {
-				if err := fn(&e); err != nil {
-					return took, err
-				}
+		if ok {
+			if err := fn(&e); err != nil {
+				return took, err
 			}
 		}
 		skipping, long = false, nil
@@ -236,7 +291,7 @@ func openAll(cfg Config, w *Writer) ([]*file, Pos, error) {
 			return files, end, fmt.Errorf("read the container's log: %w", err)
 		}
 		if i == 0 && w != nil {
-			f.size = end.Off
+			f.size, f.live = end.Off, true
 		}
 		files = append(files, f)
 	}
@@ -388,7 +443,7 @@ func (w *Writer) ReadFrom(ctx context.Context, pos Pos, fn func(*Entry) error) (
 		r, err := f.reader(pos.Off)
 		if err == nil {
 			var n int64
-			n, err = scan(ctx, r, fn)
+			n, err = scan(ctx, r, func(int64, error) {}, fn)
 			pos.Off += n
 		}
 		f.f.Close()
@@ -426,10 +481,11 @@ func (w *Writer) openGen(gen uint64) (*file, Pos, error) {
 	return f, w.pos, err
 }
 
-// Follow reads from pos and waits for more until the writer closes or ctx ends.
-// It returns the place after the last record that fn was given, with which
+// Follow reads from pos and waits for more until the writer closes or ctx ends;
+// idle is called before it waits. It returns the place after the last record that fn was given, with which
 // another Follow goes on; the record for which fn failed counts as given.
-func (w *Writer) Follow(ctx context.Context, pos Pos, q Query, fn func(*Entry) error) (Pos, error) {
+func (w *Writer) Follow(ctx context.Context, pos Pos, q Query, fn func(*Entry) error, idle func() error) (Pos, error) {
+	g := newGrep(q.Grep)
 	for {
 		_, more, closed := w.More()
 		done := false
@@ -443,9 +499,12 @@ func (w *Writer) Follow(ctx context.Context, pos Pos, q Query, fn func(*Entry) e
 			if !ok {
 				return nil
 			}
-			return fn(e)
+			return g.pass(e, fn)
 		})
-		if done {
+		if err == nil || done {
+			err = errors.Join(err, idle())
+		}
+		if done && (err == nil || errors.Is(err, io.EOF)) {
 			return pos, nil
 		}
 		if err != nil || closed {

@@ -27,22 +27,35 @@ type Entry struct {
 
 const hexDigits = "0123456789abcdef"
 
-// appendString appends a JSON string; bytes that are not UTF-8 become U+FFFD.
-func appendString(dst, s []byte) []byte {
-	dst = append(dst, '"')
+// plain says which bytes stand for themselves in a record: Docker escapes what
+// encoding/json does.
+var plain = func() (t [256]bool) {
+	for b := byte(0x20); b < utf8.RuneSelf; b++ {
+		t[b] = b != '"' && b != '\\' && b != '<' && b != '>' && b != '&'
+	}
+	return t
+}()
+
+// appendString appends a JSON string as Docker writes it; bytes that are not
+// UTF-8 become U+FFFD, which valid reports.
+func appendString(dst, s []byte) (_ []byte, valid bool) {
+	dst, valid = append(dst, '"'), true
 	start := 0
 	for i := 0; i < len(s); {
 		b := s[i]
-		if b >= 0x20 && b != '"' && b != '\\' && b < utf8.RuneSelf && b != 0x7f {
+		if plain[b] {
 			i++
 			continue
 		}
+		size := 1
 		if b >= utf8.RuneSelf {
-			r, size := utf8.DecodeRune(s[i:])
-			if r != utf8.RuneError || size > 1 {
+			var r rune
+			r, size = utf8.DecodeRune(s[i:])
+			if (r != utf8.RuneError || size > 1) && r != '\u2028' && r != '\u2029' {
 				i += size
 				continue
 			}
+			valid = valid && size > 1
 		}
 		dst = append(dst, s[start:i]...)
 		switch {
@@ -52,24 +65,25 @@ func appendString(dst, s []byte) []byte {
 			dst = append(dst, '\\', 'n')
 		case b == '\r':
 			dst = append(dst, '\\', 'r')
-		case b == '\t':
-			dst = append(dst, '\\', 't')
 		case b < utf8.RuneSelf:
 			dst = append(dst, '\\', 'u', '0', '0', hexDigits[b>>4], hexDigits[b&15])
+		case size > 1: // U+2028 and U+2029
+			dst = append(dst, `\u202`...)
+			dst = append(dst, hexDigits[s[i+2]&15])
 		default:
 			dst = append(dst, `\ufffd`...)
 		}
-		i++
+		i += size
 		start = i
 	}
-	return append(append(dst, s[start:]...), '"')
+	return append(append(dst, s[start:]...), '"'), valid
 }
 
 // appendRecord appends e as one line; attrs is ready JSON or nil.
 func appendRecord(dst []byte, e *Entry, attrs []byte) []byte {
 	dst = append(dst, `{"log":`...)
-	dst = appendString(dst, e.Line)
-	if !utf8.Valid(e.Line) {
+	dst, valid := appendString(dst, e.Line)
+	if !valid {
 		dst = append(dst, `,"raw":"`...)
 		dst = base64.StdEncoding.AppendEncode(dst, e.Line)
 		dst = append(dst, '"')

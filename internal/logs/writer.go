@@ -2,14 +2,15 @@ package logs
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config of a log.
@@ -44,7 +45,10 @@ type Writer struct {
 	closed bool
 	more   chan struct{} // closed and replaced by each append
 
-	packing sync.WaitGroup // the compression of the file rotated last
+	last    time.Time // of Stamp; Append's own
+	packing sync.WaitGroup
+	packs   bool          // a goroutine compresses; guarded by mu
+	stop    chan struct{} // closed by Close
 }
 
 // Open opens or makes the log and cuts a torn last record. gen numbers the
@@ -61,10 +65,14 @@ func Open(cfg Config, gen uint64) (*Writer, error) {
 	if cfg.MaxFiles < 1 {
 		cfg.MaxFiles = 1
 	}
-	w := &Writer{cfg: cfg, attrs: encodeAttrs(cfg.Attrs), more: make(chan struct{}), pos: Pos{Gen: gen}}
+	w := &Writer{cfg: cfg, attrs: encodeAttrs(cfg.Attrs), more: make(chan struct{}), stop: make(chan struct{}), pos: Pos{Gen: gen}}
+	if err := w.repairPacked(); err != nil {
+		return nil, err
+	}
 	if err := w.openCurrent(); err != nil {
 		return nil, err
 	}
+	w.startPacking()
 	return w, nil
 }
 
@@ -109,103 +117,130 @@ func cutTorn(f *os.File) (int64, error) {
 	return 0, f.Truncate(0)
 }
 
-// MaybeRotate starts a new file when the current one is full. It is apart
-// from Append so that the place of the next record is known beforehand.
-func (w *Writer) MaybeRotate() error {
-	if w.cfg.MaxSize <= 0 || w.End().Off < w.cfg.MaxSize {
-		return nil
-	}
-	w.packing.Wait()
+// Rotate starts a new file, and deletes the oldest where there are MaxFiles.
+func (w *Writer) Rotate() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return os.ErrClosed
 	}
-	if w.cfg.MaxFiles == 1 {
-		if err := os.Remove(w.cfg.Path); err != nil {
+	old, gen := w.f, w.pos.Gen
+	if full := w.cfg.MaxSize > 0 && w.pos.Off > 0 && !w.meddled(w.f, w.pos.Off); w.cfg.MaxFiles == 1 && full {
+		if err := os.Remove(w.cfg.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("rotate the container's log: %w", err)
 		}
-	} else if err := w.shiftLocked(); err != nil {
-		return err
+	} else if w.cfg.MaxFiles > 1 {
+		if err := w.shiftLocked(); err != nil {
+			return err
+		}
 	}
-	old, gen := w.f, w.pos.Gen
 	if err := w.openCurrent(); err != nil {
+		if w.cfg.MaxFiles > 1 { // so that the next try finds what this one found
+			err = errors.Join(err, os.Rename(w.rotated(1), w.cfg.Path))
+		}
 		return err
 	}
 	w.pos.Gen = gen + 1
-	if w.cfg.Compress && w.cfg.MaxFiles > 1 {
-		w.packing.Go(func() { pack(w.cfg.Path + ".1") })
-	}
+	w.startPackingLocked()
 	return old.Close()
 }
 
+// rotated is the name of the file i rotations back.
+func (w *Writer) rotated(i int) string { return w.cfg.Path + "." + strconv.Itoa(i) }
+
+// shiftLocked makes room for the current file at 1. A shift that was cut off left
+// a gap: only what is before the first gap moves, so that repeating it loses nothing.
 func (w *Writer) shiftLocked() error {
-	name := func(i int, ext string) string { return w.cfg.Path + "." + strconv.Itoa(i) + ext }
-	for _, ext := range []string{"", ".gz"} {
-		if err := os.Remove(name(w.cfg.MaxFiles-1, ext)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	gap := 1
+	for gap < w.cfg.MaxFiles-1 && (exists(w.rotated(gap)) || exists(w.rotated(gap)+".gz")) {
+		gap++
+	}
+	for _, ext := range []string{".gz", ""} {
+		if err := os.Remove(w.rotated(gap) + ext); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("rotate the container's log: %w", err)
 		}
-		for i := w.cfg.MaxFiles - 2; i >= 1; i-- {
-			if err := os.Rename(name(i, ext), name(i+1, ext)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	}
+	for i := gap - 1; i >= 0; i-- {
+		for _, ext := range []string{".gz", ""} {
+			from := w.rotated(i) + ext
+			if i == 0 {
+				from = w.cfg.Path
+				if ext != "" {
+					continue
+				}
+			}
+			if err := os.Rename(from, w.rotated(i+1)+ext); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("rotate the container's log: %w", err)
 			}
 		}
 	}
-	if err := os.Rename(w.cfg.Path, name(1, "")); err != nil {
-		return fmt.Errorf("rotate the container's log: %w", err)
-	}
 	return nil
 }
 
-// pack compresses a rotated file; when that fails the file stays as it is,
-// which readers understand.
-func pack(path string) {
-	in, err := os.Open(path)
-	if err != nil {
-		return
-	}
-	defer in.Close()
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".pack-*")
-	if err != nil {
-		return
-	}
-	defer os.Remove(tmp.Name())
-	zw := gzip.NewWriter(tmp)
-	_, err = io.Copy(zw, in)
-	err = errors.Join(err, zw.Close(), tmp.Chmod(0o640), tmp.Close())
-	if err != nil || os.Rename(tmp.Name(), path+".gz") != nil {
-		return
-	}
-	if err := os.Remove(path); err != nil {
-		return
-	}
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
-// Append writes entries with one write. On error (a full disk) what was
-// partly written is cut again.
-func (w *Writer) Append(entries []Entry) error {
-	w.buf = w.buf[:0]
-	for i := range entries {
-		w.buf = appendRecord(w.buf, &entries[i], w.attrs)
+// Stamp is now, and later than every stamp before: readers find a place in the
+// log by its time. A clock that is set back is followed.
+func (w *Writer) Stamp() time.Time {
+	now := time.Now().Round(0)
+	if d := w.last.Sub(now); d >= 0 && d < time.Second {
+		now = w.last.Add(1)
 	}
+	w.last = now
+	return now
+}
+
+// Append writes those of entries that fit into the current file, with one write,
+// and returns how many: fewer than all call for Rotate. With over, all are written.
+// On error (a full disk) what was partly written is cut again.
+func (w *Writer) Append(entries []Entry, over bool) (int, error) {
 	w.mu.Lock()
 	f, pos, closed := w.f, w.pos, w.closed
 	w.mu.Unlock()
 	if closed {
-		return os.ErrClosed
+		return 0, os.ErrClosed
+	}
+	if !over && w.meddled(f, pos.Off) {
+		return 0, nil
+	}
+	w.buf = w.buf[:0]
+	n := 0
+	for ; n < len(entries); n++ {
+		before := len(w.buf)
+		w.buf = appendRecord(w.buf, &entries[n], w.attrs)
+		if size := pos.Off + int64(before); !over && w.cfg.MaxSize > 0 && size > 0 && pos.Off+int64(len(w.buf)) > w.cfg.MaxSize {
+			w.buf = w.buf[:before]
+			break
+		}
+	}
+	if n == 0 {
+		return 0, nil
 	}
 	if _, err := f.Write(w.buf); err != nil {
-		return errors.Join(fmt.Errorf("write the container's log: %w", err), f.Truncate(pos.Off))
+		return 0, errors.Join(fmt.Errorf("write the container's log: %w", err), f.Truncate(pos.Off))
 	}
 	w.mu.Lock()
 	w.pos.Off += int64(len(w.buf))
 	close(w.more)
 	w.more = make(chan struct{})
 	w.mu.Unlock()
-	if cap(w.buf) > 64<<10 {
+	if cap(w.buf) > 512<<10 {
 		w.buf = nil
 	}
-	return nil
+	return n, nil
+}
+
+// meddled says whether someone truncated or deleted the current file by hand:
+// places in it are not true any more, and a new file is due.
+func (w *Writer) meddled(f *os.File, size int64) bool {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return false
+	}
+	return st.Size != size || st.Nlink == 0
 }
 
 // Undo cuts the current file to off: what followed is about to be written again.
@@ -252,6 +287,7 @@ func (w *Writer) Close() error {
 		return nil
 	}
 	w.closed = true
+	close(w.stop)
 	close(w.more)
 	err := w.f.Close()
 	w.mu.Unlock()

@@ -100,6 +100,7 @@ func (p *process) join(a *attached) error {
 	a.mu.Unlock()
 	if a.req.Stream {
 		p.clients[a] = struct{}{}
+		p.watched.Store(int32(len(p.clients)))
 	} else {
 		a.ending = true
 	}
@@ -400,6 +401,7 @@ func (a *attached) close() {
 	}
 	p.outMu.Lock()
 	delete(p.clients, a)
+	p.watched.Store(int32(len(p.clients)))
 	p.outMu.Unlock()
 	clientGone(p)
 }
@@ -526,6 +528,7 @@ func (a *attached) detach() {
 	a.mu.Unlock()
 	p.outMu.Lock()
 	delete(p.clients, a)
+	p.watched.Store(int32(len(p.clients)))
 	p.outMu.Unlock()
 	p.mu.Lock()
 	kept := p.rec.KillOnDisconnect

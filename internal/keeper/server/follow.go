@@ -1,7 +1,9 @@
 package server
 
 import (
+	"context"
 	"net"
+	"regexp"
 	"time"
 
 	"hezi/internal/keeper"
@@ -23,6 +25,7 @@ type follower struct {
 	last    time.Time // of the last record sent before follows
 	same    int       // records sent that have that time
 	over    bool      // nothing more is to be sent
+	out     []byte    // whole records that are to be sent with the next ones
 }
 
 // followState is a follower for the image that replaces this one.
@@ -76,17 +79,20 @@ func (f *follower) run(s *Server) {
 	if p, err := s.lookup(f.req.ContainerID, ""); err == nil {
 		w = p.log
 	}
-	err := f.send(f.rest)
-	q := logs.Query{Stdout: f.req.Stdout, Stderr: f.req.Stderr, Tail: f.req.Tail, Since: f.req.Since, Until: f.req.Until}
-	write := func(e *logs.Entry) error { return f.send(formatEntry(e, &f.req)) }
+	q, err := f.query()
+	if err == nil {
+		f.out, f.rest = f.rest, nil
+		err = f.flush()
+	}
 	if err == nil && !f.follows {
-		f.pos, err = logs.Read(ctx, logConfig(f.req.Log), w, f.resumed(&q), f.firstly(write))
+		err = f.readFirst(ctx, w, q)
 		f.follows = err == nil
 	}
 	if err == nil && f.req.Follow && w != nil {
-		f.pos, err = w.Follow(ctx, f.pos, q, write)
+		f.pos, err = w.Follow(ctx, f.pos, q, f.write, f.flush)
 	}
 	if err != nil && s.isLeaving() {
+		f.rest = append(f.rest, f.out...) // which the place in the log is behind
 		return
 	}
 	f.over = true
@@ -94,6 +100,42 @@ func (f *follower) run(s *Server) {
 		s.logger.Warn("followed logs ended early", "container", f.req.ContainerID, "error", err)
 	}
 	f.conn.CloseWrite()
+}
+
+func (f *follower) query() (logs.Query, error) {
+	q := logs.Query{Stdout: f.req.Stdout, Stderr: f.req.Stderr, Tail: f.req.Tail, Since: f.req.Since, Until: f.req.Until}
+	if f.req.Grep == "" {
+		return q, nil
+	}
+	var err error
+	q.Grep, err = regexp.Compile(f.req.Grep) // the engine has checked it
+	return q, err
+}
+
+// readFirst sends what is there, and a warning about what cannot be read of it.
+func (f *follower) readFirst(ctx context.Context, w *logs.Writer, q logs.Query) error {
+	s, err := logs.OpenSnapshot(logConfig(f.req.Log), w)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err = s.Read(ctx, f.resumed(&q), f.firstly(f.write)); err != nil {
+		return err
+	}
+	f.pos = s.End
+	if warning := s.Damaged.String(); warning != "" {
+		f.out = append(f.out, f.warning(warning)...)
+	}
+	return f.flush()
+}
+
+// warning is a line on standard error.
+func (f *follower) warning(text string) []byte {
+	b := []byte("WARNING: " + text + "\n")
+	if f.req.Terminal {
+		return append(b[:len(b)-1], '\r', '\n')
+	}
+	return append(appendHeader(nil, 1, len(b)), b...)
 }
 
 // resumed is the query of a first reading that the image before began.
@@ -121,15 +163,26 @@ func (f *follower) firstly(write func(*logs.Entry) error) func(*logs.Entry) erro
 	}
 }
 
-// send writes b; what a replacement cuts off is kept.
-func (f *follower) send(b []byte) error {
-	f.rest = nil
-	if len(b) == 0 {
+// write sends e, with others.
+func (f *follower) write(e *logs.Entry) error {
+	f.out = appendEntry(f.out, e, &f.req)
+	if len(f.out) < chunkSize {
 		return nil
 	}
-	n, err := f.conn.Write(b)
+	return f.flush()
+}
+
+// flush sends what waits; what a replacement cuts off is kept.
+func (f *follower) flush() error {
+	if len(f.out) == 0 {
+		return nil
+	}
+	n, err := f.conn.Write(f.out)
 	if err != nil {
-		f.rest = append([]byte(nil), b[n:]...)
+		f.rest = append([]byte(nil), f.out[n:]...)
+	}
+	if f.out = f.out[:0]; cap(f.out) > 2*chunkSize {
+		f.out = nil
 	}
 	return err
 }

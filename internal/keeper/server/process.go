@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,7 +67,9 @@ type process struct {
 	log     *logs.Writer // nil: driver none, or an exec
 	pos     [2]int64     // bytes of each stream given to clients
 	clients map[*attached]struct{}
-	logDead bool // the log's failure was reported
+	watched atomic.Int32 // how many clients, for who does not hold outMu
+	logDead bool         // the log's failure was reported
+	entries []logs.Entry // of one chunk, used again
 
 	mu       sync.Mutex
 	rec      record

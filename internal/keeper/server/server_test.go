@@ -95,6 +95,14 @@ func (b *bed) request(id, script string) keeper.StartRequest {
 	}
 }
 
+// logging is a request whose log is as in log.
+func (b *bed) logging(log keeper.LogConfig, id, script string) keeper.StartRequest {
+	r := b.request(id, script)
+	log.Driver, log.Path = r.Log.Driver, r.Log.Path
+	r.Log = log
+	return r
+}
+
 func (b *bed) start(r keeper.StartRequest) keeper.Started {
 	b.t.Helper()
 	s, err := b.c.Start(b.ctx, r)
@@ -153,8 +161,13 @@ func demux(t *testing.T, r io.Reader) (stdout, stderr []byte) {
 func (b *bed) log(id string) string {
 	b.t.Helper()
 	var out bytes.Buffer
-	cfg := logs.Config{Driver: "json-file", Path: filepath.Join(b.dir, id+".log"), MaxFiles: 1}
-	if _, err := logs.Read(b.ctx, cfg, nil, logs.Query{Stdout: true, Stderr: true, Tail: -1}, func(e *logs.Entry) error { out.Write(e.Line); return nil }); err != nil {
+	cfg := logs.Config{Driver: "json-file", Path: filepath.Join(b.dir, id+".log"), MaxFiles: 1000}
+	s, err := logs.OpenSnapshot(cfg, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Read(b.ctx, logs.Query{Stdout: true, Stderr: true, Tail: -1}, func(e *logs.Entry) error { out.Write(e.Line); return nil }); err != nil {
 		b.t.Fatal(err)
 	}
 	return out.String()
@@ -335,11 +348,22 @@ func (b *bed) info() keeper.Info {
 	return keeper.Info{}
 }
 
-// TestKeeperKilled: -9 in a loop under output, and every line is there once.
+// TestKeeperKilled: -9 in a loop under output, and every line is there once, in
+// one file or in many that are rotated and compressed all the time.
 func TestKeeperKilled(t *testing.T) {
+	for name, log := range map[string]keeper.LogConfig{
+		"one file":     {MaxFiles: 1},
+		"rotated":      {MaxFiles: 1000, MaxSize: 30000, Compress: true},
+		"non-blocking": {MaxFiles: 1000, MaxSize: 100000, Buffer: 64 << 20},
+	} {
+		t.Run(name, func(t *testing.T) { keeperKilled(t, log) })
+	}
+}
+
+func keeperKilled(t *testing.T, log keeper.LogConfig) {
 	b := newBed(t)
 	const n = 300000
-	b.start(b.request("a", fmt.Sprintf("i=0; while [ $i -lt 30 ]; do seq $((i*%d+1)) $((i*%d+%d)); i=$((i+1)); sleep 0.05; done; exit 9", n/30, n/30, n/30)))
+	b.start(b.logging(log, "a", fmt.Sprintf("i=0; while [ $i -lt 30 ]; do seq $((i*%d+1)) $((i*%d+%d)); i=$((i+1)); sleep 0.05; done; exit 9", n/30, n/30, n/30)))
 	b.start(b.request("b", "cat; exit 5"))
 	for range 12 {
 		b.kill(b.info().PID)
@@ -483,8 +507,8 @@ func TestUpgradeOfSlowClients(t *testing.T) {
 	b.start(r)
 	readers := []*net.UnixConn{}
 	for _, follow := range []bool{true, false} {
-		if !follow {
-			time.Sleep(time.Second) // it has written all
+		for deadline := time.Now().Add(time.Minute); !follow && !strings.HasSuffix(b.log("slow"), fmt.Sprintf("\n%d\n", n)) && time.Now().Before(deadline); {
+			time.Sleep(50 * time.Millisecond) // until it has written all
 		}
 		ours, theirs, err := keeper.SocketPair()
 		if err != nil {

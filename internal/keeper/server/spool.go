@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,9 +20,10 @@ const (
 // the holder keeps it over the keeper's death.
 type spool struct {
 	f      *os.File
-	size   int64 // bytes arrived
-	logged int64 // bytes in the log
-	freed  int64 // pages up to here are given back
+	size   atomic.Int64 // bytes arrived; changed by the pump alone
+	logged int64        // bytes in the log
+	done   atomic.Int64 // the same, for the pump
+	freed  int64        // pages up to here are given back
 	// A write to the log that may not have been marked: the log's inode and
 	// its size before.
 	intentIno uint64
@@ -51,8 +53,10 @@ func adoptSpool(f *os.File) (*spool, error) {
 	if _, err := f.ReadAt(h[:], 0); err != nil {
 		return nil, err
 	}
-	s := &spool{f: f, size: max(st.Size()-spoolHeader, 0)}
-	s.logged = min(int64(binary.LittleEndian.Uint64(h[0:])), s.size)
+	s := &spool{f: f}
+	s.size.Store(max(st.Size()-spoolHeader, 0))
+	s.logged = min(int64(binary.LittleEndian.Uint64(h[0:])), s.size.Load())
+	s.done.Store(s.logged)
 	s.intentIno = binary.LittleEndian.Uint64(h[8:])
 	s.intentOff = int64(binary.LittleEndian.Uint64(h[16:]))
 	return s, nil
@@ -70,37 +74,38 @@ func (s *spool) save() error {
 
 // splice moves what a pipe has, at most a chunk. EAGAIN: nothing there; 0: the end.
 func (s *spool) splice(pipe int) (int, error) {
-	off := spoolHeader + s.size
+	off := spoolHeader + s.size.Load()
 	for {
 		n, err := unix.Splice(pipe, nil, int(s.f.Fd()), &off, chunkSize, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 		if err == unix.EINTR {
 			continue
 		}
 		if n > 0 {
-			s.size += n
+			s.size.Add(n)
 		}
 		return int(max(n, 0)), err
 	}
 }
 
 func (s *spool) append(b []byte) error {
-	n, err := s.f.WriteAt(b, spoolHeader+s.size)
-	s.size += int64(n)
+	n, err := s.f.WriteAt(b, spoolHeader+s.size.Load())
+	s.size.Add(int64(n))
 	return err
 }
 
 func (s *spool) read(b []byte, from int64) (int, error) {
-	n := min(int64(len(b)), s.size-from)
+	n := min(int64(len(b)), s.size.Load()-from)
 	return s.f.ReadAt(b[:n], spoolHeader+from)
 }
 
 // mark says that everything before logged is in the log, and frees it.
 func (s *spool) mark(logged int64) error {
 	s.logged, s.intentIno = logged, 0
+	s.done.Store(logged)
 	if err := s.save(); err != nil {
 		return err
 	}
-	if s.logged-s.freed < chunkSize && (s.logged != s.size || s.logged-s.freed < 4096) {
+	if s.logged-s.freed < chunkSize && (s.logged != s.size.Load() || s.logged-s.freed < 4096) {
 		return nil
 	}
 	end := s.logged &^ 4095

@@ -27,7 +27,11 @@ type stream struct {
 	f        *os.File
 	spool    *spool // nil without a log
 	terminal bool
+	bound    *bound // of the log mode non-blocking, while the pump runs
 }
+
+// maxEntries is how many a container without output keeps room for.
+const maxEntries = 2048
 
 var streamNames = [2]string{"stdout", "stderr"}
 
@@ -54,8 +58,12 @@ func (s *stream) pump() {
 		s.p.srv.logger.Error("read a container's output", "error", err)
 		return
 	}
-	if s.spool != nil && s.spool.size > s.spool.logged {
+	if s.spool != nil && s.spool.size.Load() > s.spool.logged {
 		s.flush(false) // found in the spool after a restart
+	}
+	if s.spool != nil && s.p.rec.Log.Buffer > 0 {
+		s.bound = newBound(s)
+		defer s.bound.end()
 	}
 	for {
 		end, again := s.step(rc.Read)
@@ -74,6 +82,9 @@ func (s *stream) pump() {
 		if !s.lastLook(rc.Control) || s.p.drainOver() {
 			break
 		}
+	}
+	if s.bound != nil {
+		s.bound.end()
 	}
 	s.flush(true)
 }
@@ -107,6 +118,10 @@ func (s *stream) step(wait func(func(uintptr) bool) error) (end, again bool) {
 		}
 	}()
 	err := wait(func(fd uintptr) bool {
+		if s.bound != nil {
+			n, rerr = s.bound.take(int(fd))
+			return rerr != unix.EAGAIN
+		}
 		if s.spool != nil && !s.terminal {
 			s.p.outMu.Lock()
 			n, rerr = s.spool.splice(int(fd))
@@ -134,6 +149,8 @@ func (s *stream) step(wait func(func(uintptr) bool) error) (end, again bool) {
 		return true, false
 	}
 	switch {
+	case s.bound != nil:
+		poke(s.bound.wake)
 	case s.spool == nil:
 		s.p.outMu.Lock()
 		s.p.dispatchLocked(s.index, (*buf)[:n], nil)
@@ -149,7 +166,9 @@ func (s *stream) step(wait func(func(uintptr) bool) error) (end, again bool) {
 	default:
 		s.flush(false)
 	}
-	s.p.waitForStarter()
+	if s.bound == nil {
+		s.p.waitForStarter()
+	}
 	if s.p.exit() != nil {
 		s.p.extendDrain(s)
 	}
@@ -184,23 +203,25 @@ func (s *stream) flushChunkLocked(buf []byte, final bool) bool {
 		return false
 	}
 	data := buf[:n]
-	last := final && from+int64(n) == sp.size
-	if err := p.log.MaybeRotate(); err != nil {
-		p.logFailed(err)
-	}
+	last := final && from+int64(n) == sp.size.Load()
 	m := p.markLocked()
-	var entries []logs.Entry
-	now, rest := time.Now(), data
+	entries, rest := p.entries[:0], data
+	defer func() {
+		if p.entries = entries[:0]; cap(entries) > maxEntries {
+			p.entries = nil
+		}
+		clear(entries)
+	}()
 	for {
 		line, r, ok := logs.Split(rest, last)
 		if !ok {
 			break
 		}
-		entries = append(entries, logs.Entry{Stream: streamNames[s.index], Time: now, Line: line})
+		entries = append(entries, logs.Entry{Stream: streamNames[s.index], Time: p.log.Stamp(), Line: line})
 		rest = r
 	}
 	if len(entries) > 0 {
-		if err := s.appendLocked(entries, from+int64(n-len(rest)), m.pos.Off); err != nil {
+		if err := s.logLocked(entries, from+int64(n-len(rest))); err != nil {
 			p.logFailed(err)
 		} else if p.logDead {
 			p.logDead = false
@@ -210,21 +231,49 @@ func (s *stream) flushChunkLocked(buf []byte, final bool) bool {
 	if fresh := from + int64(n) - p.pos[s.index]; fresh > 0 {
 		p.dispatchLocked(s.index, data[int64(n)-fresh:], m)
 	}
-	return from+int64(n) < sp.size
+	return from+int64(n) < sp.size.Load()
 }
 
-// appendLocked logs entries between the intent and its mark.
-func (s *stream) appendLocked(entries []logs.Entry, logged, before int64) error {
+// logLocked logs entries, into as many files as they need; end is the stream's
+// place after them, up to which it counts as logged also when that fails.
+func (s *stream) logLocked(entries []logs.Entry, end int64) error {
+	over := false // a file that cannot be rotated grows
+	var failed error
+	for len(entries) > 0 {
+		n, err := s.appendLocked(entries, over)
+		if err != nil {
+			return errors.Join(err, failed, s.spool.mark(end))
+		}
+		if entries = entries[n:]; len(entries) == 0 {
+			break
+		}
+		if failed = s.p.log.Rotate(); failed != nil {
+			over = true
+		}
+	}
+	return failed
+}
+
+// appendLocked logs those of entries that fit into the log's file, between the
+// intent and its mark.
+func (s *stream) appendLocked(entries []logs.Entry, over bool) (int, error) {
 	ino, err := s.p.log.Inode()
 	if err != nil {
-		return errors.Join(err, s.spool.mark(logged))
+		return 0, err
 	}
-	s.spool.intentIno, s.spool.intentOff = ino, before
-	err = s.spool.save()
-	if err == nil {
-		err = s.p.log.Append(entries)
+	s.spool.intentIno, s.spool.intentOff = ino, s.p.log.End().Off
+	if err = s.spool.save(); err != nil {
+		return 0, err
 	}
-	return errors.Join(err, s.spool.mark(logged))
+	n, err := s.p.log.Append(entries, over)
+	if err != nil {
+		return 0, err
+	}
+	logged := s.spool.logged
+	for _, e := range entries[:n] {
+		logged += int64(len(e.Line))
+	}
+	return n, s.spool.mark(logged)
 }
 
 func (p *process) markLocked() *mark {
@@ -244,6 +293,7 @@ func (p *process) logFailed(err error) {
 	for a := range p.clients {
 		if a.file.Load() != 0 {
 			delete(p.clients, a)
+			p.watched.Store(int32(len(p.clients)))
 			go a.kick("the client is behind and the container's log cannot be written: " + err.Error())
 		}
 	}

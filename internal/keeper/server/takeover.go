@@ -1,8 +1,8 @@
 package server
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"net"
 
@@ -141,21 +141,25 @@ func waitAnswer(e box.Exit, err error) waitBody {
 	return b
 }
 
-func formatEntry(e *logs.Entry, r *keeper.LogsRequest) []byte {
-	var b bytes.Buffer
-	if r.Timestamps {
-		b.WriteString(e.Time.UTC().Format("2006-01-02T15:04:05.000000000Z07:00") + " ")
-	}
-	if r.Details {
-		b.WriteString(e.DetailsString() + " ")
-	}
-	b.Write(e.Line)
-	if r.Terminal {
-		return b.Bytes()
-	}
+// appendEntry appends e as the client of r expects it.
+func appendEntry(dst []byte, e *logs.Entry, r *keeper.LogsRequest) []byte {
 	i := 0
 	if e.Stream == "stderr" {
 		i = 1
 	}
-	return append(appendHeader(nil, i, b.Len()), b.Bytes()...)
+	start := len(dst)
+	if !r.Terminal {
+		dst = appendHeader(dst, i, 0)
+	}
+	if r.Timestamps {
+		dst = append(e.Time.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000000Z07:00"), ' ')
+	}
+	if r.Details {
+		dst = append(append(dst, e.DetailsString()...), ' ')
+	}
+	dst = append(dst, e.Line...)
+	if !r.Terminal {
+		binary.BigEndian.PutUint32(dst[start+4:], uint32(len(dst)-start-8))
+	}
+	return dst
 }
