@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"regexp"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -57,6 +58,10 @@ func (c *call) logsOptions() (o engine.LogsOptions, err error) {
 	}
 	if o.Until, err = logTime(c.get("until")); err != nil {
 		return o, invalid("invalid value for \"until\"", err)
+	}
+	o.Grep = c.get("grep")
+	if _, err := regexp.Compile(o.Grep); err != nil {
+		return o, invalid("invalid value for \"grep\": an expression of RE2 is needed", err)
 	}
 	return o, nil
 }

@@ -21,6 +21,7 @@ import (
 	"hezi/internal/engine"
 	"hezi/internal/engine/labels"
 	"hezi/internal/image"
+	"hezi/internal/logs/options"
 	"hezi/internal/version"
 )
 
@@ -37,7 +38,7 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 		ID: s.id, Name: host,
 		Driver: "overlay2", DriverStatus: [][2]string{{"Backing Filesystem", backingFilesystem(c.DataRoot)}, {"Supports d_type", "true"}, {"driver-type", "io.containerd.snapshotter.v1"}},
 		Plugins: system.PluginsInfo{
-			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "local", "none"},
+			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: options.Drivers(),
 		},
 		Debug: c.Debug, NFd: openDescriptors(), NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano),
 		LoggingDriver: c.LogDriver, NEventsListener: s.events.Listeners(),

@@ -32,6 +32,7 @@ import (
 	"hezi/internal/image"
 	"hezi/internal/image/lists"
 	"hezi/internal/keeper"
+	"hezi/internal/logs/ship"
 	"hezi/internal/network"
 	"hezi/internal/probe"
 	"hezi/internal/snapshot"
@@ -123,9 +124,14 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 			d.log.Error("the runtimes stay as they were", "error", err)
 		}
 	})
+	ships, err := ship.Open(filepath.Join(c.DataRoot, "unsent"), d.log)
+	if err != nil {
+		return nil, err
+	}
+	r.onClose(ships.Close)
 	boxes, err := d.openEngine(ctx, c, id, engine.Options{
 		CDI: devices, Runtimes: others,
-		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log,
+		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log, Shipper: ships,
 	}, r.onClose)
 	if err != nil {
 		return nil, err

@@ -211,13 +211,14 @@ func (m *Meter) own(ctx context.Context, r *Report) (*Own, error) {
 			metadata(name, n)
 		}
 	}
-	known := map[string]bool{"containers": true, "writable": true, "volumes": true, "content": true, "layers": true, "trash": true, ReserveName: true}
+	known := map[string]bool{"containers": true, "unsent": true, "writable": true, "volumes": true, "content": true, "layers": true, "trash": true, ReserveName: true}
 	for _, part := range []struct {
 		dir  string
 		skip map[string]bool // counted already
 		add  func(name string, n int64)
 	}{
 		{"containers", nil, count(&o.Logs)},
+		{"unsent", nil, count(&o.Logs)},
 		{"writable", containers, removed},
 		{"volumes", volumes, removed},
 		{"content/blobs/sha256", r.Images.Blobs, count(&o.Downloads)},

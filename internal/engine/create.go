@@ -108,6 +108,9 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	undo = append(undo, func() error { e.names.Release(r.ID); return nil })
+	if err = e.checkLog(r); err != nil { // the tag may be of its name
+		return container.CreateResponse{}, err
+	}
 	if err = e.o.Images.Pin(ctx, img, r.ID); err != nil {
 		return container.CreateResponse{}, err
 	}
@@ -157,11 +160,7 @@ func (e *Engine) complete(h *container.HostConfig, hostCgroups bool) {
 	if h.Init == nil && d.Init {
 		h.Init = &d.Init
 	}
-	if h.LogConfig.Type == "" {
-		if h.LogConfig.Type = d.LogDriver; h.LogConfig.Type == "" {
-			h.LogConfig.Type = "json-file"
-		}
-	}
+	e.completeLog(h)
 	if h.Memory > 0 && h.MemorySwap == 0 {
 		h.MemorySwap = 2 * h.Memory
 	}

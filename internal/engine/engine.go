@@ -121,6 +121,7 @@ type Options struct {
 	Keeper   *keeper.Client
 	Prober   prober
 	Events   publisher
+	Shipper  shipper // nil: lines of remote log drivers stay in their files
 	Log      *slog.Logger
 	Walls    walls.Walls
 	CDI      *cdi.Registry

@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/storage"
 
 	"hezi/internal/engine/spec"
+	"hezi/internal/logs/options"
 )
 
 // rootDriver is what the file systems of containers are, in Docker's words.
@@ -45,8 +46,8 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 	if owner := q.filesOwner(r); owner != nil && !owner.Started.IsZero() {
 		resp.ResolvConfPath, resp.HostnamePath, resp.HostsPath = e.etcFile(owner, "resolv.conf"), e.etcFile(owner, "hostname"), e.etcFile(owner, "hosts")
 	}
-	if log := e.logConfig(r); log.Driver == "json-file" && !r.Started.IsZero() { // the one file that others may read
-		resp.LogPath = log.Path
+	if driver, _ := e.logOptions(r); driver == options.JSONFile && !r.Started.IsZero() { // the one file that others may read
+		resp.LogPath = e.logFile(r)
 	}
 	if size {
 		rw, root, err := q.sizes(ctx, r)

@@ -10,11 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	apinet "github.com/moby/moby/api/types/network"
@@ -25,7 +23,6 @@ import (
 	"hezi/internal/engine/spec"
 	"hezi/internal/engine/users"
 	"hezi/internal/image"
-	"hezi/internal/keeper"
 	"hezi/internal/network"
 	"hezi/internal/network/hostfiles"
 	hostvolume "hezi/internal/volume"
@@ -345,33 +342,4 @@ func hostGateways(o *Options) []netip.Addr {
 		return o.Defaults.HostGateway
 	}
 	return o.Networks.Gateways()
-}
-
-// logConfig is where a container's output goes.
-func (e *records) logConfig(r *record) keeper.LogConfig {
-	c := keeper.LogConfig{Driver: r.HostConfig.LogConfig.Type, MaxSize: 20 << 20, MaxFiles: 5}
-	options := e.o.Defaults.LogOptions
-	if c.Driver == "" {
-		c.Driver = e.o.Defaults.LogDriver
-	}
-	if c.Driver == "" {
-		c.Driver = "json-file"
-	}
-	if v := options["max-size"]; v == "-1" {
-		c.MaxSize = 0
-	} else if n, err := units.RAMInBytes(v); err == nil {
-		c.MaxSize = n
-	}
-	if n, err := strconv.Atoi(options["max-file"]); err == nil && n > 0 {
-		c.MaxFiles = n
-	}
-	c.Compress = options["compress"] == "true" || c.Driver == "local" && options["compress"] == ""
-	switch c.Driver {
-	case "none":
-	case "local":
-		c.Path = filepath.Join(e.folder(r.ID), "local-logs", "container.log")
-	default:
-		c.Path = filepath.Join(e.folder(r.ID), r.ID+"-json.log")
-	}
-	return c
 }

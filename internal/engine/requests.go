@@ -43,6 +43,7 @@ type LogsOptions struct {
 	Timestamps, Details    bool
 	Tail                   int // lines; -1: all
 	Since, Until           time.Time
+	Grep                   string // RE2; "": all lines
 }
 
 // StopOptions of stop and restart. A nil Timeout is the container's own; -1 waits for ever.

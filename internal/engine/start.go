@@ -83,6 +83,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 		if err == nil {
 			c.over = make(chan struct{})
 			e.checks.begin(c)
+			e.shipLog(c.latest.Load())
 			e.publish(r, events.ActionStart)
 			return nil
 		}
@@ -229,6 +230,10 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err := e.place(ctx, r, &s, init); err != nil {
 		return none, after.Drop(err)
 	}
+	output, err := e.logConfig(r)
+	if err != nil {
+		return none, after.Drop(err)
+	}
 	// What the container has is stored before it runs: an engine that dies in
 	// between finds the process at the keeper and its network here.
 	intent := *r
@@ -237,7 +242,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		return none, after.Drop(err)
 	}
 	c.latest.Store(&intent)
-	req := keeper.StartRequest{Launch: launch, Spec: s, Log: e.logConfig(r), StdinOnce: r.Config.StdinOnce}
+	req := keeper.StartRequest{Launch: launch, Spec: s, Log: output, StdinOnce: r.Config.StdinOnce}
 	if sandbox != nil {
 		req.Ports = sandbox.Sockets[:min(len(sandbox.Sockets), keeper.MaxPorts)]
 		req.Names = sandbox.Names

@@ -151,13 +151,16 @@ func (e *Streams) Logs(ctx context.Context, ref string, o LogsOptions, hijack fu
 		return err
 	}
 	r := c.latest.Load()
-	conf := e.logConfig(r)
-	if conf.Driver == "none" {
-		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading: the container was made with --log-driver none")
+	conf, err := e.logConfig(r)
+	if err != nil {
+		return err
+	}
+	if why := e.unreadable(r); why != "" {
+		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading: " + why)
 	}
 	q := keeper.LogsRequest{
 		ContainerID: r.ID, Log: conf, Stdout: o.Stdout, Stderr: o.Stderr, Follow: o.Follow && (r.running() || r.State == container.StateRestarting),
-		Timestamps: o.Timestamps, Details: o.Details, Terminal: r.Config.Tty, Tail: o.Tail, Since: o.Since, Until: o.Until,
+		Timestamps: o.Timestamps, Details: o.Details, Terminal: r.Config.Tty, Tail: o.Tail, Since: o.Since, Until: o.Until, Grep: o.Grep,
 	}
 	return e.handOver(hijack(r.Config.Tty), outputWording(r.Config.Tty), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Logs(ctx, q, conn, buffered) })
 }

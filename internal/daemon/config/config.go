@@ -16,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/system"
 	"github.com/spf13/pflag"
 
@@ -24,6 +23,7 @@ import (
 	"hezi/internal/disk"
 	"hezi/internal/engine/oci"
 	"hezi/internal/image/registry"
+	"hezi/internal/logs/options"
 )
 
 // Config of an engine. Sizes are bytes, times are seconds.
@@ -210,13 +210,6 @@ func (c *Config) normalize() {
 	if c.Debug {
 		c.LogLevel = "debug"
 	}
-	if c.LogDriver == "json-file" || c.LogDriver == "local" {
-		opts := map[string]string{"max-size": "20m", "max-file": "5"}
-		for k, v := range c.LogOpts {
-			opts[k] = v
-		}
-		c.LogOpts = opts
-	}
 }
 
 // fullHost lets a bare path or address be written, and fills what is left out
@@ -279,11 +272,6 @@ func (c *Config) check() error {
 	case "overlay2", "overlay", "overlayfs":
 	default:
 		return fmt.Errorf("storage-driver %q is not supported by this version of Hezi: use overlay2 or leave the option out", c.StorageDriver)
-	}
-	switch c.LogDriver {
-	case "json-file", "local", "none":
-	default:
-		return fmt.Errorf("log-driver %q is not supported by this version of Hezi: use json-file, local or none", c.LogDriver)
 	}
 	if s := c.SeccompProfile; s != "" && s != "unconfined" && s != "builtin" {
 		if _, err := os.Stat(s); err != nil {
@@ -422,29 +410,13 @@ func (c *Config) checkNumbers() error {
 	return nil
 }
 
-// checkLogOpts refuses what no log driver would heed.
+// checkLogOpts refuses what the log driver would not heed.
 func (c *Config) checkLogOpts() error {
-	for _, k := range slices.Sorted(maps.Keys(c.LogOpts)) {
-		v := c.LogOpts[k]
-		if c.LogDriver == "none" {
-			return fmt.Errorf("log-opts: the log driver none has no options: remove %q", k)
-		}
-		switch k {
-		case "max-size":
-			if n, err := units.RAMInBytes(v); v != "-1" && (err != nil || n <= 0) {
-				return fmt.Errorf("log-opts: max-size %q: a size is needed, as in 20m, or -1 for no limit", v)
-			}
-		case "max-file":
-			if n, err := strconv.Atoi(v); err != nil || n < 1 {
-				return fmt.Errorf("log-opts: max-file %q: a number from 1 is needed", v)
-			}
-		case "compress":
-			if v != "true" && v != "false" {
-				return fmt.Errorf("log-opts: compress %q: true or false is needed", v)
-			}
-		default:
-			return fmt.Errorf("log-opts: %q is not supported by this version of Hezi: max-size, max-file and compress are", k)
-		}
+	if c.LogDriver == options.None && len(c.LogOpts) > 0 {
+		return fmt.Errorf("log-opts: the log driver none has no options: remove %q", slices.Sorted(maps.Keys(c.LogOpts))[0])
+	}
+	if err := options.Check(c.LogDriver, c.LogOpts); err != nil {
+		return fmt.Errorf("log-driver %s, log-opts: %w", c.LogDriver, err)
 	}
 	return nil
 }

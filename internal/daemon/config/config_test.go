@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	logoptions "hezi/internal/logs/options"
 )
 
 var update = flag.Bool("update", false, "write the goldens")
@@ -78,14 +80,14 @@ func TestDefaults(t *testing.T) {
 	if c.DataRoot != "/var/lib/hezi" || c.ExecRoot != "/run/hezi" || c.PIDFile != "/run/hezi/hezi.pid" || !c.LiveRestore {
 		t.Errorf("%+v", c)
 	}
-	if c.LogOpts["max-size"] != "20m" || c.LogOpts["max-file"] != "5" {
-		t.Errorf("logs are not capped: %v", c.LogOpts)
+	if f, err := logoptions.Read(c.LogDriver, c.LogOpts); err != nil || f.MaxSize != 20<<20 || f.MaxFiles != 5 {
+		t.Errorf("logs are not capped: %+v, %v", f, err)
 	}
 	if c.Hosts[0] != "unix:///run/hezi/hezi.sock" {
 		t.Errorf("hosts %v", c.Hosts)
 	}
 	c = load(t, "--config-file", file(t, ""), "--log-opt", "max-size=-1", "--exec-root", "/x")
-	if c.LogOpts["max-size"] != "-1" || c.LogOpts["max-file"] != "5" || c.PIDFile != "/x/hezi.pid" {
+	if c.LogOpts["max-size"] != "-1" || c.PIDFile != "/x/hezi.pid" {
 		t.Errorf("%+v", c)
 	}
 }
@@ -136,9 +138,10 @@ func TestBadFlags(t *testing.T) {
 		{"--fixed-cidr=10.0.0.0/31", "an IPv4 network is needed"},
 		{"--ip=::", "an IPv4 address is needed"},
 		{"--dns-search=a b", "one word"},
-		{"--log-opt=max-size=much", "a size is needed"},
-		{"--log-opt=max-file=0", "a number from 1"},
-		{"--log-opt=tag=x", "max-size, max-file and compress are"},
+		{"--log-opt=max-size=much", "invalid size"},
+		{"--log-opt=max-file=0", "max-file cannot be less than 1"},
+		{"--log-opt=tagg=x", "unknown log opt 'tagg' for json-file log driver"},
+		{"--log-driver=splunk", "no log driver named 'splunk' is registered"},
 		{"--registry-mirror=ftp://mirror", "unsupported scheme"},
 		{"--registry-mirror=ghcr.io=ftp://mirror", "unsupported scheme"},
 		{"--registry-mirror==https://mirror", "HOST=MIRROR is needed"},

@@ -85,7 +85,7 @@ func (c *Config) options() []option {
 		{key: "userns-remap", usage: "map containers' users to the subordinate ids of user[:group], uid[:gid] or default (dockremap)", value: &text{&c.UsernsRemap}},
 		{key: "userns", usage: "user namespace of containers that do not say it: auto gives each ids of its own", value: &text{&c.Userns}},
 		{key: "userns-auto-range", usage: "START:SIZE of the host's ids that auto gives away (default: those of hezi in /etc/subuid and /etc/subgid)", value: &text{&c.UsernsRange}},
-		{key: "log-driver", usage: "containers' log driver: json-file, local or none", value: &text{&c.LogDriver}},
+		{key: "log-driver", usage: "containers' log driver: json-file, local, none, journald, syslog, fluentd or gelf", value: &text{&c.LogDriver}},
 		{key: "log-opts", flag: "log-opt", usage: "KEY=VALUE option of the log driver (default max-size=20m, max-file=5)", value: &table{&c.LogOpts}},
 		{key: "exec-opts", flag: "exec-opt", usage: "native.cgroupdriver=cgroupfs (the default) or native.cgroupdriver=systemd: who makes the cgroups of containers", value: &list{&c.ExecOpts}},
 		{key: "cgroup-parent", usage: "cgroup of containers that do not say it", value: &text{&c.CgroupParent}},

@@ -97,8 +97,6 @@ func unimplemented(c *container.Config, h *container.HostConfig) string {
 		flag string
 		set  bool
 	}{
-		{"--log-driver " + h.LogConfig.Type, h.LogConfig.Type != "" && h.LogConfig.Type != "json-file" && h.LogConfig.Type != "local" && h.LogConfig.Type != "none"},
-		{"--log-opt", len(h.LogConfig.Config) > 0},
 		{"--isolation", h.Isolation != "" && h.Isolation != "default"},
 		{"HostConfig.Cgroup", h.Cgroup != ""},
 		{"--cpu-count (of Windows)", r.CPUCount != 0},
