@@ -27,6 +27,7 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"hezi/internal/cli/ahead"
 	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/term"
 	"hezi/internal/version"
@@ -107,6 +108,9 @@ func (a *App) untilSignal(ctx context.Context) (context.Context, func()) {
 		}()
 	})
 	a.BeforeRaw = a.catchSignals
+	if ahead.Pending() { // its time is over
+		a.catchSignals()
+	}
 	timer := time.AfterFunc(signalGrace, a.catchSignals)
 	return ctx, func() {
 		timer.Stop()

@@ -32,6 +32,8 @@ type rule struct {
 var rules = []rule{
 	{From: "hezi/internal/cli", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/cli", "hezi/internal/version"},
 		Reason: "the client speaks HTTP and starts in milliseconds: it links no room of the engine"},
+	{From: "hezi/internal/cli/ahead", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/cli/ahead", "hezi/internal/version"},
+		Reason: "it runs before what it imports would be ready"},
 	{From: "hezi/internal/cli", To: []string{"github.com/docker/cli/cli/command", "github.com/containerd/containerd"},
 		Reason: "they cost more at start than the client's whole budget"},
 	{From: "hezi/internal/api", To: []string{"hezi/internal/keeper", "hezi/internal/box", "hezi/internal/store", "hezi/internal/snapshot", "hezi/internal/daemon", "hezi/internal/cli"},
@@ -181,6 +183,19 @@ func TestClientStart(t *testing.T) {
 	}
 	if total > maxInit {
 		t.Errorf("hezi allocates %d bytes before main, more than %d; most of it in %s (%d)", total, maxInit, worst, most)
+	}
+}
+
+// TestAhead holds the client's shortest way, which works because it is
+// initialised before nearly everything (docs/adr/0007-ahead-of-the-libraries.md).
+func TestAhead(t *testing.T) {
+	may := []string{"hezi/internal/version", "os", "strconv", "syscall", "time", "unicode/utf8"}
+	for _, p := range list(t, "./internal/cli/ahead") {
+		for _, i := range p.Imports {
+			if !slices.Contains(may, i) {
+				t.Errorf("%s imports %s: it may import %v, which need few others to be initialised first", p.ImportPath, i, may)
+			}
+		}
 	}
 }
 

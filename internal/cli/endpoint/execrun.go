@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -12,6 +14,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+
+	"hezi/internal/cli/ahead"
 )
 
 // ExecOwn is what Hezi adds to an exec.
@@ -63,6 +67,9 @@ func (c *Connection) ExecCreate(ctx context.Context, name string, e client.ExecC
 // reached, is not Hezi, or refuses: then nothing was started, and the usual
 // requests say why. After an error the process may have been started.
 func (c *Connection) ExecRun(ctx context.Context, name string, e client.ExecCreateOptions, o ExecOwn) (stream client.HijackedResponse, id string, err error) {
+	if asked := ahead.Take(); asked != nil {
+		return goOn(ctx, asked)
+	}
 	if !isSocket(c.Endpoint.Host) || os.Getenv(client.EnvOverrideAPIVersion) != "" {
 		return stream, "", nil
 	}
@@ -88,14 +95,34 @@ func (c *Connection) ExecRun(ctx context.Context, name string, e client.ExecCrea
 		return stream, "", nil // the usual requests fail in the same way, and explain it
 	}
 	sc := &socketConn{Conn: conn, r: bufio.NewReader(conn)}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	resp, err := sc.exchange(req)
+	return sc.upgraded(ctx, func() (*http.Response, error) { return sc.exchange(req) })
+}
+
+// goOn is ExecRun for what was sent before main.
+func goOn(ctx context.Context, asked *ahead.Asked) (stream client.HijackedResponse, id string, err error) {
+	f := os.NewFile(uintptr(asked.FD), "engine")
+	conn, err := net.FileConn(f)
+	_ = f.Close() // conn has a descriptor of its own
+	if err != nil {
+		return stream, "", err
+	}
+	sc := &socketConn{Conn: conn, r: bufio.NewReader(io.MultiReader(bytes.NewReader(asked.Rest()), conn))}
+	if asked.ID != "" {
+		return client.HijackedResponse{Conn: conn, Reader: sc.r}, asked.ID, nil
+	}
+	return sc.upgraded(ctx, func() (*http.Response, error) { return sc.answer(nil) })
+}
+
+// upgraded is the stream that the answer to a request begins.
+func (c *socketConn) upgraded(ctx context.Context, ask func() (*http.Response, error)) (stream client.HijackedResponse, id string, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	resp, err := ask()
 	if !stop() {
 		err = ctx.Err()
 	}
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
-		_ = conn.Close() // nothing more is wanted of it
+		_ = c.Close() // nothing more is wanted of it
 		return stream, "", err
 	}
-	return client.HijackedResponse{Conn: conn, Reader: sc.r}, resp.Header.Get("Hezi-Exec-Id"), nil
+	return client.HijackedResponse{Conn: c.Conn, Reader: c.r}, resp.Header.Get("Hezi-Exec-Id"), nil
 }

@@ -81,6 +81,11 @@ func (c *socketConn) exchange(req *http.Request) (*http.Response, error) {
 	if err := req.Write(c); err != nil {
 		return nil, err
 	}
+	return c.answer(req)
+}
+
+// answer reads the head of the answer to a request; nil: to a POST.
+func (c *socketConn) answer(req *http.Request) (*http.Response, error) {
 	for {
 		resp, err := http.ReadResponse(c.r, req)
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
