@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hezi/internal/box/cgroup"
+	"hezi/internal/box/initproc"
 
 	"golang.org/x/sys/unix"
 )
@@ -134,7 +135,9 @@ func (b *standby) make(r *Runtime, paths map[string]string, grouped bool) *child
 		return nil
 	case <-time.After(poolLull):
 	}
-	c, err := r.spawn(joinBirth())
+	birth := joinBirth()
+	birth.mode = initproc.ModeStandby
+	c, err := r.spawn(birth)
 	if err != nil {
 		return nil
 	}

@@ -19,6 +19,8 @@ const (
 	ModeStart = "start" // in new namespaces: leave the host's mounts at once
 	ModeUser  = "user"  // the same with a user namespace: the host's mounts are needed for new ones of proc and sysfs
 	ModeJoin  = "join"
+	// ModeStandby is a join that waits for its plan.
+	ModeStandby = "standby"
 	// ModeBeside is a start in a mount namespace that others are in.
 	ModeBeside = "beside"
 )
@@ -32,15 +34,18 @@ func Main() {
 	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	mode, _ := syscall.Getenv(ModeVariable)
 	s := &session{}
-	if err := s.run(mode == ModeStart); err != nil {
+	if err := s.run(mode); err != nil {
 		s.report(err)
 		unix.Exit(1)
 	}
 	unix.Exit(0)
 }
 
-func (s *session) run(start bool) error {
-	if start {
+func (s *session) run(mode string) error {
+	switch mode {
+	case ModeStandby:
+		s.tape, s.text = rehearse()
+	case ModeStart:
 		if err := s.leaveHost(); err != nil {
 			return err
 		}
