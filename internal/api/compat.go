@@ -95,6 +95,31 @@ func briefly(list []imagetypes.Summary) []briefImage {
 	return out
 }
 
+// imageRow is the line of `hezi images` alone, for the header Hezi-Brief with the
+// value "row": a third of a briefImage. Content and Used are of all manifests.
+type imageRow struct {
+	ID            string `json:"Id"`
+	RepoTags      []string
+	Size, Content int64 // bytes
+	Containers    int64
+	Used          bool `json:",omitempty"`
+}
+
+func rows(list []imagetypes.Summary) []imageRow {
+	out := make([]imageRow, len(list))
+	for i := range list {
+		s := &list[i]
+		r := imageRow{ID: s.ID, RepoTags: s.RepoTags, Size: s.Size, Containers: s.Containers}
+		for j := range s.Manifests {
+			m := &s.Manifests[j]
+			r.Content += m.Size.Content
+			r.Used = r.Used || m.Kind == imagetypes.ManifestKindImage && m.ImageData != nil && len(m.ImageData.Containers) > 0
+		}
+		out[i] = r
+	}
+	return out
+}
+
 // inspectedImage has Hezi's own LastUsed beside LastTagTime.
 type inspectedImage struct {
 	imagetypes.InspectResponse

@@ -102,6 +102,33 @@ func TestBriefImage(t *testing.T) {
 	has(t, 56, first, "Manifests", true)
 }
 
+// TestImageRow: a row says what follows from the whole answer.
+func TestImageRow(t *testing.T) {
+	sum := imagetypes.Summary{ID: "x", RepoTags: []string{"a:b"}, Size: 9, Containers: -1}
+	for i, kind := range []imagetypes.ManifestKind{imagetypes.ManifestKindImage, imagetypes.ManifestKindAttestation, imagetypes.ManifestKindImage} {
+		m := imagetypes.ManifestSummary{Kind: kind}
+		m.Size.Content = int64(1 + i)
+		sum.Manifests = append(sum.Manifests, m)
+	}
+	list := []imagetypes.Summary{sum, {ID: "none"}}
+	whole := shape(t, object{"list": imagesFor(56, list, nil)})
+	for _, used := range []bool{false, true} {
+		if used {
+			list[0].Manifests[2].ImageData = &imagetypes.ImageProperties{Containers: []string{"c"}}
+		}
+		row := shape(t, object{"list": rows(list)})
+		first := row["list"].([]any)[0].(object)
+		if first["Content"] != float64(6) || (first["Used"] == true) != used {
+			t.Errorf("%v", first)
+		}
+		for _, r := range row["list"].([]any) {
+			delete(r.(object), "Content")
+			delete(r.(object), "Used")
+		}
+		contains(t, "", whole, row)
+	}
+}
+
 // contains fails for what part has and whole has not.
 func contains(t *testing.T, at string, whole, part any) {
 	t.Helper()

@@ -40,7 +40,11 @@ func imageList(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.r.Header.Get("Hezi-Brief") != "" {
+	switch c.r.Header.Get("Hezi-Brief") {
+	case "":
+	case "row":
+		return writeList(c, rows(list))
+	default:
 		return writeList(c, briefly(list))
 	}
 	used, err := lastUsed(c)

@@ -48,10 +48,17 @@ func newImages(a *App) *cobra.Command {
 		dangling, ok := filters["dangling"]
 		named := !all && (!ok || dangling["false"])
 		t := imageTree(a.Out, tree)
+		how := endpoint.AllOfIt
+		switch {
+		case asTree && tree:
+			how = endpoint.Brief
+		case asTree:
+			how = endpoint.Row
+		}
 		var list []image.Summary
 		used := map[string]int64{}
 		found := 0
-		err := engine.Images(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree}, asTree, func(i *endpoint.Listed) error {
+		err := engine.Images(ctx, client.ImageListOptions{All: all, Filters: filters, Manifests: asTree}, how, func(i *endpoint.Listed) error {
 			if named && format.IsDangling(i.RepoTags) {
 				return nil
 			}

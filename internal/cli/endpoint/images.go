@@ -12,13 +12,23 @@ import (
 	"github.com/moby/moby/client/pkg/versions"
 )
 
+// Detail is how much of an image is asked for.
+type Detail string
+
+const (
+	AllOfIt Detail = ""
+	// Brief is ID, RepoTags, Size, Containers and Manifests.
+	Brief Detail = "1"
+	// Row has Content and Used instead of the Manifests. Who sends the Manifests leaves these out.
+	Row Detail = "row"
+)
+
 // Images lists images, and hands over one after the other as they come: a list
 // of thousands is never in memory as a whole. The next one takes the place of
 // the last; its strings, and lists of strings, can be kept.
 //
-// brief asks for ID, RepoTags, Size, Containers and Manifests only. An engine that
-// is not Hezi, or older, sends the rest too.
-func (c *Connection) Images(ctx context.Context, o client.ImageListOptions, brief bool, each func(*Listed) error) error {
+// An engine that is not Hezi, or older, sends more than what is asked for.
+func (c *Connection) Images(ctx context.Context, o client.ImageListOptions, how Detail, each func(*Listed) error) error {
 	query := url.Values{}
 	if len(o.Filters) > 0 {
 		text, err := json.Marshal(o.Filters)
@@ -37,8 +47,8 @@ func (c *Connection) Images(ctx context.Context, o client.ImageListOptions, brie
 		}
 	}
 	header := http.Header{}
-	if brief {
-		header.Set("Hezi-Brief", "1")
+	if how != AllOfIt {
+		header.Set("Hezi-Brief", string(how))
 	}
 	resp, err := c.Call(ctx, http.MethodGet, "/images/json", query, header)
 	if err != nil {
@@ -74,6 +84,9 @@ type Listed struct {
 	Containers  int64 // -1 where that is not known
 	Manifests   []ListedManifest
 	LastUsed    int64 // seconds since 1970, 0 where that is not known
+
+	Content int64 // bytes of blobs, of a Row
+	Used    bool  // by a container, of a Row
 }
 
 // ListedManifest is one of the images of several platforms.

@@ -58,9 +58,9 @@ const (
 func (t *Tree) Add(i *endpoint.Listed) {
 	names := slices.Clone(i.RepoTags)
 	slices.Sort(names)
-	top := treeCells{id: i.ID, disk: precise(i.Size), used: i.Containers > 0}
+	top := treeCells{id: i.ID, disk: precise(i.Size), used: i.Containers > 0 || i.Used}
 	var branches []treeRow
-	var content int64
+	content := i.Content
 	for m := range i.Manifests {
 		m := &i.Manifests[m]
 		content += m.Size.Content

@@ -59,7 +59,7 @@ func NewDF(c Client) *cobra.Command {
 		d := details(du, own, source == "" || strings.HasPrefix(source, "table"))
 		if own != nil {
 			used := map[string]int64{}
-			err := engine.Images(ctx, client.ImageListOptions{All: true}, false, func(i *endpoint.Listed) error {
+			err := engine.Images(ctx, client.ImageListOptions{All: true}, endpoint.AllOfIt, func(i *endpoint.Listed) error {
 				used[i.ID] = i.LastUsed
 				return nil
 			})
