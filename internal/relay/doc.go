@@ -14,5 +14,5 @@
 //	EXECROOT/relay/relay.lock  held by the one Server
 //	EXECROOT/relay/relay.log   what it says
 //
-// It knows nothing of containers and networks (docs/adr/0007-relay.md).
+// It knows nothing of containers and networks (docs/adr/0008-relay.md).
 package relay
