@@ -13,7 +13,7 @@ func (m *member) routed6() bool {
 }
 
 // followNear has the host's networks followed if a port of the member asks for it.
-func (c *registry) followNear(m *member) error {
+func followNear(c *registry, m *member) error {
 	if c.table == nil || !slices.ContainsFunc(m.holds, func(h *held) bool { return h.near }) {
 		return nil
 	}

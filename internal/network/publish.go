@@ -166,7 +166,7 @@ func (c *publisher) publish(ctx context.Context, m *member) (*Sandbox, error) {
 	}
 	c.atLoopback(m, m.holds)
 	m.forwards, m.direct = m.targets()
-	if err := c.followNear(m); err != nil {
+	if err := followNear(&c.registry, m); err != nil {
 		return nil, err
 	}
 	if c.table != nil {

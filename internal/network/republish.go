@@ -47,7 +47,7 @@ func (c *publisher) Republish(ctx context.Context, containerID string, add, remo
 		}
 		next.holds = append(kept, next.holds...)
 		next.forwards, next.direct = next.targets()
-		err = c.followNear(next)
+		err = followNear(&c.registry, next)
 		if err == nil && c.table != nil {
 			err = c.lead(m.forwards, next.forwards, m.direct, next.direct)
 		}
