@@ -26,7 +26,7 @@ type VolumeStates interface {
 	Import(ctx context.Context, q volume.CreateRequest, archive io.Reader) (volume.Volume, error)
 }
 
-// VolumeTrash is what they need of removed volumes. *volume.Store has it.
+// VolumeTrash is what they need of removed volumes. volume.Bin has it.
 type VolumeTrash interface {
 	RemoveNow(ctx context.Context, name string, force bool) error
 	Trash(ctx context.Context) ([]hostvolume.Removed, error)
@@ -72,15 +72,15 @@ func volumeImport(c *call) error {
 		key, value, _ := strings.Cut(l, "=")
 		q.Labels[key] = value
 	}
-	return c.volume(http.StatusCreated)(c.backend.VolumeStates.Import(c.ctx(), q, c.r.Body))
+	return answerVolume(c, http.StatusCreated)(c.backend.VolumeStates.Import(c.ctx(), q, c.r.Body))
 }
 
 func volumeClone(c *call) error {
-	return c.volume(http.StatusCreated)(c.backend.VolumeStates.Clone(c.ctx(), c.arg, c.get("to"), c.flag("pause")))
+	return answerVolume(c, http.StatusCreated)(c.backend.VolumeStates.Clone(c.ctx(), c.arg, c.get("to"), c.flag("pause")))
 }
 
 func volumeRename(c *call) error {
-	return c.volume(http.StatusOK)(c.backend.VolumeStates.Rename(c.lasting(), c.arg, c.get("name")))
+	return answerVolume(c, http.StatusOK)(c.backend.VolumeStates.Rename(c.lasting(), c.arg, c.get("name")))
 }
 
 func volumeProtect(on bool) func(*call) error {
@@ -114,7 +114,7 @@ func volumeRestore(c *call) error {
 }
 
 func volumeUndo(c *call) error {
-	return c.volume(http.StatusCreated)(c.backend.VolumeTrash.Undo(c.lasting(), c.arg, c.get("as")))
+	return answerVolume(c, http.StatusCreated)(c.backend.VolumeTrash.Undo(c.lasting(), c.arg, c.get("as")))
 }
 
 func volumeTrash(c *call) error {
@@ -133,8 +133,8 @@ func volumeTrashEmpty(c *call) error {
 	return c.writeJSON(http.StatusOK, struct{ SpaceReclaimed int64 }{freed})
 }
 
-// volume answers with a volume, or with an error.
-func (c *call) volume(status int) func(volume.Volume, error) error {
+// answerVolume answers with a volume, or with an error.
+func answerVolume(c *call, status int) func(volume.Volume, error) error {
 	return func(v volume.Volume, err error) error {
 		if err != nil {
 			return err

@@ -33,13 +33,13 @@ func openDisk(c *config.Config, log *slog.Logger, reserve *disk.Reserve, imgs *i
 		Volumes: func(ctx context.Context) ([]volume.Volume, error) { return vols.List(ctx, nil) },
 	}
 	d := &diskRoom{Meter: m, budget: disk.NewBudget(m, keep, reserve, c.DiskBudget, log), done: make(chan struct{})}
-	d.budget.Trash = vols.Evict
+	d.budget.Trash = vol.Bin{Store: vols}.Evict
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop = cancel
 	go func() {
 		defer close(d.done)
 		var trash sync.WaitGroup
-		trash.Go(func() { vols.KeepTrash(ctx) })
+		trash.Go(func() { vol.Bin{Store: vols}.KeepTrash(ctx) })
 		d.budget.Run(ctx)
 		trash.Wait()
 	}()

@@ -138,14 +138,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	}
 	r.onClose(boxes.Close)
 	eng.Store(boxes)
-	vols.SetInUse(boxes.VolumeUsers)
-	vols.SetLimiter(volumeQuota{})
-	vols.SetFreeze(engine.Freezer{Engine: boxes}.Freeze)
-	vols.SetTrash(c.VolumeTrash)
-	r.onReload = append(r.onReload, func(c *config.Config) { vols.SetTrash(c.VolumeTrash) })
-	vols.SetPublish(func(action, name string, attributes map[string]string) {
-		broker.Publish(apievents.Message{Type: apievents.VolumeEventType, Action: apievents.Action(action), Actor: apievents.Actor{ID: name, Attributes: attributes}})
-	})
+	r.wireVolumes(c, vols, boxes, broker)
 	if err := nets.Sweep(); err != nil {
 		d.log.Warn("networks of containers that are gone", "error", err)
 	}
@@ -161,13 +154,25 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	r.onClose(room.close)
 	r.onReload = append(r.onReload, func(c *config.Config) { room.budget.SetLimits(c.DiskBudget) })
 	grown.Store(room.budget)
-	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Commits: engine.Commits{Engine: boxes, Images: image.Commits{Service: imgs}}, Snapshots: engine.Snapshots{Engine: boxes}, Mounts: engine.Mounts{Engine: boxes}, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, VolumeStates: volumes.Archives{Store: vols}, VolumeTrash: vols, Networks: nets, Attachments: engine.Attachments{Engine: boxes}}
+	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Commits: engine.Commits{Engine: boxes, Images: image.Commits{Service: imgs}}, Snapshots: engine.Snapshots{Engine: boxes}, Mounts: engine.Mounts{Engine: boxes}, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, VolumeStates: volumes.Archives{States: volume.States{Store: vols}}, VolumeTrash: volume.Bin{Store: vols}, Networks: nets, Attachments: engine.Attachments{Engine: boxes}}
 	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings, devices: devices, runtimes: others}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err
 	}
 	r.backend.System = sys
 	return r, nil
+}
+
+// wireVolumes tells the volumes whom to ask and to tell.
+func (r *rooms) wireVolumes(c *config.Config, vols *volume.Store, boxes *engine.Engine, broker *events.Broker) {
+	vols.SetInUse(boxes.VolumeUsers)
+	vols.SetLimiter(volumeQuota{})
+	vols.SetFreeze(engine.Freezer{Engine: boxes}.Freeze)
+	vols.SetTrash(c.VolumeTrash)
+	r.onReload = append(r.onReload, func(c *config.Config) { vols.SetTrash(c.VolumeTrash) })
+	vols.SetPublish(func(action, name string, attributes map[string]string) {
+		broker.Publish(apievents.Message{Type: apievents.VolumeEventType, Action: apievents.Action(action), Actor: apievents.Actor{ID: name, Attributes: attributes}})
+	})
 }
 
 // openEngine opens the engine and takes back what ran on.

@@ -22,6 +22,9 @@ const (
 	snapshotsDir = "snapshots"
 )
 
+// States copies what the volumes of a store hold, and keeps it.
+type States struct{ *Store }
+
 // Snapshot is a state of a volume that was kept.
 type Snapshot struct {
 	Name    string
@@ -38,7 +41,7 @@ func (s *Store) SetFreeze(f func(ctx context.Context, name string) (thaw func(),
 // Content opens what a volume holds, to be read; pause has the containers that run
 // with it frozen until done is called. No device can be opened below it: what a
 // container leaves there is only copied. Errors: NotFound, FailedPrecondition.
-func (s *Store) Content(ctx context.Context, name string, pause bool) (dir *os.File, done func(), err error) {
+func (s States) Content(ctx context.Context, name string, pause bool) (dir *os.File, done func(), err error) {
 	by := fmt.Sprintf("a copy that is being made (%d)", s.serial.Add(1))
 	r, err := s.begin(ctx, name, by)
 	if err != nil {
@@ -170,7 +173,7 @@ func (s *Store) vacantLocked(name string) error {
 
 // Clone makes a volume with what another holds now, and its labels; blocks are
 // shared where the file system can.
-func (s *Store) Clone(ctx context.Context, name, to string, pause bool) (volume.Volume, error) {
+func (s States) Clone(ctx context.Context, name, to string, pause bool) (volume.Volume, error) {
 	v, err := s.Get(ctx, name)
 	if err != nil {
 		return volume.Volume{}, err
@@ -191,7 +194,7 @@ func (s *Store) Clone(ctx context.Context, name, to string, pause bool) (volume.
 }
 
 // own is a volume whose content lies in its folder.
-func (s *Store) own(verb, name string) (record, *use, error) {
+func (s States) own(verb, name string) (record, *use, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.all[name]
@@ -212,7 +215,7 @@ func (s *Store) snapshotPath(volume, snapshot string) string {
 }
 
 // Snapshot keeps what a volume holds now. Without a name it gets the time as one.
-func (s *Store) Snapshot(ctx context.Context, name, as string, pause bool) (Snapshot, error) {
+func (s States) Snapshot(ctx context.Context, name, as string, pause bool) (Snapshot, error) {
 	now := Snapshot{Name: as, Created: time.Now().UTC()}
 	if as == "" {
 		now.Name = now.Created.Format("20060102T150405.000Z")
@@ -283,7 +286,7 @@ func (s *Store) amend(name string, f func(r *record) error) error {
 }
 
 // Snapshots lists the states of a volume that were kept, the oldest first.
-func (s *Store) Snapshots(_ context.Context, name string) ([]Snapshot, error) {
+func (s States) Snapshots(_ context.Context, name string) ([]Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.all[name]
@@ -294,7 +297,7 @@ func (s *Store) Snapshots(_ context.Context, name string) ([]Snapshot, error) {
 }
 
 // RemoveSnapshot forgets a state.
-func (s *Store) RemoveSnapshot(_ context.Context, name, snapshot string) error {
+func (s States) RemoveSnapshot(_ context.Context, name, snapshot string) error {
 	_, u, err := s.own("remove a snapshot of", name)
 	if err != nil {
 		return err
@@ -317,7 +320,7 @@ func (s *Store) RemoveSnapshot(_ context.Context, name, snapshot string) error {
 
 // RestoreSnapshot gives a volume what it held when a snapshot was made, which stays.
 // Errors: NotFound; Conflict while a container runs with it.
-func (s *Store) RestoreSnapshot(ctx context.Context, name, snapshot string) (err error) {
+func (s States) RestoreSnapshot(ctx context.Context, name, snapshot string) (err error) {
 	_, u, err := s.own("restore", name)
 	if err != nil {
 		return err

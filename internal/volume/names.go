@@ -14,13 +14,13 @@ import (
 )
 
 // Protect has removals and prunes refuse a volume, or lets them have it again.
-func (s *Store) Protect(_ context.Context, name string, on bool) error {
+func (s States) Protect(_ context.Context, name string, on bool) error {
 	return s.amend(name, func(r *record) error { r.Protected = on; return nil })
 }
 
 // Rename gives a volume that no container has another name. Errors: NotFound,
 // Conflict.
-func (s *Store) Rename(_ context.Context, name, to string) (volume.Volume, error) {
+func (s States) Rename(_ context.Context, name, to string) (volume.Volume, error) {
 	if err := s.checkName("rename", to); err != nil {
 		return volume.Volume{}, err
 	}

@@ -51,26 +51,26 @@ func TestTrash(t *testing.T) {
 	must(t, s.Remove(ctx, anonymous, false))
 	s = open(t, root, db)
 	s.SetTrash(time.Hour)
-	list, err := s.Trash(ctx)
+	list, err := (Bin{s}).Trash(ctx)
 	if err != nil || len(list) != 3 || list[0].Name != "six" || list[0].Size == 0 || list[0].Expires.Sub(list[0].Removed) != time.Hour {
 		t.Fatalf("%+v %v", list, err)
 	}
-	if _, err := s.Undo(ctx, "two", ""); err != nil {
+	if _, err := (Bin{s}).Undo(ctx, "two", ""); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, s, "two", "two")
-	if n, err := s.Evict(ctx, 1); err != nil || n == 0 {
+	if n, err := (Bin{s}).Evict(ctx, 1); err != nil || n == 0 {
 		t.Error(n, err)
 	}
-	if list, err := s.Trash(ctx); err != nil || len(list) != 1 || list[0].Name != "six" {
+	if list, err := (Bin{s}).Trash(ctx); err != nil || len(list) != 1 || list[0].Name != "six" {
 		t.Errorf("after a need: %+v %v", list, err)
 	}
-	s.expire(ctx, time.Now().Add(59*time.Minute))
-	if list, _ := s.Trash(ctx); len(list) != 1 {
+	(Bin{s}).expire(ctx, time.Now().Add(59*time.Minute))
+	if list, _ := (Bin{s}).Trash(ctx); len(list) != 1 {
 		t.Error("what could still come back is gone")
 	}
-	s.expire(ctx, time.Now().Add(2*time.Hour))
-	if list, _ := s.Trash(ctx); len(list) != 0 {
+	(Bin{s}).expire(ctx, time.Now().Add(2*time.Hour))
+	if list, _ := (Bin{s}).Trash(ctx); len(list) != 0 {
 		t.Errorf("what has waited is there: %+v", list)
 	}
 	must(t, s.RemoveNow(ctx, "two", false))
@@ -108,7 +108,7 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("before: %v", err)
 	}
 	holds(t, s, "after", "moved")
-	if list, err := s.Trash(ctx); err != nil || len(list) != 1 {
+	if list, err := (Bin{s}).Trash(ctx); err != nil || len(list) != 1 {
 		t.Fatalf("%+v %v", list, err)
 	}
 	// An undo that stored its record only.
@@ -121,7 +121,7 @@ func TestInterrupted(t *testing.T) {
 	if _, err := s.Get(ctx, "other"); !errdefs.IsNotFound(err) {
 		t.Errorf("an undo that was not through: %v", err)
 	}
-	if _, err := s.Undo(ctx, "removed", "back"); err != nil {
+	if _, err := (Bin{s}).Undo(ctx, "removed", "back"); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, s, "back", "removed")
@@ -138,29 +138,29 @@ func TestStatesKeepTheirVolume(t *testing.T) {
 	s := open(t, root, db)
 	s.SetTrash(time.Hour)
 	write(t, create(t, s, volume.CreateRequest{Name: "data"}), "text")
-	if _, err := s.Snapshot(ctx, "data", "one", false); err != nil {
+	if _, err := (States{s}).Snapshot(ctx, "data", "one", false); err != nil {
 		t.Fatal(err)
 	}
 	db.broken = true
 	if err := s.Remove(ctx, "data", false); err == nil {
 		t.Error("removed without a record of it")
 	}
-	if _, err := s.Rename(ctx, "data", "other"); err == nil {
+	if _, err := (States{s}).Rename(ctx, "data", "other"); err == nil {
 		t.Error("renamed without a record of it")
 	}
-	if _, err := s.Clone(ctx, "data", "clone", false); err == nil {
+	if _, err := (States{s}).Clone(ctx, "data", "clone", false); err == nil {
 		t.Error("cloned without a record of it")
 	}
-	if _, err := s.Snapshot(ctx, "data", "two", false); err == nil {
+	if _, err := (States{s}).Snapshot(ctx, "data", "two", false); err == nil {
 		t.Error("kept without a record of it")
 	}
-	if err := s.RemoveSnapshot(ctx, "data", "one"); err == nil {
+	if err := (States{s}).RemoveSnapshot(ctx, "data", "one"); err == nil {
 		t.Error("forgotten without a record of it")
 	}
 	db.broken = false
 	holds(t, s, "data", "text")
 	write(t, s.all["data"].Volume, "other")
-	must(t, s.RestoreSnapshot(ctx, "data", "one"))
+	must(t, (States{s}).RestoreSnapshot(ctx, "data", "one"))
 	holds(t, s, "data", "text")
 	if got := folders(t, root); got != "data" {
 		t.Errorf("folders: %q", got)
@@ -168,9 +168,9 @@ func TestStatesKeepTheirVolume(t *testing.T) {
 	if _, err := s.Mount(ctx, "data", Use{Container: "c"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RestoreSnapshot(ctx, "data", "one"); !errdefs.IsConflict(err) {
+	if err := (States{s}).RestoreSnapshot(ctx, "data", "one"); !errdefs.IsConflict(err) {
 		t.Errorf("restored while it is used: %v", err)
 	}
 	s.Unmount("c", []string{"data"})
-	must(t, s.RestoreSnapshot(ctx, "data", "one"))
+	must(t, (States{s}).RestoreSnapshot(ctx, "data", "one"))
 }

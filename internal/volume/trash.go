@@ -25,6 +25,9 @@ const (
 	keptPrefix  = ".trash-"
 )
 
+// Bin is the trash of a store.
+type Bin struct{ *Store }
+
 // trashed is a removed volume as it is stored: its folder is below keptPrefix+id.
 type trashed struct {
 	Volume  record
@@ -146,7 +149,7 @@ func (s *Store) inTrashLocked(name string) []string {
 }
 
 // Trash lists what can come back, the latest first.
-func (s *Store) Trash(ctx context.Context) ([]Removed, error) {
+func (s Bin) Trash(ctx context.Context) ([]Removed, error) {
 	s.mu.Lock()
 	ids, wait := s.inTrashLocked(""), s.wait
 	list := make([]Removed, len(ids))
@@ -167,7 +170,7 @@ func (s *Store) Trash(ctx context.Context) ([]Removed, error) {
 
 // Undo brings a removed volume back, the latest of its name, by that or another
 // name. Errors: NotFound, Conflict for a name that is there.
-func (s *Store) Undo(_ context.Context, name, as string) (volume.Volume, error) {
+func (s Bin) Undo(_ context.Context, name, as string) (volume.Volume, error) {
 	if as == "" {
 		as = name
 	}
@@ -213,7 +216,7 @@ func (s *Store) Undo(_ context.Context, name, as string) (volume.Volume, error) 
 
 // EmptyTrash removes for good what can come back: of a name, or all with "". It
 // says how many bytes that frees.
-func (s *Store) EmptyTrash(ctx context.Context, name string) (freed int64, err error) {
+func (s Bin) EmptyTrash(ctx context.Context, name string) (freed int64, err error) {
 	s.mu.Lock()
 	ids := s.inTrashLocked(name)
 	s.mu.Unlock()
@@ -224,7 +227,7 @@ func (s *Store) EmptyTrash(ctx context.Context, name string) (freed int64, err e
 }
 
 // Evict removes for good what was removed first, until so many bytes are freed.
-func (s *Store) Evict(ctx context.Context, need int64) (freed int64, err error) {
+func (s Bin) Evict(ctx context.Context, need int64) (freed int64, err error) {
 	s.mu.Lock()
 	ids := s.inTrashLocked("")
 	s.mu.Unlock()
@@ -236,7 +239,7 @@ func (s *Store) Evict(ctx context.Context, need int64) (freed int64, err error) 
 	return freed, err
 }
 
-func (s *Store) end(ctx context.Context, ids []string, need int64) (freed int64, err error) {
+func (s Bin) end(ctx context.Context, ids []string, need int64) (freed int64, err error) {
 	for _, id := range ids {
 		if freed >= need || ctx.Err() != nil {
 			break
@@ -267,7 +270,7 @@ func (s *Store) end(ctx context.Context, ids []string, need int64) (freed int64,
 }
 
 // expire removes for good what has waited long enough.
-func (s *Store) expire(ctx context.Context, now time.Time) {
+func (s Bin) expire(ctx context.Context, now time.Time) {
 	s.mu.Lock()
 	ids := s.inTrashLocked("")
 	ids = slices.DeleteFunc(ids, func(id string) bool { return now.Sub(s.trash[id].Removed) < s.wait })
@@ -278,7 +281,7 @@ func (s *Store) expire(ctx context.Context, now time.Time) {
 }
 
 // KeepTrash gives up what has waited long enough, until ctx ends.
-func (s *Store) KeepTrash(ctx context.Context) {
+func (s Bin) KeepTrash(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {

@@ -18,7 +18,7 @@ import (
 )
 
 // Archives of the volumes of a store.
-type Archives struct{ *store.Store }
+type Archives struct{ store.States }
 
 // Archive is a volume's content, opened to be written.
 type Archive struct {
