@@ -24,6 +24,7 @@ type ship struct {
 	cancel  context.CancelFunc
 
 	cursor *logs.Cursor
+	sent   logs.Place       // the cursor may be further, with a batch that is not sent
 	parts  map[string]*part // lines that go on, by stream
 	out    sender           // nil: not connected
 	away   bool             // it was said that the receiver is
@@ -34,7 +35,7 @@ func (s *ship) idle() bool {
 	if s.cursor == nil {
 		return false
 	}
-	c := logs.NewCursor(s.c.config(), s.cursor.Place())
+	c := logs.NewCursor(s.c.config(), s.sent)
 	defer c.Close()
 	some := false
 	_, _, err := c.Next(context.Background(), 1, func(*logs.Entry) { some = true })
@@ -51,6 +52,7 @@ func (s *ship) run() {
 	if err != nil {
 		log.Warn("it is not known which lines were sent: all that there are are sent", "error", err)
 	}
+	s.sent = place
 	s.cursor, s.parts = logs.NewCursor(s.c.config(), place), map[string]*part{}
 	defer s.cursor.Close()
 	defer s.disconnect()
@@ -140,6 +142,7 @@ func (s *ship) pass(log interface{ Warn(string, ...any) }) (sent, more bool) {
 		}
 		s.sleep(max(wait, time.Millisecond))
 	}
+	s.sent = b.end
 	if s.away {
 		s.away = false
 		log.Warn("the receiver takes the container's lines again")

@@ -299,6 +299,9 @@ func TestReceiverThatComesAndGoes(t *testing.T) {
 			}
 			x.close()
 			b.say(10)
+			if c.driver != "gelf" {
+				time.Sleep(100 * time.Millisecond) // it has read them, and tries
+			}
 			if err := b.room.Release(containerID); err != nil {
 				t.Fatal(err)
 			}
