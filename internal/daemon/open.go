@@ -124,14 +124,9 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 			d.log.Error("the runtimes stay as they were", "error", err)
 		}
 	})
-	ships, err := ship.Open(filepath.Join(c.DataRoot, "unsent"), d.log)
-	if err != nil {
-		return nil, err
-	}
-	r.onClose(ships.Close)
 	boxes, err := d.openEngine(ctx, c, id, engine.Options{
 		CDI: devices, Runtimes: others,
-		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log, Shipper: ships,
+		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log,
 	}, r.onClose)
 	if err != nil {
 		return nil, err
@@ -232,6 +227,12 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 			return nil, errors.Join(err, systemd.Close())
 		}
 	}
+	ships, err := ship.Open(filepath.Join(c.DataRoot, "unsent"), d.log)
+	if err != nil {
+		return nil, errors.Join(err, systemd.Close())
+	}
+	onClose(ships.Close)
+	o.Shipper = ships
 	e, err := engine.New(o)
 	if err != nil {
 		return nil, errors.Join(err, systemd.Close())

@@ -108,7 +108,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	undo = append(undo, func() error { e.names.Release(r.ID); return nil })
-	if err = e.checkLog(r); err != nil { // the tag may be of its name
+	if err = (output{e.records}).checkLog(r); err != nil { // the tag may be of its name
 		return container.CreateResponse{}, err
 	}
 	if err = e.o.Images.Pin(ctx, img, r.ID); err != nil {
@@ -160,7 +160,7 @@ func (e *Engine) complete(h *container.HostConfig, hostCgroups bool) {
 	if h.Init == nil && d.Init {
 		h.Init = &d.Init
 	}
-	e.completeLog(h)
+	output{e.records}.completeLog(h)
 	if h.Memory > 0 && h.MemorySwap == 0 {
 		h.MemorySwap = 2 * h.Memory
 	}

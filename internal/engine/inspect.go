@@ -46,8 +46,8 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 	if owner := q.filesOwner(r); owner != nil && !owner.Started.IsZero() {
 		resp.ResolvConfPath, resp.HostnamePath, resp.HostsPath = e.etcFile(owner, "resolv.conf"), e.etcFile(owner, "hostname"), e.etcFile(owner, "hosts")
 	}
-	if driver, _ := e.logOptions(r); driver == options.JSONFile && !r.Started.IsZero() { // the one file that others may read
-		resp.LogPath = e.logFile(r)
+	if driver, _ := (output{e.records}).logOptions(r); driver == options.JSONFile && !r.Started.IsZero() { // the one file that others may read
+		resp.LogPath = output{e.records}.logFile(r)
 	}
 	if size {
 		rw, root, err := q.sizes(ctx, r)

@@ -94,13 +94,13 @@ func (e lost) regainNow(ctx context.Context, id string) bool {
 }
 
 func (e *records) adoption(r *record) keeper.AdoptRequest {
-	output, err := e.logConfig(r) // it was checked when the container was made
+	log, err := output{e}.logConfig(r) // it was checked when the container was made
 	if err != nil {
 		e.o.Log.Warn("attributes of a container's log", "container", r.ID, "error", err)
 	}
 	return keeper.AdoptRequest{
 		ContainerID: r.ID, PID: r.PID, StartedAt: r.Started, CgroupPaths: r.Cgroups, Pipes: r.Pipes,
-		HostPID: !r.HostConfig.PidMode.IsPrivate(), Paused: r.State == container.StatePaused, Log: output,
+		HostPID: !r.HostConfig.PidMode.IsPrivate(), Paused: r.State == container.StatePaused, Log: log,
 	}
 }
 

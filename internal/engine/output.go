@@ -13,6 +13,9 @@ import (
 	"hezi/internal/logs/ship"
 )
 
+// output is where containers' lines go.
+type output struct{ *records }
+
 // shipper sends the lines of containers with a remote log driver. ship.Room has it.
 type shipper interface {
 	Follow(ship.Container)
@@ -20,7 +23,7 @@ type shipper interface {
 }
 
 // shipLog has a container's lines sent, where its driver is for that.
-func (e *records) shipLog(r *record) {
+func (e output) shipLog(r *record) {
 	driver, opts := e.logOptions(r)
 	if e.o.Shipper == nil || !options.Remote(driver) || r.Started.IsZero() {
 		return
@@ -34,7 +37,7 @@ func (e *records) shipLog(r *record) {
 }
 
 // releaseLog keeps the lines of a container that is removed until they are sent.
-func (e *records) releaseLog(r *record) error {
+func (e output) releaseLog(r *record) error {
 	if driver, _ := e.logOptions(r); e.o.Shipper == nil || !options.Remote(driver) {
 		return nil
 	}
@@ -42,7 +45,7 @@ func (e *records) releaseLog(r *record) error {
 }
 
 // completeLog has a container say which log driver and options it has.
-func (e *records) completeLog(h *container.HostConfig) {
+func (e output) completeLog(h *container.HostConfig) {
 	d := e.o.Defaults
 	def := d.LogDriver
 	if def == "" {
@@ -53,7 +56,7 @@ func (e *records) completeLog(h *container.HostConfig) {
 
 // checkLog refuses options that the driver has not, and attributes or a tag that
 // cannot be made for this container.
-func (e *records) checkLog(r *record) error {
+func (e output) checkLog(r *record) error {
 	l := r.HostConfig.LogConfig
 	if err := options.Check(l.Type, l.Config); err != nil {
 		return errdefs.ErrInvalidArgument.WithMessage(err.Error())
@@ -66,7 +69,7 @@ func (e *records) checkLog(r *record) error {
 
 // logOptions are a container's driver and options; those of records that older
 // versions made are completed as they were then.
-func (e *records) logOptions(r *record) (string, map[string]string) {
+func (e output) logOptions(r *record) (string, map[string]string) {
 	h := container.HostConfig{LogConfig: r.HostConfig.LogConfig}
 	if h.LogConfig.Config == nil || h.LogConfig.Type == "" {
 		e.completeLog(&h)
@@ -75,7 +78,7 @@ func (e *records) logOptions(r *record) (string, map[string]string) {
 }
 
 // logInfo is what the tag of a container's lines may say.
-func (e *records) logInfo(r *record) *options.Info {
+func (e output) logInfo(r *record) *options.Info {
 	_, opts := e.logOptions(r)
 	i := &options.Info{
 		Config: opts, ContainerID: r.ID, ContainerName: "/" + r.Name, ContainerImageID: r.ImageID, ContainerImageName: r.Config.Image,
@@ -88,7 +91,7 @@ func (e *records) logInfo(r *record) *options.Info {
 }
 
 // logFile is where a container's lines are written; "" with the driver none.
-func (e *records) logFile(r *record) string {
+func (e output) logFile(r *record) string {
 	switch driver, _ := e.logOptions(r); driver {
 	case options.None:
 		return ""
@@ -99,7 +102,7 @@ func (e *records) logFile(r *record) string {
 }
 
 // logConfig is where a container's output goes.
-func (e *records) logConfig(r *record) (keeper.LogConfig, error) {
+func (e output) logConfig(r *record) (keeper.LogConfig, error) {
 	driver, opts := e.logOptions(r)
 	c := keeper.LogConfig{Driver: driver, Path: e.logFile(r)}
 	if driver == options.None {
@@ -120,7 +123,7 @@ func (e *records) logConfig(r *record) (keeper.LogConfig, error) {
 }
 
 // unreadable says why `logs` has nothing to show; "": it has.
-func (e *records) unreadable(r *record) string {
+func (e output) unreadable(r *record) string {
 	driver, opts := e.logOptions(r)
 	if driver == options.None {
 		return "the container was made with --log-driver none"

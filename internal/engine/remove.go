@@ -95,7 +95,7 @@ func (e *Engine) remove(c *entry, o RemoveOptions) error {
 	mapper{e.records}.giveBack(r)
 	labeller{e.records}.giveBack(r)
 	e.publish(r, events.ActionDestroy)
-	errs = append(errs, e.releaseLog(r), e.o.Keeper.Remove(ctx, r.ID, e.folder(r.ID)))
+	errs = append(errs, output{e.records}.releaseLog(r), e.o.Keeper.Remove(ctx, r.ID, e.folder(r.ID)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("container %s is removed, but something of it is left, which hezid removes at its next start: %w", r.ID, err)
 	}

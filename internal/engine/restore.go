@@ -49,7 +49,7 @@ func (e *Engine) Restore(ctx context.Context) error {
 		if err := e.restore(ctx, c, s, ok); err != nil {
 			return fmt.Errorf("restore container %s: %w", c.latest.Load().ID, err)
 		}
-		e.shipLog(c.latest.Load())
+		output{e.records}.shipLog(c.latest.Load())
 	}
 	e.o.Volumes.Settle()
 	for id := range known {

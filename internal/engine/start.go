@@ -83,7 +83,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 		if err == nil {
 			c.over = make(chan struct{})
 			e.checks.begin(c)
-			e.shipLog(c.latest.Load())
+			output{e.records}.shipLog(c.latest.Load())
 			e.publish(r, events.ActionStart)
 			return nil
 		}
@@ -230,7 +230,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err := e.place(ctx, r, &s, init); err != nil {
 		return none, after.Drop(err)
 	}
-	output, err := e.logConfig(r)
+	log, err := output{e.records}.logConfig(r)
 	if err != nil {
 		return none, after.Drop(err)
 	}
@@ -242,7 +242,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		return none, after.Drop(err)
 	}
 	c.latest.Store(&intent)
-	req := keeper.StartRequest{Launch: launch, Spec: s, Log: output, StdinOnce: r.Config.StdinOnce}
+	req := keeper.StartRequest{Launch: launch, Spec: s, Log: log, StdinOnce: r.Config.StdinOnce}
 	if sandbox != nil {
 		req.Ports = sandbox.Sockets[:min(len(sandbox.Sockets), keeper.MaxPorts)]
 		req.Names = sandbox.Names

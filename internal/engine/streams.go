@@ -151,11 +151,11 @@ func (e *Streams) Logs(ctx context.Context, ref string, o LogsOptions, hijack fu
 		return err
 	}
 	r := c.latest.Load()
-	conf, err := e.logConfig(r)
+	conf, err := output{e.records}.logConfig(r)
 	if err != nil {
 		return err
 	}
-	if why := e.unreadable(r); why != "" {
+	if why := (output{e.records}).unreadable(r); why != "" {
 		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading: " + why)
 	}
 	q := keeper.LogsRequest{
