@@ -1,6 +1,7 @@
 package box
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,8 +72,20 @@ func overlayError(fs int, o *Overlay, err error) error {
 	message := "cannot mount the container's root file system (overlay)"
 	for _, dir := range append([]string{o.Upper, o.Work}, o.Lower...) {
 		var st unix.Stat_t
-		if dir != "" && unix.Stat(dir, &st) != nil {
-			return stepError(StepRoot, dir, err, message+": the directory "+dir+" is missing")
+		if dir == "" {
+			continue
+		}
+		what := ""
+		if unix.Stat(dir, &st) != nil {
+			what = " is missing"
+		} else if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			what = " is no directory"
+		}
+		if what != "" && slices.Contains(o.Lower, dir) {
+			what += " (it is a layer of the image: `hezi system check --images --repair` unpacks it again)"
+		}
+		if what != "" {
+			return stepError(StepRoot, dir, err, message+": the directory "+dir+what)
 		}
 	}
 	buf := make([]byte, 1024)

@@ -354,5 +354,5 @@ func pidOf(pidfd int) (int, error) {
 // it is the program itself, and not a machine that runs it.
 func RootedIn(pid int, upper string) bool {
 	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
-	return err == nil && rootIs(mounts, upper)
+	return err == nil && rootIs(mounts, upper, deviceOf(upper))
 }

@@ -29,6 +29,15 @@ func View(lower []string) (*os.File, error) {
 	return reopened(fd, "root")
 }
 
+// ViewOf opens a directory of the host as View does: without what is mounted on it.
+func ViewOf(dir string) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open the file system at %s: %w", dir, err)
+	}
+	return reopened(fd, "root")
+}
+
 // RootOf is the root directory of a running box as it is mounted in it, and
 // nothing that is mounted on it: no /proc, no volume. upper is the box's upper
 // directory, by which it is recognised; os.ErrNotExist is another process, or none.
@@ -128,10 +137,10 @@ func Enter(pid int, upper string) (*Inside, error) {
 // that does not run, where nobody else sees them. New volumes are filled. Owners
 // that a mount maps are not: ids are as they are on disk. readOnly is of the root,
 // in which mount points are made before.
-func Assemble(o *Overlay, mounts []Mount, readOnly bool) (*Inside, error) {
+func Assemble(r *Root, mounts []Mount, readOnly bool) (*Inside, error) {
 	in := &Inside{todo: make(chan func()), left: make(chan struct{})}
 	ready := make(chan error, 1)
-	go in.assemble(o, mounts, readOnly, ready)
+	go in.assemble(r, mounts, readOnly, ready)
 	if err := <-ready; err != nil {
 		return nil, err
 	}
@@ -139,20 +148,20 @@ func Assemble(o *Overlay, mounts []Mount, readOnly bool) (*Inside, error) {
 }
 
 // assemble stays on its thread until it is left, for the mounts end with it.
-func (i *Inside) assemble(o *Overlay, mounts []Mount, readOnly bool, ready chan<- error) {
+func (i *Inside) assemble(r *Root, mounts []Mount, readOnly bool, ready chan<- error) {
 	runtime.LockOSThread()              // never unlocked: the thread ends
 	if unix.Gettid() == unix.Getpid() { // the first thread never ends: keep it busy and take another
 		defer runtime.UnlockOSThread()
 		next := make(chan struct{})
 		go func() {
-			i.assemble(o, mounts, readOnly, ready)
+			i.assemble(r, mounts, readOnly, ready)
 			close(next)
 		}()
 		<-next
 		return
 	}
 	defer close(i.left)
-	root, err := assembled(o, mounts, readOnly)
+	root, err := assembled(r, mounts, readOnly)
 	if err == nil {
 		i.Root = os.NewFile(uintptr(root), "root")
 	}
@@ -165,13 +174,18 @@ func (i *Inside) assemble(o *Overlay, mounts []Mount, readOnly bool, ready chan<
 	}
 }
 
-func assembled(o *Overlay, mounts []Mount, readOnly bool) (root int, err error) {
+func assembled(r *Root, mounts []Mount, readOnly bool) (root int, err error) {
 	fail := func(what string, err error) (int, error) {
 		return -1, fmt.Errorf("the container's file system: %s: %w", what, err)
 	}
 	b := newBundle()
 	defer func() { b.close() }()
-	fd, err := mountOverlay(o)
+	var fd int
+	if r.Overlay != nil {
+		fd, err = mountOverlay(r.Overlay)
+	} else if fd, err = unix.OpenTree(unix.AT_FDCWD, r.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC); err != nil {
+		err = fmt.Errorf("the container's file system: open %s: %w", r.Path, err)
+	}
 	if err != nil {
 		return -1, err
 	}
@@ -267,6 +281,7 @@ func enterMounts(ns *os.File, upper string) error {
 	fail := func(what string, err error) error {
 		return fmt.Errorf("the container's root file system: %s: %w", what, err)
 	}
+	device := deviceOf(upper) // while it can be seen
 	// The box's own /proc does not know this thread.
 	self, err := unix.Open("/proc/thread-self", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -289,7 +304,7 @@ func enterMounts(ns *os.File, upper string) error {
 	if err != nil {
 		return fail("read the list of its mounts", err)
 	}
-	if !rootIs(mounts, upper) {
+	if !rootIs(mounts, upper, device) {
 		return errEnded
 	}
 	return nil
@@ -312,9 +327,20 @@ func cloneRoot(ns *os.File, upper string) (int, error) {
 	return fd, nil
 }
 
+// deviceOf is the file system that is mounted at a path, as proc_pid_mountinfo(5)
+// writes it; "" where none is.
+func deviceOf(path string) string {
+	var st, above unix.Stat_t
+	if unix.Stat(path, &st) != nil || unix.Stat(path+"/..", &above) != nil || st.Dev == above.Dev {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+}
+
 // rootIs says whether the first mount on / is an overlay with an upper
-// directory (proc_pid_mountinfo(5)), which may be written relative to another.
-func rootIs(mountinfo []byte, upper string) bool {
+// directory (proc_pid_mountinfo(5)), which may be written relative to another; or
+// a directory of that path, or all of the file system that is mounted there.
+func rootIs(mountinfo []byte, upper, device string) bool {
 	for line := range bytes.Lines(mountinfo) {
 		f := strings.Fields(string(line))
 		if len(f) < 10 || f[4] != "/" {
@@ -327,7 +353,10 @@ func rootIs(mountinfo []byte, upper string) bool {
 				return true
 			}
 		}
-		return false
+		if f[3] == "/" {
+			return device != "" && f[2] == device
+		}
+		return strings.Contains(f[3][1:], "/") && strings.HasSuffix(upper, f[3])
 	}
 	return false
 }

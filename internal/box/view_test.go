@@ -23,9 +23,15 @@ func TestRootIs(t *testing.T) {
 		"1 2 0:3 / / rw - ext4 /dev/vda rw\n2 2 0:3 / / rw - overlay overlay rw,upperdir=/data/writable/abc/fs": false,
 		"1 2 0:3 / / rw - overlay overlay rw,lowerdir+=/,upperdir=/abc/fs,workdir=/abc/work":                    true,
 		"1 2 0:3 / / rw - overlay overlay rw,lowerdir+=/,upperdir=/fs,workdir=/work":                            false,
+		"1 2 254:0 /data/writable/abc/fs / rw - ext4 /dev/vda rw":                                               true,
+		"1 2 254:0 /writable/abc/fs / rw - xfs /dev/vdb rw":                                                     true,
+		"1 2 254:0 /writable/other/fs / rw - xfs /dev/vdb rw":                                                   false,
+		"1 2 254:0 /fs / rw - xfs /dev/vdb rw":                                                                  false,
+		"1 2 0:7 / / rw - fuse.fuse-overlayfs fuse-overlayfs rw":                                                true,
+		"1 2 0:8 / / rw - fuse.fuse-overlayfs fuse-overlayfs rw":                                                false,
 		"": false, "1 2": false,
 	} {
-		if got := rootIs([]byte(line+"\n"), upper); got != want {
+		if got := rootIs([]byte(line+"\n"), upper, "0:7"); got != want {
 			t.Errorf("%q: %v", line, got)
 		}
 	}
@@ -130,5 +136,5 @@ func TestClosedDevices(t *testing.T) {
 	if err := unix.Mknod(filepath.Join(stopped.Upper, "zero"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))); err != nil {
 		t.Fatal(err)
 	}
-	try(Assemble(&Overlay{Lower: stopped.Lower, Upper: stopped.Upper, Work: stopped.Work}, nil, false))
+	try(Assemble(&Root{Overlay: &Overlay{Lower: stopped.Lower, Upper: stopped.Upper, Work: stopped.Work}}, nil, false))
 }

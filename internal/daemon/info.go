@@ -36,7 +36,7 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 	}
 	info := system.Info{
 		ID: s.id, Name: host,
-		Driver: "overlay2", DriverStatus: [][2]string{{"Backing Filesystem", backingFilesystem(c.DataRoot)}, {"Supports d_type", "true"}, {"driver-type", "io.containerd.snapshotter.v1"}},
+		Driver: s.storage.Choice.Driver, DriverStatus: s.storage.status(ctx, c.DataRoot),
 		Plugins: system.PluginsInfo{
 			Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: options.Drivers(),
 		},

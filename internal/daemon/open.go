@@ -35,7 +35,7 @@ import (
 	"hezi/internal/logs/ship"
 	"hezi/internal/network"
 	"hezi/internal/probe"
-	"hezi/internal/snapshot"
+	"hezi/internal/snapshot/choose"
 	"hezi/internal/store"
 	"hezi/internal/volume"
 )
@@ -60,6 +60,10 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 
 	reserve := disk.OpenReserve(c.DataRoot, c.DiskReserve, d.log)
 	reserve.Begin()
+	choice, err := choose.For(c.DataRoot, c.StorageDriver)
+	if err != nil {
+		return nil, err
+	}
 	db, err := store.Open(filepath.Join(c.DataRoot, "hezi.db"))
 	if err != nil {
 		return nil, err
@@ -69,7 +73,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	broker := events.New()
 	eng := new(atomic.Pointer[engine.Engine]) // rooms that are asked by it ask it back
 	grown := new(atomic.Pointer[disk.Budget])
-	imageOpts := imageOptions(c, d.log, broker, eng)
+	imageOpts := imageOptions(c, choice.Driver, d.log, broker, eng)
 	publish := imageOpts.Publish
 	imageOpts.Publish = func(typ, action, id string, attributes map[string]string) {
 		publish(typ, action, id, attributes)
@@ -85,11 +89,10 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	}
 	r.onClose(imgs.Close)
 	r.onReload = append(r.onReload, func(c *config.Config) { imgs.Reload(c.Registries()) })
-	layers, err := snapshot.Open(filepath.Join(c.DataRoot, "writable"), d.log)
+	layers, err := openStorage(ctx, c, d.log, imgs, choice, r.onClose)
 	if err != nil {
-		return nil, fmt.Errorf("the containers' layers: %w", err)
+		return nil, err
 	}
-	r.onClose(layers.Close)
 	vols, err := volume.Open(c.DataRoot, db)
 	if err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
@@ -126,7 +129,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 	})
 	boxes, err := d.openEngine(ctx, c, id, engine.Options{
 		CDI: devices, Runtimes: others,
-		Store: db, Images: imgs, Layers: layers, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log,
+		Store: db, Images: imgs, Layers: layers.Driver, Volumes: vols, Networks: nets, Keeper: held.client, Prober: probe.Prober{}, Events: broker, Log: d.log,
 	}, r.onClose)
 	if err != nil {
 		return nil, err
@@ -138,19 +141,18 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		d.log.Warn("networks of containers that are gone", "error", err)
 	}
 	boxes.Begin()
-	idle := func() bool { running, paused, _ := boxes.Counts(); return running+paused == 0 }
 	r.dismantle = func() error {
-		if !idle() {
+		if running, paused, _ := boxes.Counts(); running+paused > 0 {
 			return nil
 		}
 		return errors.Join(nets.Dismantle(), d.stopRelay(c.ExecRoot), forgetEnded(held.client), d.stopKeeper(held.client, id))
 	}
-	room := openDisk(c, d.log, reserve, imgs, boxes, vols)
+	room := openDisk(c, d.log, reserve, imgs, boxes, vols, layers.place)
 	r.onClose(room.close)
 	r.onReload = append(r.onReload, func(c *config.Config) { room.budget.SetLimits(c.DiskBudget) })
 	grown.Store(room.budget)
 	r.backend = api.Backend{Disk: room, Containers: boxes, Views: boxes, Streams: boxes, Limits: boxes, Execs: boxes, Files: boxes, Commits: engine.Commits{Engine: boxes, Images: image.Commits{Service: imgs}}, Snapshots: engine.Snapshots{Engine: boxes}, Mounts: engine.Mounts{Engine: boxes}, Images: imgs, Upkeep: image.Upkeep{Service: imgs}, Registries: imgs.Registries(), Transfers: imgs, Lists: lists.Lists{Registries: imgs.Registries()}, Volumes: vols, VolumeStates: volumes.Archives{States: volume.States{Store: vols}}, VolumeTrash: volume.Bin{Store: vols}, Networks: nets, Attachments: engine.Attachments{Engine: boxes}}
-	sys := &systemRoom{conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings, devices: devices, runtimes: others}
+	sys := &systemRoom{storage: layers, conf: d.conf.Load, keeperPath: held.binary, keeper: held.client, backend: &r.backend, events: broker, warnings: nets.Warnings, devices: devices, runtimes: others}
 	if sys.id, err = engineID(c.DataRoot); err != nil {
 		return nil, err
 	}
@@ -192,6 +194,9 @@ func (d *daemon) openEngine(ctx context.Context, c *config.Config, id string, o 
 		LogDriver: c.LogDriver, LogOptions: c.LogOpts, ShmSize: c.DefaultShmSize, Init: c.Init,
 		DNSSearch: c.DNSSearch, DNSOptions: c.DNSOpts, ResolvConf: c.ResolvConf, IPCMode: container.IpcMode(c.IPCMode), CgroupParent: c.CgroupParent, Userns: container.UsernsMode(c.Userns),
 		Restarts: engine.Restarts{First: c.RestartFirst, Last: c.RestartLast, Reset: c.RestartReset, CrashLoop: c.CrashLoop},
+	}
+	if o.Defaults.LayerSize, err = c.LayerSize(); err != nil {
+		return nil, err
 	}
 	if c.UsernsRemap != "" {
 		if o.Defaults.Remap, err = users.Remap(c.UsernsRemap); err != nil {
@@ -261,9 +266,9 @@ func denied(eng *atomic.Pointer[engine.Engine]) func(string, network.Denied) {
 	}
 }
 
-func imageOptions(c *config.Config, log *slog.Logger, broker *events.Broker, eng *atomic.Pointer[engine.Engine]) image.Options {
+func imageOptions(c *config.Config, driver string, log *slog.Logger, broker *events.Broker, eng *atomic.Pointer[engine.Engine]) image.Options {
 	return image.Options{
-		Root: c.DataRoot, Registries: c.Registries(), Log: log,
+		Root: c.DataRoot, Driver: driver, Registries: c.Registries(), Log: log,
 		InUse: func(_ context.Context, id digest.Digest) (running, stopped []string) {
 			if e := eng.Load(); e != nil {
 				return e.ImageUsers(id.String())

@@ -28,6 +28,7 @@ type systemRoom struct {
 	warnings   func() []string // of the network
 	devices    *cdi.Registry
 	runtimes   *oci.Registry
+	storage    *storage
 }
 
 var _ api.System = (*systemRoom)(nil)

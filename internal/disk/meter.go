@@ -1,10 +1,12 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +24,7 @@ type ImageUsage struct {
 	Active            int64           // that containers use
 	Size, Reclaimable int64
 	Blobs, Folders    map[string]bool // names of the files and folders that were counted
+	Layers            string          // where the folders are, below the data root; "": layers
 }
 
 // ContainerUsage is what the containers' own layers take.
@@ -87,6 +90,9 @@ type Meter struct {
 	// VolumeUsers are the containers that have a volume.
 	VolumeUsers func(name string) []string
 	Budget      *Budget // nil: none
+	// Place is the tree of a container whose files are among the layers, below a
+	// folder of its own; nil: there are none, all are in writable.
+	Place func(id string) string
 
 	flight singleflight.Group // several that ask for the same are answered by one walk
 }
@@ -147,10 +153,15 @@ func (m *Meter) containers(ctx context.Context, images *ImageUsage) (*ContainerU
 	u := &ContainerUsage{Items: list}
 	for i := range list {
 		c := &list[i]
-		if c.SizeRw, err = Usage(ctx, m.path("writable", c.ID)); err != nil {
+		dir := m.path("writable", c.ID)
+		c.SizeRootFs = sizes[c.ImageID]
+		if folder := m.folder(c.ID); folder != "" {
+			dir, c.SizeRootFs = folder, 0 // with what is the image's
+		}
+		if c.SizeRw, err = Usage(ctx, dir); err != nil {
 			return nil, err
 		}
-		c.SizeRootFs = c.SizeRw + sizes[c.ImageID]
+		c.SizeRootFs += c.SizeRw
 		c.ImageManifestDescriptor = nil // as Docker has it
 		u.Size += c.SizeRw
 		switch c.State {
@@ -161,6 +172,18 @@ func (m *Meter) containers(ctx context.Context, images *ImageUsage) (*ContainerU
 		}
 	}
 	return u, nil
+}
+
+// folder is that of a container whose files are among the layers; "": they are not.
+func (m *Meter) folder(id string) string {
+	if m.Place == nil {
+		return ""
+	}
+	tree := m.Place(id)
+	if tree == "" {
+		return ""
+	}
+	return filepath.Dir(tree)
 }
 
 func (m *Meter) volumes(ctx context.Context) (*VolumeUsage, error) {
@@ -194,9 +217,17 @@ func (m *Meter) own(ctx context.Context, r *Report) (*Own, error) {
 	for _, v := range r.Volumes.Items {
 		volumes[v.Name] = true
 	}
+	folders := maps.Clone(r.Images.Folders)
+	if folders == nil {
+		folders = map[string]bool{}
+	}
 	for _, c := range r.Containers.Items {
 		containers[c.ID] = true
+		if folder := m.folder(c.ID); folder != "" {
+			folders[filepath.Base(folder)] = true
+		}
 	}
+	layers := cmp.Or(r.Images.Layers, "layers")
 	count := func(p *Part) func(string, int64) {
 		return func(_ string, n int64) {
 			p.Count++
@@ -211,7 +242,7 @@ func (m *Meter) own(ctx context.Context, r *Report) (*Own, error) {
 			metadata(name, n)
 		}
 	}
-	known := map[string]bool{"containers": true, "unsent": true, "writable": true, "volumes": true, "content": true, "layers": true, "trash": true, ReserveName: true}
+	known := map[string]bool{"containers": true, "unsent": true, "writable": true, "volumes": true, "content": true, layers: true, "trash": true, ReserveName: true}
 	for _, part := range []struct {
 		dir  string
 		skip map[string]bool // counted already
@@ -225,8 +256,8 @@ func (m *Meter) own(ctx context.Context, r *Report) (*Own, error) {
 		{"content/blobs", map[string]bool{"sha256": true}, metadata},
 		{"content/ingest", nil, count(&o.Downloads)},
 		{"content", map[string]bool{"blobs": true, "ingest": true}, metadata},
-		{"layers/snapshots", r.Images.Folders, count(&o.Downloads)},
-		{"layers", map[string]bool{"snapshots": true}, metadata},
+		{layers + "/snapshots", folders, count(&o.Downloads)},
+		{layers, map[string]bool{"snapshots": true}, metadata},
 		{"trash", nil, count(&o.Removed)},
 		{"", known, metadata},
 	} {

@@ -15,7 +15,6 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 
-	"hezi/internal/box"
 	"hezi/internal/engine/spec"
 	"hezi/internal/image"
 	"hezi/internal/snapshot"
@@ -37,17 +36,16 @@ func (e *Files) compared(ctx context.Context, c *entry) (t snapshot.Trees, close
 			close()
 		}
 	}()
-	layers, err := e.o.Images.RootFS(ctx, r.image())
-	if err != nil {
-		return t, nil, err
-	}
-	if t.Lower, err = box.View(append(slices.Clone(layers.Lower), e.o.Layers.Base())); err != nil {
+	if t.Lower, err = (roots{e.records}).view(ctx, r, ""); err != nil {
 		return t, nil, err
 	}
 	if t.Merged, err = e.root(ctx, r); err != nil {
 		return t, nil, err
 	}
 	w := e.o.layer(r)
+	if w.Upper == "" { // the driver keeps it together with the image's
+		return t, close, nil
+	}
 	for _, dir := range append([]string{w.Upper}, w.Below...) {
 		f, err := os.Open(dir)
 		if err != nil {

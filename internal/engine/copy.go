@@ -51,9 +51,8 @@ func (e *Files) within(ctx context.Context, ref string, write bool) (*within, er
 		unlock()
 		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot copy: container %s is being removed", r.ID))
 	}
-	layer := e.o.layer(r)
 	if r.running() {
-		w.in, err = box.Enter(r.PID, layer.Upper)
+		w.in, err = box.Enter(r.PID, e.o.Layers.Place(r.ID, r.Chain))
 		if err == nil {
 			w.done = hold(e.records, c)
 			unlock()
@@ -94,10 +93,6 @@ func idMaps(list []box.IDMap) (out []user.IDMap) {
 // A root that is not written to gets the mount points that no start has made yet in
 // a folder, scratch, which is removed when all is closed.
 func (e *Files) assemble(ctx context.Context, r *record, write bool) (in *box.Inside, scratch string, err error) {
-	layers, err := e.o.Images.RootFS(ctx, r.image())
-	if err != nil {
-		return nil, "", err
-	}
 	defer func() { e.o.Volumes.Unmount(r.ID, r.volumes()) }() // what is assembled holds them itself
 	all, err := launcher{e.records}.mounts(ctx, r)
 	if err != nil {
@@ -111,23 +106,26 @@ func (e *Files) assemble(ctx context.Context, r *record, write bool) (in *box.In
 		}
 		m.Owners, m.Propagation = nil, "rprivate" // the ids on disk are the container's
 	}
-	w := e.o.layer(r)
-	o := box.Overlay{Lower: e.o.lower(w, layers), Label: r.Labels.Files}
 	readOnly := !write || r.HostConfig.ReadonlyRootfs
-	if readOnly {
-		if scratch, err = os.MkdirTemp(filepath.Dir(w.Upper), "view"); err != nil {
-			return nil, "", err
+	v, err := roots{e.records}.look(ctx, r, readOnly)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { err = errors.Join(err, v.Done()) }()
+	if o := v.Overlay; o != nil {
+		o.Label = r.Labels.Files
+		if readOnly {
+			if scratch, err = os.MkdirTemp(filepath.Dir(o.Lower[0]), "view"); err != nil {
+				return nil, "", err
+			}
+			o.Upper, o.Work = filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
+			var root unix.Stat_t // what / is seen as
+			err = errors.Join(unix.Stat(o.Lower[0], &root), os.Mkdir(o.Upper, 0o700), os.Mkdir(o.Work, 0o700),
+				unix.Chown(o.Upper, int(root.Uid), int(root.Gid)), unix.Chmod(o.Upper, root.Mode&0o7777))
 		}
-		o.Lower = append([]string{w.Upper}, o.Lower...)
-		o.Upper, o.Work = filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")
-		var root unix.Stat_t // what / is seen as
-		err = errors.Join(unix.Stat(w.Upper, &root), os.Mkdir(o.Upper, 0o700), os.Mkdir(o.Work, 0o700),
-			unix.Chown(o.Upper, int(root.Uid), int(root.Gid)), unix.Chmod(o.Upper, root.Mode&0o7777))
-	} else {
-		o.Upper, o.Work = w.Upper, w.Work
 	}
 	if err == nil {
-		in, err = box.Assemble(&o, mounts, readOnly)
+		in, err = box.Assemble(&v.Root, mounts, readOnly)
 	}
 	if err != nil && scratch != "" {
 		os.RemoveAll(scratch)

@@ -115,7 +115,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	undo = append(undo, func() error { return e.o.Images.Unpin(undoing, r.ID) })
-	if _, err = e.o.Layers.Create(r.ID); err != nil {
+	if err = (roots{e.records}).make(ctx, r); err != nil {
 		return container.CreateResponse{}, err
 	}
 	undo = append(undo, func() error { return e.o.Layers.Remove(r.ID) })
@@ -138,6 +138,9 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 // limitLayer bounds a new layer by --storage-opt size.
 func (e *records) limitLayer(r *record) error {
 	size, err := spec.StorageSize(r.HostConfig)
+	if size == 0 {
+		size = e.o.Defaults.LayerSize
+	}
 	if err != nil || size == 0 {
 		return err
 	}

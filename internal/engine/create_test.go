@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/box"
 	"hezi/internal/engine/attach"
 	"hezi/internal/events"
 	"hezi/internal/image"
@@ -60,16 +61,25 @@ func (fakeLayers) Flatten(context.Context, string, string, string) (string, bool
 
 func (fakeLayers) Limit(string, int64) error { return nil }
 
-func (f fakeLayers) Create(id string) (snapshot.Writable, error) {
+func (f fakeLayers) Create(_ context.Context, id string, _ snapshot.Image) error {
 	f[id] = true
-	return snapshot.Writable{}, nil
+	return nil
 }
-func (f fakeLayers) Get(string, snapshot.Chain) snapshot.Writable { return snapshot.Writable{} }
-func (f fakeLayers) Base() string                                 { return "" }
-func (f fakeLayers) Remove(id string) error                       { delete(f, id); return nil }
-func (f fakeLayers) Size(string) (int64, error)                   { return 0, nil }
-func (f fakeLayers) Restore(string, snapshot.Chain) (bool, error) { return false, nil }
-func (f fakeLayers) Sweep(func(string) bool) error                { return nil }
+func (fakeLayers) Name() string { return defaultDriver }
+func (fakeLayers) Root(context.Context, string, snapshot.Chain, []string) (box.Root, error) {
+	return box.Root{Overlay: &box.Overlay{}}, nil
+}
+func (fakeLayers) View(context.Context, string, snapshot.Chain, []string, bool) (snapshot.View, error) {
+	return snapshot.View{}, nil
+}
+func (fakeLayers) Place(string, snapshot.Chain) string          { return "" }
+func (fakeLayers) Get(string, snapshot.Chain) snapshot.Writable { return snapshot.Writable{} }
+func (fakeLayers) Base() string                                 { return "" }
+func (fakeLayers) Release(string) error                         { return nil }
+func (f fakeLayers) Remove(id string) error                     { delete(f, id); return nil }
+func (fakeLayers) Size(context.Context, string) (int64, error)  { return 0, nil }
+func (fakeLayers) Restore(string, snapshot.Chain) (bool, error) { return false, nil }
+func (fakeLayers) Sweep(func(string) bool) error                { return nil }
 
 func TestCreateSurvivesAndUndoes(t *testing.T) {
 	data, run := t.TempDir(), t.TempDir()

@@ -58,22 +58,6 @@ type images interface {
 	Touch(id digest.Digest)
 }
 
-// layers is what the engine needs of the snapshot room. *snapshot.Store has it.
-type layers interface {
-	Create(id string) (snapshot.Writable, error)
-	Limit(id string, bytes int64) error
-	Get(id string, c snapshot.Chain) snapshot.Writable
-	Base() string
-	Remove(id string) error
-	Size(id string) (int64, error)
-	Sweep(known func(id string) bool) error
-	Restore(id string, c snapshot.Chain) (lost bool, err error)
-	Grow(id, like string) (layer string, err error)
-	Keep(id string, chains ...snapshot.Chain) error
-	Flatten(ctx context.Context, id, above, below string) (layer string, done bool, err error)
-	SizeOf(id, layer string) (int64, error)
-}
-
 // volumes is what the engine needs of the volume room. *volume.Store has it.
 type volumes interface {
 	Create(ctx context.Context, r volume.CreateRequest) (volume.Volume, error)
@@ -115,7 +99,7 @@ type Options struct {
 	Scopes   scopes
 	Store    database
 	Images   images
-	Layers   layers
+	Layers   snapshot.Driver
 	Volumes  volumes
 	Networks networks
 	Keeper   *keeper.Client
@@ -150,6 +134,8 @@ type Defaults struct {
 	// for which neither does (userns-remap), nil for the host's.
 	Userns container.UsernsMode
 	Remap  *box.Users
+	// LayerSize bounds the disk space of containers that do not say theirs, in bytes; 0: nothing does.
+	LayerSize int64
 }
 
 // record is a container as it is stored (see store.go). A record is never
@@ -176,6 +162,8 @@ type record struct {
 	// Chain are its own layers, and Snapshots what rollback can bring back.
 	Chain     snapshot.Chain `json:",omitempty"`
 	Snapshots []savepoint    `json:",omitempty"`
+	// Driver is the storage driver that keeps its file system; "": overlay2.
+	Driver string `json:",omitempty"`
 
 	State    State
 	Exit     int // code

@@ -47,24 +47,13 @@ func (e *Files) Export(ctx context.Context, ref string) (*Export, error) {
 // root opens a container's merged layers: as the container itself has them
 // mounted if it runs, for what it changes is only seen there as it is.
 func (e *Files) root(ctx context.Context, r *record) (*os.File, error) {
-	w := e.o.layer(r)
 	if r.running() && r.Users == nil { // mapped, its files would have the host's ids
-		root, err := box.RootOf(r.PID, w.Upper)
+		root, err := box.RootOf(r.PID, e.o.Layers.Place(r.ID, r.Chain))
 		if !errors.Is(err, os.ErrNotExist) {
 			return root, err
 		}
 	}
-	return e.view(ctx, r)
-}
-
-// view merges a container's layers anew, read-only.
-func (e *records) view(ctx context.Context, r *record) (*os.File, error) {
-	layers, err := e.o.Images.RootFS(ctx, r.image())
-	if err != nil {
-		return nil, err
-	}
-	w := e.o.layer(r)
-	return box.View(append([]string{w.Upper}, e.o.lower(w, layers)...))
+	return roots{e.records}.view(ctx, r, r.ID)
 }
 
 // Write archives it.

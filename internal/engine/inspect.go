@@ -151,7 +151,7 @@ func stableID(a, b string) string {
 // sizes are the bytes on disk of the container's own layer, and of that and
 // its image together.
 func (q query) sizes(ctx context.Context, r *record) (rw, root int64, err error) {
-	if rw, err = q.e.o.Layers.Size(r.ID); err != nil {
+	if rw, err = q.e.o.Layers.Size(ctx, r.ID); err != nil {
 		return 0, 0, fmt.Errorf("the size of container %s: %w", r.ID, err)
 	}
 	img, err := q.e.o.Images.RootFS(ctx, r.image())

@@ -3,6 +3,7 @@ package engine
 import (
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/mount"
 
 	"hezi/internal/box"
@@ -52,9 +53,10 @@ func (e labeller) apply(r *record, s *box.Spec) error {
 		return nil
 	}
 	s.Process.SELinuxLabel, s.FileLabel = l.Process, l.Files
-	if s.Root.Overlay != nil {
-		s.Root.Overlay.Label = l.Files
+	if s.Root.Overlay == nil {
+		return errdefs.ErrNotImplemented.WithMessage("the storage driver " + e.o.Layers.Name() + " cannot give a container's files SELinux labels: use overlay2, or --security-opt label=disable")
 	}
+	s.Root.Overlay.Label = l.Files
 	for i := range s.Mounts {
 		if layers := s.Mounts[i].Layers; layers != nil {
 			layers.Label = l.Files

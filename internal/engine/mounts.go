@@ -25,6 +25,7 @@ import (
 	"hezi/internal/image"
 	"hezi/internal/network"
 	"hezi/internal/network/hostfiles"
+	"hezi/internal/snapshot"
 	hostvolume "hezi/internal/volume"
 )
 
@@ -48,6 +49,7 @@ func missingSource(path string) error {
 // release gives back what a start took of the other rooms.
 func release(e *records, r *record) {
 	e.o.Networks.Release(r.ID)
+	roots{e}.release(r)
 	e.o.Volumes.Unmount(r.ID, r.volumes())
 }
 
@@ -64,7 +66,7 @@ func (r *record) volumes() (names []string) {
 // mounts turns what was asked for into mounts of the host's paths. release must follow.
 func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 	var list []box.Mount
-	owners := users.Owners{Mode: r.HostConfig.UsernsMode, Users: r.Users, User: r.Config.User, Root: func() (*os.File, error) { return e.view(ctx, r) }}
+	owners := users.Owners{Mode: r.HostConfig.UsernsMode, Users: r.Users, User: r.Config.User, Root: func() (*os.File, error) { return roots{e.records}.view(ctx, r, r.ID) }}
 	for _, p := range r.Points {
 		m := box.Mount{Type: box.MountBind, Target: p.Target, ReadOnly: p.ReadOnly, ReadOnlyTop: p.ReadOnlyTop,
 			Recursive: !p.NonRecursive, Propagation: p.Propagation, Subpath: p.Subpath}
@@ -93,11 +95,9 @@ func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 				return nil, err
 			}
 		case mount.TypeImage:
-			layers, err := e.mountedImage(ctx, r, p)
-			if err != nil {
+			if err := e.mountedImage(ctx, r, p, &m); err != nil {
 				return nil, err
 			}
-			m.Type, m.Source, m.Layers, m.Recursive = box.MountImage, p.Source, layers, false
 		}
 		if p.Type != mount.TypeImage {
 			if err := r.relabel(p, m.Source); err != nil {
@@ -118,17 +118,23 @@ func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 
 // mountedImage are the layers of an image that is mounted, above an empty one:
 // the kernel wants two at least where none is written to.
-func (e launcher) mountedImage(ctx context.Context, r *record, p spec.Point) (*box.Overlay, error) {
+func (e launcher) mountedImage(ctx context.Context, r *record, p spec.Point, m *box.Mount) error {
 	root, err := e.o.Images.RootFS(ctx, &image.Image{ID: p.Image.ID, Manifest: p.Image.Manifest, Layers: p.Image.Layers})
 	if err != nil {
-		return nil, fmt.Errorf("the image for %s: %w", p.Target, err)
+		return fmt.Errorf("the image for %s: %w", p.Target, err)
+	}
+	m.Type, m.Source, m.Recursive = box.MountImage, p.Source, false
+	if _, whole := e.o.Layers.(*snapshot.Whole); whole && len(root.Lower) > 0 {
+		m.Type, m.Source, m.ReadOnly = box.MountBind, root.Lower[0], true
+		return nil
 	}
 	e.o.Images.Touch(p.Image.ID)
 	empty := filepath.Join(e.folder(r.ID), "empty")
 	if err := os.MkdirAll(empty, 0o755); err != nil {
-		return nil, fmt.Errorf("the container's folder: %w", err)
+		return fmt.Errorf("the container's folder: %w", err)
 	}
-	return &box.Overlay{Lower: append(slices.Clip(root.Lower), empty)}, nil
+	m.Layers = &box.Overlay{Lower: append(slices.Clip(root.Lower), empty)}
+	return nil
 }
 
 // propagates refuses to have mounts propagate to or from a mount of the host

@@ -32,7 +32,7 @@ func (e *Engine) PruneContainers(ctx context.Context, o disk.PruneOptions) (cont
 		if r.alive() || slices.ContainsFunc(conditions, func(ok condition) bool { return !ok(r) }) {
 			continue
 		}
-		size, err := e.o.Layers.Size(r.ID)
+		size, err := e.o.Layers.Size(ctx, r.ID)
 		if err != nil {
 			size = 0 // a layer that is damaged is removed all the same
 		}

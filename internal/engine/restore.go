@@ -78,7 +78,9 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 			return err
 		}
 	}
-	if lost, err := e.o.Layers.Restore(r.ID, r.Chain); err != nil {
+	if err := (roots{e.records}).here(r); err != nil {
+		e.o.Log.Warn("a container cannot be started with this storage driver", "container", r.ID, "name", r.Name, "error", err)
+	} else if lost, err := e.o.Layers.Restore(r.ID, r.Chain); err != nil {
 		e.o.Log.Error("a container's writable layer cannot be used: the container cannot be started", "container", r.ID, "error", err)
 	} else if lost {
 		if err := e.limitLayer(r); err != nil {
@@ -87,6 +89,7 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 		e.o.Log.Warn("a container's writable layer was lost, as in a power cut just after the container was made: it is empty now", "container", r.ID)
 	}
 	if !alive {
+		roots{e.records}.release(r)
 		return e.restoreEnded(c)
 	}
 	c.over = make(chan struct{})

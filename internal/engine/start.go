@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -25,7 +24,6 @@ import (
 	"hezi/internal/network"
 	"hezi/internal/network/egress"
 	"hezi/internal/runtimes"
-	"hezi/internal/snapshot"
 )
 
 // Start starts a container; one that runs already is a NotModified error.
@@ -188,11 +186,9 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
-	w := e.o.layer(r)
-	if !r.Started.IsZero() {
-		if err := usable(r, w); err != nil {
-			return none, err
-		}
+	base, err := roots{e.records}.mounted(ctx, r, root)
+	if err != nil {
+		return none, err
 	}
 	security, err := spec.ParseSecurity(r.HostConfig.SecurityOpt)
 	if err != nil {
@@ -205,7 +201,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	in := spec.Input{
 		Security: security,
 		ID:       r.ID, Config: r.Config, HostConfig: r.HostConfig, Mounts: slices.Concat(files, mounts, devices.Mounts), Net: ns, PID: pid, IPC: ipc, Users: r.Users, UsersOf: of, CgroupParent: e.o.CgroupParent, Foreign: e.o.Defaults.CgroupParent,
-		Root: box.Root{Overlay: &box.Overlay{Lower: e.o.lower(w, root), Upper: w.Upper, Work: w.Work, Volatile: r.HostConfig.AutoRemove}},
+		Root: base,
 	}
 	s, err := spec.Build(in)
 	if err != nil {
@@ -296,20 +292,6 @@ func (e launcher) other(r *record, s *box.Spec, security *spec.Security, devices
 	}
 	s.Process.Seccomp, s.Process.SeccompFlags = nil, 0 // it compiles its own
 	return &runtimes.Launch{Runtime: *run, Seccomp: filter, Annotations: r.HostConfig.Annotations, Hooks: devices.Hooks}, nil
-}
-
-// usable lets a writable layer be mounted again. The kernel marks a layer that
-// was mounted volatile, since a crash may have spoiled it, and refuses it then;
-// the machine has not crashed since, or this container would be gone
-// (filesystems/overlayfs, "Volatile mount").
-func usable(r *record, w snapshot.Writable) error {
-	if !r.HostConfig.AutoRemove {
-		return nil
-	}
-	if err := os.RemoveAll(filepath.Join(w.Work, "work", "incompat", "volatile")); err != nil {
-		return fmt.Errorf("the container's writable layer: %w", err)
-	}
-	return nil
 }
 
 func (r *record) image() *image.Image {

@@ -214,7 +214,7 @@ func (e *records) undeliverable(r *record, sig syscall.Signal) bool {
 		return false
 	}
 	run, err := e.o.Runtimes.Find(r.HostConfig.Runtime)
-	return err == nil && run == nil || box.RootedIn(r.PID, e.o.layer(r).Upper)
+	return err == nil && run == nil || box.RootedIn(r.PID, e.o.Layers.Place(r.ID, r.Chain))
 }
 
 // kill ends the container for good, and says why when it does not go. pairs are

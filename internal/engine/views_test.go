@@ -53,7 +53,7 @@ func (n namedImages) Unpin(context.Context, string) error             { return n
 // sizedLayers are writable layers of 1000 bytes.
 type sizedLayers struct{ fakeLayers }
 
-func (s sizedLayers) Size(id string) (int64, error) {
+func (s sizedLayers) Size(_ context.Context, id string) (int64, error) {
 	if !s.fakeLayers[id] {
 		return 0, errdefs.ErrNotFound.WithMessage("no layer " + id)
 	}

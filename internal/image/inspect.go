@@ -32,7 +32,7 @@ func (s *Service) Inspect(ctx context.Context, ref string, platform *ocispec.Pla
 	out = imagetypes.InspectResponse{
 		ID: target.Digest.String(), Author: v.config.Author, Config: &config, Architecture: v.config.Architecture, Variant: v.config.Variant,
 		Os: v.config.OS, OsVersion: v.config.OSVersion, Descriptor: &target, RootFS: imagetypes.RootFS{Type: "layers", Layers: texts(v.config.RootFS.DiffIDs)},
-		GraphDriver: &storage.DriverData{Name: snapshotter},
+		GraphDriver: &storage.DriverData{Name: s.form.name},
 	}
 	out.RepoTags, out.RepoDigests = namesOf(same)
 	if n := len(v.config.History); n > 0 {

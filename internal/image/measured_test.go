@@ -25,9 +25,9 @@ func TestLayersAreMeasured(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, n := s.context(t.Context()), 0
-	err := s.overlay.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+	err := s.base.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
 		n++
-		got, err := s.overlay.Usage(ctx, i.Name)
+		got, err := s.base.Usage(ctx, i.Name)
 		if err != nil {
 			return err
 		}

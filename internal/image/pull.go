@@ -171,7 +171,7 @@ func (f *fetch) protect(ctx context.Context, list []layer) error {
 	err := f.s.db.Update(func(tx *bolt.Tx) error {
 		ctx := boltutil.WithTransaction(ctx, tx)
 		for _, l := range list {
-			for _, r := range []leases.Resource{{ID: l.blob.Digest.String(), Type: "content"}, {ID: l.chain.String(), Type: "snapshots/" + snapshotter}} {
+			for _, r := range []leases.Resource{{ID: l.blob.Digest.String(), Type: "content"}, {ID: l.chain.String(), Type: "snapshots/" + f.s.form.name}} {
 				if err := f.s.leases.AddResource(ctx, leases.Lease{ID: id}, r); err != nil {
 					return err
 				}

@@ -67,10 +67,10 @@ func TestStartRemovesWhatBelongsToNothing(t *testing.T) {
 	ctx := s.context(t.Context())
 	for _, name := range []string{"below", "above"} { // known to the snapshotter alone
 		parent := map[string]string{"above": "hezi/1/below"}[name]
-		if _, err := s.overlay.Prepare(ctx, "hezi/0/"+name, parent); err != nil {
+		if _, err := s.base.Prepare(ctx, "hezi/0/"+name, parent); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.overlay.Commit(ctx, "hezi/1/"+name, "hezi/0/"+name); err != nil {
+		if err := s.base.Commit(ctx, "hezi/1/"+name, "hezi/0/"+name); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -101,7 +101,7 @@ func TestStartRemovesWhatBelongsToNothing(t *testing.T) {
 	if got := append(files(t, ingest), files(t, filepath.Join(s.root, "trash"))...); len(got) > 0 {
 		t.Errorf("%v is left", got)
 	}
-	if err := s.overlay.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+	if err := s.base.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
 		if strings.HasSuffix(i.Name, "/below") || strings.HasSuffix(i.Name, "/above") {
 			t.Errorf("%s is left", i.Name)
 		}

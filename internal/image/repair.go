@@ -17,7 +17,6 @@ import (
 	registrytypes "github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"hezi/internal/image/check"
 )
@@ -39,8 +38,8 @@ func (s Upkeep) Check(ctx context.Context, r CheckRequest, tell func(check.Event
 	}
 	defer s.checking.Unlock()
 	store := &check.Store{
-		Root: s.root, Namespace: namespace, Snapshotter: snapshotter, UpperLabel: upperLabel, Context: s.context, View: s.bolt.View,
-		Names: s.names, Blobs: s.blobs, Layers: s.overlay, Trees: s.trees, Sweep: &s.sweeper, Log: s.log,
+		Root: s.root, Namespace: namespace, Snapshotter: s.form.name, UpperLabel: upperLabel, Context: s.context, View: s.bolt.View,
+		Names: s.names, Blobs: s.blobs, Layers: s.base, Trees: s.trees, Sweep: &s.sweeper, Log: s.log,
 		Databases: s.databases, Maker: &maker{s: s, Fetcher: check.Fetcher{
 			Registries: s.registries, Blobs: s.blobs, Sweep: &s.sweeper, Auths: r.Auths, Put: s.put, Adopt: s.adopt,
 		}},
@@ -191,7 +190,7 @@ func (m *maker) tryExchange(ctx context.Context, chain digest.Digest, dir, place
 	if wait > 0 {
 		return nil, wait, nil
 	}
-	err = unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, place, unix.RENAME_EXCHANGE)
+	err = m.s.form.placeLayer(dir, place)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = os.MkdirAll(filepath.Dir(place), 0o700); err == nil {
 			err = os.Rename(dir, place)
@@ -252,7 +251,10 @@ func (m *maker) Reset(ctx context.Context) (running []string, err error) {
 	if running := m.Running(ctx, ""); len(running) > 0 {
 		return running, nil
 	}
-	left, err := check.LayerNames(s.bolt.View, namespace, snapshotter)
+	if s.form.whole { // and containers' own files are among the folders
+		return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s/metadata.db says which folders belong to which container: put it back from a copy; or, if no container's files are needed, stop hezid, move %[1]s away, and start it", filepath.Join(s.root, s.form.dir)))
+	}
+	left, err := check.LayerNames(s.bolt.View, namespace, s.form.name)
 	if err != nil {
 		return nil, err
 	}
@@ -266,12 +268,12 @@ func (m *maker) Reset(ctx context.Context) (running []string, err error) {
 	if len(left) > 0 {
 		return nil, fmt.Errorf("%d layers cannot be forgotten: %w", len(left), errdefs.ErrInternal)
 	}
-	dirs, err := os.ReadDir(filepath.Join(s.root, "layers", "snapshots"))
+	dirs, err := os.ReadDir(filepath.Join(s.root, s.form.dir, "snapshots"))
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range dirs {
-		if err := s.sweeper.Throw(filepath.Join(s.root, "layers", "snapshots", d.Name())); err != nil {
+		if err := s.sweeper.Throw(filepath.Join(s.root, s.form.dir, "snapshots", d.Name())); err != nil {
 			return nil, err
 		}
 	}

@@ -319,7 +319,7 @@ func (s *Service) RootFS(ctx context.Context, img *Image) (RootFS, error) {
 	if v, ok := s.rootfs.Load(top); ok {
 		// Directories of snapshots are never reused: one that is there is the
 		// layer, and it holds those below.
-		if root := v.(RootFS); exists(root.Lower[0]) {
+		if root := v.(RootFS); exists(root.Lower[0]) && s.form.mountable(root.Lower) {
 			return root, nil
 		}
 		s.rootfs.Delete(top)
@@ -357,9 +357,20 @@ func (s *depot) directories(ctx context.Context, top digest.Digest) ([]string, e
 			return nil, fmt.Errorf("the layer %s has no directory", name)
 		}
 		out, name = append(out, dir), info.Parent
+		if s.form.whole {
+			break
+		}
+	}
+	if s.form.ready != nil {
+		if err := s.form.ready(out); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }
+
+// mountable says whether layers that were there can still be mounted.
+func (f *form) mountable(dirs []string) bool { return f.ready == nil || f.ready(dirs) == nil }
 
 // upperLabel is where the overlay snapshotter tells a snapshot's directory.
 const upperLabel = "containerd.io/snapshot/overlay.upperdir"

@@ -43,7 +43,6 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
-	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/google/uuid"
@@ -59,9 +58,8 @@ import (
 )
 
 const (
-	namespace   = "hezi"
-	snapshotter = "overlayfs" // its name in the metadata, and in gc labels
-	leaseTime   = 24 * time.Hour
+	namespace = "hezi"
+	leaseTime = 24 * time.Hour
 )
 
 // Options of a Service.
@@ -81,16 +79,19 @@ type Options struct {
 	Log     *slog.Logger // nil: slog's default
 	// Databases of the engine's other rooms, which a check looks into, too.
 	Databases map[string]func(func(*bolt.Tx) error) error
+	// Driver is the storage driver; "": overlay2.
+	Driver string
 }
 
 // depot is the content and the layers, and what protects them while they
 // come. It knows no names.
 type depot struct {
 	root    string
+	form    form
 	db      *metadata.DB
 	blobs   content.Store
 	layers  snapshots.Snapshotter
-	overlay snapshots.Snapshotter // what layers wraps
+	base    snapshots.Snapshotter // what layers wraps
 	leases  leases.Manager
 	log     *slog.Logger
 	flights flights // layers that several pulls want
@@ -127,6 +128,7 @@ type Service struct {
 	rootfs       sync.Map // digest.Digest of a top layer -> RootFS
 	gate         gate
 	helloChecked atomic.Bool // the built-in image is this build's
+	collecting   atomic.Bool // files of containers are about to be deleted
 	checking     sync.Mutex  // held while a check runs
 	pruning      sync.Mutex  // held while images are pruned
 	uses         *uses
@@ -150,6 +152,9 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 		s.inUse = func(context.Context, digest.Digest) (running, stopped []string) { return nil, nil }
 	}
 	if s.registries, err = registry.New(o.Registries, "hezi/"+version.Version, s.log); err != nil {
+		return nil, err
+	}
+	if s.form, err = formOf(o.Driver); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(o.Root, 0o711); err != nil {
@@ -178,32 +183,33 @@ func Open(ctx context.Context, o Options) (_ *Service, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the content store: %w", err)
 	}
-	layers, err := storage.NewMetaStore(filepath.Join(o.Root, "layers", "metadata.db"))
+	folder := filepath.Join(o.Root, s.form.dir)
+	layers, err := storage.NewMetaStore(filepath.Join(folder, "metadata.db"))
 	if err != nil {
 		return nil, fmt.Errorf("open the layers: %w", err)
 	}
 	recorded := layerRecords{layers, &s.cleaning}
-	files, err := overlay.NewSnapshotter(filepath.Join(o.Root, "layers"), overlay.WithUpperdirLabel, overlay.WithMetaStore(recorded))
+	files, err := s.form.open(s, folder, recorded)
 	if err != nil {
 		return nil, fmt.Errorf("open the layers: %w", err)
 	}
-	s.overlay = measured{files, recorded}
+	s.base = measured{files, recorded}
 	defer func() {
 		if err != nil {
-			s.overlay.Close()
+			s.base.Close()
 		}
 	}()
-	s.db = metadata.NewDB(records{s.bolt, &s.cleaning}, store, map[string]snapshots.Snapshotter{snapshotter: s.overlay})
+	s.db = metadata.NewDB(records{s.bolt, &s.cleaning}, store, map[string]snapshots.Snapshotter{s.form.name: s.base})
 	if err = s.db.Init(ctx); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	s.blobs, s.layers = s.db.ContentStore(), s.db.Snapshotter(snapshotter)
+	s.blobs, s.layers = s.db.ContentStore(), s.db.Snapshotter(s.form.name)
 	s.leases, s.names = metadata.NewLeaseManager(s.db), metadata.NewImageStore(s.db)
-	s.trees = &check.Trees{Layers: s.layers, UpperLabel: upperLabel, Context: s.context, Log: s.log}
+	s.trees = &check.Trees{Ready: s.form.ready, Layers: s.layers, UpperLabel: upperLabel, Context: s.context, Log: s.log}
 	s.databases = map[string]func(func(*bolt.Tx) error) error{"images.db": s.bolt.View}
 	maps.Copy(s.databases, o.Databases)
-	s.space = space.Store{Root: o.Root, Namespace: namespace, Snapshotter: snapshotter, UpperLabel: upperLabel, View: s.bolt.View, Layers: s.overlay, Context: s.context}
-	if s.flush, err = newFlusher(filepath.Join(o.Root, "layers", "snapshots")); err != nil {
+	s.space = space.Store{Root: o.Root, Namespace: namespace, Snapshotter: s.form.name, UpperLabel: upperLabel, View: s.bolt.View, Layers: s.base, Context: s.context}
+	if s.flush, err = newFlusher(filepath.Join(folder, "snapshots")); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -259,7 +265,7 @@ func (s *Service) Close() error {
 	s.registries.Close()
 	s.flush.close()
 	err := s.uses.write(context.Background())
-	return errors.Join(err, s.overlay.Close(), s.bolt.Close())
+	return errors.Join(err, s.base.Close(), s.bolt.Close())
 }
 
 // Reload takes a new configuration of registries; pulls under way keep theirs.

@@ -125,7 +125,7 @@ func (s *depot) build(ctx context.Context, config ocispec.Descriptor, list []lay
 	if len(list) == 0 {
 		return nil
 	}
-	label := "containerd.io/gc.ref.snapshot." + snapshotter
+	label := "containerd.io/gc.ref.snapshot." + s.form.name
 	_, err := s.blobs.Update(ctx, content.Info{Digest: config.Digest, Labels: map[string]string{label: list[len(list)-1].chain.String()}}, "labels."+label)
 	if err != nil {
 		return fmt.Errorf("tie the layers to config %s: %w", config.Digest, err)

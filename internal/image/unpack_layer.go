@@ -40,6 +40,9 @@ type staged struct {
 // stage unpacks a layer into a directory of its own, without the layers
 // below, in overlay's form of whiteouts.
 func (b *builder) stage(ctx context.Context, r io.Reader) (*staged, error) {
+	if b.over() {
+		return nil, unpack.ErrNeedsParents
+	}
 	return b.stageFresh(ctx, r, func(root string, r io.Reader) error {
 		return unpack.Alone(ctx, root, b.layer.parent == "", r)
 	})
@@ -73,6 +76,11 @@ func (b *builder) stageFresh(ctx context.Context, r io.Reader, how unpacker) (_ 
 
 // stageOver unpacks a layer over the mounted layers below.
 func (b *builder) stageOver(ctx context.Context, r io.Reader) (_ *staged, err error) {
+	if b.s.form.ready != nil {
+		if _, err := b.s.directories(ctx, b.layer.parent); err != nil {
+			return nil, err
+		}
+	}
 	st, mounts, err := b.prepare(ctx, b.layer.parent.String())
 	if err != nil {
 		return nil, err
@@ -85,13 +93,18 @@ func (b *builder) stageOver(ctx context.Context, r io.Reader) (_ *staged, err er
 	if len(mounts) != 1 {
 		return nil, fmt.Errorf("the store of layers gave %v for a layer over others: %w", mounts, errdefs.ErrInternal)
 	}
+	apply := func(root string, r io.Reader) error { return unpack.Apply(ctx, root, r) }
+	if b.s.form.whole {
+		st.path = mounts[0].Source
+		return st, b.apply(ctx, st.path, r, apply)
+	}
 	for _, o := range mounts[0].Options {
 		if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
 			st.path = dir
 		}
 	}
 	err = unpack.Mounted(mounts[0], func(root string) error {
-		return b.apply(ctx, root, r, func(root string, r io.Reader) error { return unpack.Apply(ctx, root, r) })
+		return b.apply(ctx, root, r, apply)
 	})
 	if err != nil {
 		return nil, err
@@ -180,6 +193,12 @@ func (st *staged) save(ctx context.Context) (err error) {
 			st.abort(ctx)
 		}
 	}()
+	if st.s.form.seal != nil {
+		if st.usage, err = st.s.form.seal(ctx, st.path); err != nil {
+			return fmt.Errorf("layer %s: %w", st.layer.blob.Digest, st.s.diskError(err))
+		}
+		return st.s.flush.sync(st.since)
+	}
 	type measurement struct {
 		*meter
 		err error
@@ -200,6 +219,19 @@ func (st *staged) save(ctx context.Context) (err error) {
 	if m.err != nil {
 		return fmt.Errorf("measure layer %s: %w", st.layer.blob.Digest, m.err)
 	}
+	return st.unshare(ctx)
+}
+
+// unshare counts what the layer has beside what it shares with those below.
+func (st *staged) unshare(ctx context.Context) error {
+	if !st.s.form.shares || st.layer.parent == "" {
+		return nil
+	}
+	below, err := sharedBelow(ctx, st.s, st.layer.parent.String())
+	if err != nil {
+		return fmt.Errorf("measure layer %s: %w", st.layer.blob.Digest, err)
+	}
+	st.usage = snapshots.Usage{Size: max(0, st.usage.Size-below.Size), Inodes: max(0, st.usage.Inodes-below.Inodes)}
 	return nil
 }
 

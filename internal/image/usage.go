@@ -64,7 +64,7 @@ func (s Upkeep) DiskUsage(ctx context.Context) (*disk.ImageUsage, error) {
 	}
 	images := m.Reach(named...)
 	u := &disk.ImageUsage{Items: list, Size: images.Disk(), Reclaimable: images.Without(m.Reach(kept...)).Disk(),
-		Blobs: make(map[string]bool, len(images.Blobs)), Folders: make(map[string]bool, len(images.Layers))}
+		Layers: s.form.dir, Blobs: make(map[string]bool, len(images.Blobs)), Folders: make(map[string]bool, len(images.Layers))}
 	for _, i := range list {
 		if i.Containers > 0 {
 			u.Active++

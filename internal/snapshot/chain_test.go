@@ -51,7 +51,7 @@ func TestFlatten(t *testing.T) {
 	for _, dir := range []string{"gone", "again/deep", "opaque", "both", "file"} {
 		must(t, os.MkdirAll(filepath.Join(image, dir), 0o755), os.WriteFile(filepath.Join(image, dir, "of-image"), []byte(dir), 0o644))
 	}
-	_, err = s.Create("aa")
+	_, err = s.Make("aa")
 	must(t, err)
 	write := func(root, name, text string) {
 		t.Helper()

@@ -36,7 +36,9 @@ type Change struct {
 // Trees are the root directories of a container's file system, of its image's,
 // and of the container's own layers, which say where to look: all that is
 // found there is judged by what the kernel shows in the other two, so that
-// whiteouts, opaque and redirected directories are the kernel's business.
+// whiteouts, opaque and redirected directories are the kernel's business. Without
+// Upper all is compared, and what a container was furnished with (Store.Base) does
+// not count.
 type Trees struct {
 	Merged, Lower *os.File
 	Upper         []*os.File
@@ -74,6 +76,7 @@ func TarChanges(ctx context.Context, t Trees, w io.Writer) error {
 // or had, the file.
 func walkChanges(ctx context.Context, t Trees, visit func(dir int, name string, kind Kind) error) error {
 	c := comparing{ctx: ctx, visit: visit}
+	c.furnished = len(t.Upper) == 0
 	top := level{merged: int(t.Merged.Fd()), lower: int(t.Lower.Fd())}
 	for _, f := range t.Upper {
 		top.upper = append(top.upper, int(f.Fd()))
@@ -106,8 +109,21 @@ type comparing struct {
 	ctx   context.Context
 	visit func(dir int, name string, kind Kind) error
 
+	furnished bool // the lowest layer is in the merged tree
+
 	ours, theirs tarring // for their attributes
 	a, b         []byte
+}
+
+// furniture says whether an entry is as in the lowest layer, that the image lacks.
+func (c *comparing) furniture(name string, st *unix.Stat_t) bool {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return c.furnished && slices.Contains(baseDirs, name)
+	case unix.S_IFREG:
+		return c.furnished && st.Size == 0 && slices.Contains(baseFiles, name)
+	}
+	return false
 }
 
 // tell visits a changed entry, after the directories that it makes changed.
@@ -205,6 +221,11 @@ func (c *comparing) entry(l *level, base string) error {
 		return nil
 	case !here:
 		return c.tell(l, base, Deleted)
+	case !was && c.furniture(name, &now):
+		if !isDir {
+			return nil
+		}
+		return c.below(l, base, false, false)
 	case !was:
 		err = c.tell(l, base, Added)
 	case isDir && wasDir:
@@ -317,7 +338,7 @@ func enterAll(dirs []int, base string) (list []int, err error) {
 // below it (Linux, Documentation/filesystems/overlayfs.rst).
 func merges(upper int) bool {
 	b := make([]byte, 1)
-	for _, prefix := range []string{"trusted.overlay.", "user.overlay."} {
+	for _, prefix := range []string{"trusted.overlay.", "user.overlay.", "user.fuseoverlayfs."} {
 		if n, err := unix.Fgetxattr(upper, prefix+"opaque", b); err == nil && n == 1 && b[0] == 'y' {
 			return false
 		}

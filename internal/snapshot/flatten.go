@@ -89,7 +89,7 @@ func (m merging) entry(to, above, below string) error {
 	if err := unix.Lstat(above, &st); err != nil {
 		return err
 	}
-	if err := plain(above, &st); err != nil {
+	if err := isPlain(above, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -106,7 +106,7 @@ func (m merging) entry(to, above, below string) error {
 	} else if err != nil {
 		return err
 	}
-	if err := plain(below, &under); err != nil {
+	if err := isPlain(below, &under); err != nil {
 		return err
 	}
 	merges := under.Mode&unix.S_IFMT == unix.S_IFDIR
@@ -140,9 +140,9 @@ func (m merging) finish(to, like string) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, to, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// plain refuses what only the kernel can follow (Linux,
+// isPlain refuses what only the kernel can follow (Linux,
 // Documentation/filesystems/overlayfs.rst, "Redirects" and "Metadata only copy up").
-func plain(path string, st *unix.Stat_t) error {
+func isPlain(path string, st *unix.Stat_t) error {
 	kind := st.Mode & unix.S_IFMT
 	if kind != unix.S_IFDIR && kind != unix.S_IFREG {
 		return nil

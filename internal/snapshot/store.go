@@ -1,13 +1,15 @@
-// Package snapshot keeps the writable layers of containers: the upper and work
-// directories of their overlays. Image layers are the image room's.
+// Package snapshot keeps containers' own file systems, over the layers of
+// images, which the image room has. A Driver says how: see its comment.
 //
 //	ROOT
 //	├── base/        an empty lowest layer with the places that every box mounts on
 //	├── .trash-*/    removed layers on their way out
-//	└── ID/{fs,work} upper and work of one container; of snapshots, fs.2, work.2 …
+//	├── ID/{fs,work} upper and work of one container; of snapshots, fs.2, work.2 …
+//	└── ID/merged    where fuse-overlayfs mounts them
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,16 +53,12 @@ const (
 	closeTime   = 5 * time.Second
 )
 
-// Open makes root when it is absent, deletes what a former engine removed, and
-// proves that overlays can be written there.
+// Open makes root when it is absent, and deletes what a former engine removed.
 func Open(root string, log *slog.Logger) (*Store, error) {
 	if err := os.MkdirAll(root, 0o710); err != nil {
 		return nil, fmt.Errorf("the folder of writable layers: %w", err)
 	}
 	s := &Store{root: root, log: log, trash: make(chan string, trashQueue)}
-	if err := s.probe(); err != nil {
-		return nil, err
-	}
 	if err := s.makeBase(); err != nil {
 		return nil, err
 	}
@@ -79,61 +77,20 @@ func Open(root string, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-// probe mounts an overlay where nobody sees it and looks what the file system says.
-func (s *Store) probe() error {
-	dir, err := os.MkdirTemp(s.root, trashPrefix+"probe-")
-	if err != nil {
-		return fmt.Errorf("try the folder of writable layers: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	for _, name := range []string{"lower", "fs", "work"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
-			return fmt.Errorf("try the folder of writable layers: %w", err)
-		}
-	}
-	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return errdefs.ErrFailedPrecondition.WithMessage("the kernel has no overlay file system: load it with `modprobe overlay`")
-	}
-	defer unix.Close(ctx)
-	for _, o := range [][2]string{{"lowerdir", "lower"}, {"upperdir", "fs"}, {"workdir", "work"}} {
-		if err := unix.FsconfigSetString(ctx, o[0], filepath.Join(dir, o[1])); err != nil {
-			return s.cannot(err)
-		}
-	}
-	if err := unix.FsconfigCreate(ctx); err != nil {
-		return s.cannot(err)
-	}
-	mnt, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return s.cannot(err)
-	}
-	defer unix.Close(mnt)
-	f, err := unix.Openat(mnt, "try", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return s.cannot(err)
-	}
-	return unix.Close(f)
-}
-
-func (s *Store) cannot(err error) error {
-	var st unix.Statfs_t
-	what := ""
-	if unix.Statfs(s.root, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		what = ", which is an overlay itself (the engine runs in a container?)"
-	}
-	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf(
-		"the file system of %s%s cannot hold the writable layers of an overlay: %v: give --data-root on ext4, xfs (made with ftype=1) or btrfs, or mount a volume there", s.root, what, err))
-}
+// What the lowest layer has.
+var (
+	baseDirs  = []string{"dev", "etc", "proc", "sys"}
+	baseFiles = []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"}
+)
 
 // makeBase makes the lowest layer of every container.
 func (s *Store) makeBase() error {
-	for _, dir := range []string{"dev", "etc", "proc", "sys"} {
+	for _, dir := range baseDirs {
 		if err := os.MkdirAll(filepath.Join(s.Base(), dir), 0o755); err != nil {
 			return fmt.Errorf("the lowest layer: %w", err)
 		}
 	}
-	for _, file := range []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"} {
+	for _, file := range baseFiles {
 		f, err := os.OpenFile(filepath.Join(s.Base(), file), os.O_CREATE|os.O_WRONLY, 0o644)
 		if err != nil {
 			return fmt.Errorf("the lowest layer: %w", err)
@@ -160,8 +117,8 @@ func (s *Store) Get(id string, c Chain) Writable {
 	return w
 }
 
-// Create makes a container's layer, empty. Error: AlreadyExists.
-func (s *Store) Create(id string) (Writable, error) {
+// Make makes a container's layer, empty. Error: AlreadyExists.
+func (s *Store) Make(id string) (Writable, error) {
 	w := s.Get(id, nil)
 	if !valid(id) {
 		return w, errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
@@ -187,6 +144,21 @@ func (s *Store) Create(id string) (Writable, error) {
 func (s *Store) Limit(id string, bytes int64) error {
 	w := s.Get(id, nil)
 	return quota.Limit(uint64(bytes), filepath.Dir(w.Upper), w.Upper, w.Work)
+}
+
+// CanLimit tries whether Limit can be used. Error: as Limit's.
+func (s *Store) CanLimit() error {
+	dir, err := os.MkdirTemp(s.root, trashPrefix+"limit-")
+	if err != nil {
+		return fmt.Errorf("try to limit a folder: %w", err)
+	}
+	err = quota.Limit(1<<20, dir)
+	project := quota.Of(dir)
+	err = errors.Join(err, os.Remove(dir))
+	if project != 0 {
+		err = errors.Join(err, quota.Forget(s.root, project))
+	}
+	return err
 }
 
 // Restore makes what a power cut took of a layer: its folders are not synced
@@ -290,7 +262,7 @@ func (s *Store) Sweep(known func(id string) bool) error {
 
 // Size is how many bytes the files of a container's layers, and of its snapshots,
 // take on disk; hard links count once.
-func (s *Store) Size(id string) (int64, error) {
+func (s *Store) Size(_ context.Context, id string) (int64, error) {
 	return sizeOf(filepath.Join(s.root, id), func(folder string) bool {
 		layer, ok := layerOf(folder)
 		return ok && folder == suffixed(workName, layer)

@@ -18,15 +18,15 @@ func TestLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := s.Create("aa")
+	w, err := s.Make("aa")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Create("aa"); !errdefs.IsAlreadyExists(err) {
+	if _, err := s.Make("aa"); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("the second layer of one id: %v", err)
 	}
 	for _, bad := range []string{"", "../x", "base", ".trash-aa"} {
-		if _, err := s.Create(bad); !errdefs.IsInvalidArgument(err) {
+		if _, err := s.Make(bad); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("the id %q: %v", bad, err)
 		}
 	}
@@ -36,10 +36,10 @@ func TestLayers(t *testing.T) {
 	if err := os.Link(filepath.Join(w.Upper, "a"), filepath.Join(w.Upper, "b")); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Size("aa"); n != 1000 || err != nil {
+	if n, err := s.Size(t.Context(), "aa"); n != 1000 || err != nil {
 		t.Errorf("%d bytes, %v", n, err)
 	}
-	if _, err := s.Create("bb"); err != nil {
+	if _, err := s.Make("bb"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Sweep(func(id string) bool { return id == "bb" }); err != nil {
@@ -86,7 +86,7 @@ func TestBusyLayer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := s.Create("aa")
+	w, err := s.Make("aa")
 	if err != nil {
 		t.Fatal(err)
 	}

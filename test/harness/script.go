@@ -41,33 +41,7 @@ func (e *Engine) Scripts(t *testing.T) {
 		e.Must(t, "run", "--rm", kind, "busybox", "true")
 	}
 	before := e.Count()
-	registry := Registry(t)
-	img, err := Busybox()
-	if err != nil {
-		t.Fatal(err)
-	}
-	Push(t, registry, "busybox:latest", img)
-	archive, err := BusyboxArchive()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.Remove(archive) })
-	t.Run("scripts", func(t *testing.T) {
-		testscript.Run(t, testscript.Params{
-			Dir:                 "testdata",
-			RequireExplicitExec: true,
-			Cmds:                scriptCommands(),
-			Setup: func(env *testscript.Env) error {
-				env.Vars = append(env.Vars, e.Env()...)
-				env.Setenv("PATH", Bin()+string(filepath.ListSeparator)+os.Getenv("PATH"))
-				env.Setenv("HOME", env.WorkDir)
-				env.Setenv("REGISTRY", registry)
-				env.Setenv("ENGINE", e.Dir)
-				env.Setenv("BUSYBOX_ARCHIVE", archive)
-				return nil
-			},
-		})
-	})
+	e.RunScripts(t, testscript.Params{Dir: "testdata"})
 	if ids := e.Must(t, "ps", "-aq"); ids != "" {
 		t.Errorf("scripts left containers behind:\n%s", e.Must(t, "ps", "-a"))
 	}
@@ -102,4 +76,33 @@ func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args 
 			ts.Fatalf("%s: after a minute: %v", strings.Join(args, " "), err)
 		},
 	}
+}
+
+// RunScripts runs the scripts of p side by side.
+func (e *Engine) RunScripts(t *testing.T, p testscript.Params) {
+	t.Helper()
+	registry := Registry(t)
+	img, err := Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	Push(t, registry, "busybox:latest", img)
+	archive, err := BusyboxArchive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(archive) })
+	t.Run("scripts", func(t *testing.T) {
+		p.RequireExplicitExec, p.Cmds = true, scriptCommands()
+		p.Setup = func(env *testscript.Env) error {
+			env.Vars = append(env.Vars, e.Env()...)
+			env.Setenv("PATH", Bin()+string(filepath.ListSeparator)+os.Getenv("PATH"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("REGISTRY", registry)
+			env.Setenv("ENGINE", e.Dir)
+			env.Setenv("BUSYBOX_ARCHIVE", archive)
+			return nil
+		}
+		testscript.Run(t, p)
+	})
 }

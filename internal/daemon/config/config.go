@@ -70,7 +70,8 @@ type Config struct {
 	UsernsRange     string // START:SIZE; "": subuid(5) says it
 	LogDriver       string
 	LogOpts         map[string]string
-	StorageDriver   string
+	StorageDriver   string   // "": what was used before, or the best that works
+	StorageOpts     []string // KEY=VALUE
 	ExecOpts        []string // native.cgroupdriver=cgroupfs or systemd
 	CgroupParent    string   // "": a group of the engine's own, or system.slice
 	DiskBudget      disk.Limits
@@ -116,7 +117,6 @@ func defaults() *Config {
 		Network:        Network{IPForward: true, IPMasq: true, IPTables: true, IP6Tables: true, ICC: true, UserlandProxy: true, PublishPolicy: "bypass"},
 		DefaultShmSize: 64 << 20,
 		LogDriver:      "json-file",
-		StorageDriver:  "overlay2",
 		DiskReserve:    64 << 20,
 		VolumeTrash:    24 * time.Hour,
 		LiveRestore:    true, ShutdownTimeout: 15,
@@ -268,10 +268,8 @@ func (c *Config) check() error {
 			return fmt.Errorf("host %q: %w", h, err)
 		}
 	}
-	switch c.StorageDriver {
-	case "overlay2", "overlay", "overlayfs":
-	default:
-		return fmt.Errorf("storage-driver %q is not supported by this version of Hezi: use overlay2 or leave the option out", c.StorageDriver)
+	if err := c.checkStorage(); err != nil {
+		return err
 	}
 	if s := c.SeccompProfile; s != "" && s != "unconfined" && s != "builtin" {
 		if _, err := os.Stat(s); err != nil {

@@ -89,7 +89,8 @@ func (c *Config) options() []option {
 		{key: "log-opts", flag: "log-opt", usage: "KEY=VALUE option of the log driver (default max-size=20m, max-file=5)", value: &table{&c.LogOpts}},
 		{key: "exec-opts", flag: "exec-opt", usage: "native.cgroupdriver=cgroupfs (the default) or native.cgroupdriver=systemd: who makes the cgroups of containers", value: &list{&c.ExecOpts}},
 		{key: "cgroup-parent", usage: "cgroup of containers that do not say it", value: &text{&c.CgroupParent}},
-		{key: "storage-driver", short: "s", usage: "overlay2", value: &text{&c.StorageDriver}},
+		{key: "storage-driver", short: "s", usage: "overlay2, fuse-overlayfs, btrfs, erofs or vfs (default: what was used before, or the best that works in the data root)", value: &text{&c.StorageDriver}},
+		{key: "storage-opts", flag: "storage-opt", usage: "KEY=VALUE option of the storage driver: overlay2.size=SIZE bounds the disk space of each container", value: &list{&c.StorageOpts}},
 		{key: "disk-budget", usage: "what the data root may take without volumes, as in 50GB or 20% (of the disk): beyond it unused images are removed, those unused for longest first", value: &text{&c.DiskBudget.High}, reload: true},
 		{key: "disk-budget-low", usage: "where that removal stops: a size, or a share of the budget (default 90%)", value: &text{&c.DiskBudget.Low}, reload: true},
 		{key: "disk-reserve", usage: "space held back so that clean-up works on a full disk; 0 for none", value: &size{&c.DiskReserve}},
@@ -124,7 +125,6 @@ var unsupported = map[string]string{
 	"metrics-addr": restricted, "min-api-version": "Hezi serves API 1.24 and newer always",
 	"network-control-plane-mtu": "there is no swarm", "network-diagnostic-port": "there is no swarm", "node-generic-resources": "there is no swarm",
 	"nri-opts": restricted, "raw-logs": "hezid's log has no colours", "rootless": restricted,
-	"storage-opts":                 restricted,
 	"swarm-default-advertise-addr": "there is no swarm", "swarm-raft-election-tick": "there is no swarm", "swarm-raft-heartbeat-tick": "there is no swarm",
 	"userland-proxy-path": "Hezi has one process of its own for the ports at ::1",
 }
@@ -135,7 +135,7 @@ var already = map[string][]string{
 	"experimental": {"false"}, "rootless": {"false"}, "cri-containerd": {"false"}, "ip-forward-no-drop": {"true"},
 	"default-cgroupns-mode": {`"private"`}, "firewall-backend": {`"nftables"`},
 	"features":              {"{}", `{"containerd-snapshotter":true}`},
-	"authorization-plugins": {"[]"}, "storage-opts": {"[]"}, "default-ulimits": {"{}"},
+	"authorization-plugins": {"[]"}, "default-ulimits": {"{}"},
 }
 
 // restricted is the remedy where there is no other way yet.
@@ -165,7 +165,7 @@ func unsupportedFlags(fs *pflag.FlagSet) {
 	for key := range unsupported {
 		name := key
 		switch key { // keys in the plural whose flags are in the singular
-		case "authorization-plugins", "default-ulimits", "node-generic-resources", "storage-opts":
+		case "authorization-plugins", "default-ulimits", "node-generic-resources":
 			name = key[:len(key)-1]
 		case "features":
 			name = "feature"

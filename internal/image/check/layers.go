@@ -174,6 +174,8 @@ func (r *run) checkLayer(ctx context.Context, u *unpacked) (what string, details
 		return "cannot be read: " + plain(err).Error(), nil, nil
 	case !st.IsDir():
 		return "is no folder", nil, nil
+	case r.Trees.Ready != nil && r.Trees.Ready([]string{u.upper}) != nil:
+		return "cannot be mounted: its file is missing or damaged", nil, nil
 	case !r.o.Content:
 		return "", nil, nil
 	case u.tree == "":

@@ -36,7 +36,9 @@ const (
 // Trees keeps the digests of unpacked layers. They are made behind a pull, when
 // nothing is pulled or loaded any more, from files that are still in memory.
 type Trees struct {
-	Layers     snapshots.Snapshotter
+	Layers snapshots.Snapshotter
+	// Ready makes sure that layers show what is in them; nil: they do if they are there.
+	Ready      func(dirs []string) error
 	UpperLabel string
 	Context    func(context.Context) context.Context // puts the namespace in
 	Log        *slog.Logger
@@ -212,6 +214,11 @@ func (t *Trees) record(ctx context.Context, chain string, pace tree.Pace) (diges
 		return "", err
 	}
 	upper := info.Labels[t.UpperLabel]
+	if t.Ready != nil {
+		if err := t.Ready([]string{upper}); err != nil {
+			return "", err
+		}
+	}
 	sum, err := writeRecords(ctx, upper, pace)
 	if err == nil {
 		_, err = t.Layers.Update(ctx, snapshots.Info{Name: chain, Labels: map[string]string{TreeLabel: sum.String()}}, "labels."+TreeLabel)

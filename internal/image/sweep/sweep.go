@@ -12,6 +12,7 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type Store struct {
 	Root        string // the data root
 	View        func(func(*bolt.Tx) error) error
 	Layers      snapshots.Snapshotter // the one with the folders, not its view by the metadata
+	Dir         string                // where these are, below Root; "": layers
 	Snapshotter string                // its name in the metadata
 	UpperLabel  string                // of its snapshots: where their files are
 	Log         *slog.Logger
@@ -208,7 +210,7 @@ func (s *Store) layers(ctx context.Context, k *known, o *Orphans) error {
 		return nil
 	}
 	o.Snapshots = topFirst(parents)
-	dir := filepath.Join(s.Root, "layers", "snapshots")
+	dir := filepath.Join(s.Root, cmp.Or(s.Dir, "layers"), "snapshots")
 	list, err := names(dir)
 	if err != nil {
 		return err
@@ -341,7 +343,7 @@ func (s *Store) EmptyTrash(ctx context.Context) {
 
 // HasContent says whether there are blobs or layers at all, known or not.
 func (s *Store) HasContent() (bool, error) {
-	for _, dir := range []string{"content/blobs/sha256", "layers/snapshots"} {
+	for _, dir := range []string{"content/blobs/sha256", "layers/snapshots", "layers-erofs/snapshots", "layers-btrfs/snapshots", "layers-vfs/snapshots"} {
 		list, err := names(filepath.Join(s.Root, dir))
 		if err != nil || len(list) > 0 {
 			return len(list) > 0, err

@@ -1,0 +1,156 @@
+// Package choose finds out which storage driver a data root can have, by trying:
+// each driver is used as containers will use it, in a folder that goes again. What
+// was chosen is kept in the data root, with the reason.
+//
+//	DATAROOT/storage-driver.json   {"driver": "overlay2", "reason": "…"}
+package choose
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// Choice is a driver and why it is used.
+type Choice struct {
+	Driver string `json:"driver"`
+	Reason string `json:"reason"`
+	// Before is the driver that was used until now, if that was another; it is not kept.
+	Before string `json:"-"`
+}
+
+// Drivers are all that there are, those that are tried without being asked for
+// first, the best first.
+func Drivers() []string { return []string{"overlay2", "fuse-overlayfs", "vfs", "btrfs", "erofs"} }
+
+// tried is how many of Drivers are tried.
+const tried = 3
+
+// FileName is where a choice is kept, in the data root.
+const FileName = "storage-driver.json"
+
+// Name is a driver's name as it is kept: overlay and overlayfs are overlay2.
+func Name(s string) (string, error) {
+	switch s {
+	case "overlay", "overlayfs":
+		return "overlay2", nil
+	case "":
+		return "", nil
+	}
+	if slices.Contains(Drivers(), s) {
+		return s, nil
+	}
+	return "", fmt.Errorf("storage-driver %q: there is no such driver: overlay2, fuse-overlayfs, btrfs, erofs and vfs are possible, and without the option the best that works is taken", s)
+}
+
+// For chooses for a data root. asked is from the configuration; "": what was used
+// before, or at the first start the best that works.
+func For(root, asked string) (Choice, error) {
+	asked, err := Name(asked)
+	if err != nil {
+		return Choice{}, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+	}
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return Choice{}, explainRoot(root, err)
+	}
+	before, err := read(root)
+	if err != nil && asked == "" {
+		return Choice{}, err
+	}
+	c := before
+	switch {
+	case asked != "":
+		c.Driver, c.Reason = asked, "it is set by storage-driver"
+	case before.Driver == "":
+		if c, err = best(root); err != nil {
+			return Choice{}, err
+		}
+		return c, c.keep(root)
+	}
+	err = Try(c.Driver, root)
+	if c.Driver == before.Driver && full(err) { // it worked before, and clean-up needs the engine
+		return before, nil
+	}
+	if err != nil {
+		if asked == "" {
+			err = fmt.Errorf("%w (the images and containers in %s were made with this driver: to use another one, set storage-driver)", err, root)
+		}
+		return Choice{}, fmt.Errorf("the storage driver %s: %w", c.Driver, err)
+	}
+	if before == c {
+		return c, nil
+	}
+	if before.Driver != c.Driver {
+		c.Before = before.Driver
+	}
+	return c, c.keep(root)
+}
+
+// best tries the drivers.
+func best(root string) (Choice, error) {
+	var failed []string
+	for _, d := range Drivers()[:tried] {
+		err := Try(d, root)
+		if err == nil {
+			reason := "it was tried at the first start, and all that it needs works here"
+			if len(failed) > 0 {
+				reason = "it works here, and better ones do not: " + strings.Join(failed, "; ")
+			}
+			return Choice{Driver: d, Reason: reason}, nil
+		}
+		if noRoom(err) {
+			return Choice{}, err
+		}
+		failed = append(failed, d+": "+err.Error())
+	}
+	return Choice{}, errdefs.ErrFailedPrecondition.WithMessage("no storage driver works in " + root + ": " + strings.Join(failed, "; "))
+}
+
+// read is what was chosen before. A data root without the file, but with layers, is
+// of a version that had one driver.
+func read(root string) (c Choice, err error) {
+	b, err := os.ReadFile(filepath.Join(root, FileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(root, "layers", "snapshots")); err == nil {
+			return Choice{Driver: "overlay2", Reason: "it was used before"}, nil
+		}
+		return c, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err == nil {
+		_, err = Name(c.Driver)
+	}
+	if err != nil {
+		return Choice{}, fmt.Errorf("%s says which storage driver is used: %w: set storage-driver, and it is written anew", filepath.Join(root, FileName), err)
+	}
+	return c, nil
+}
+
+func (c Choice) keep(root string) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(root, FileName)
+	f, err := os.Create(path + ".new")
+	if err != nil {
+		return explainRoot(root, err)
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return errors.Join(explainRoot(root, err), os.Remove(path+".new"))
+	}
+	return nil
+}

@@ -1,0 +1,342 @@
+// Package plain keeps layers as whole directory trees: each has all that is in
+// the layers below it, too. Nothing of it needs a file system of its own to be
+// mounted, so it works wherever files do.
+//
+//	ROOT
+//	├── metadata.db        names, parents and labels (containerd's storage.MetaStore)
+//	├── snapshots/new-*    being made
+//	└── snapshots/ID/fs    the tree of one snapshot
+package plain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	cfs "github.com/containerd/continuity/fs"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// Kind is how trees are made.
+type Kind interface {
+	// Make makes an empty tree.
+	Make(dir string) error
+	// Copy makes a tree that is another's copy, to be written to.
+	Copy(ctx context.Context, from, to string) error
+	// Delete removes a tree; one that is not there is no error.
+	Delete(dir string) error
+}
+
+// Label is where Stat and Walk tell a snapshot's directory.
+const Label = "containerd.io/snapshot/overlay.upperdir"
+
+// Records keeps what a Snapshotter knows. *storage.MetaStore does.
+type Records interface {
+	WithTransaction(ctx context.Context, writable bool, f storage.TransactionCallback) error
+	Close() error
+}
+
+// Snapshotter keeps trees. It is snapshots.Snapshotter, whose comment is the contract.
+type Snapshotter struct {
+	root    string
+	records Records
+	kind    Kind
+}
+
+var (
+	_ snapshots.Snapshotter = (*Snapshotter)(nil)
+	_ snapshots.Cleaner     = (*Snapshotter)(nil)
+)
+
+// New keeps trees below root, which it makes.
+func New(root string, records Records, kind Kind) (*Snapshotter, error) {
+	if err := os.MkdirAll(filepath.Join(root, "snapshots"), 0o700); err != nil {
+		return nil, fmt.Errorf("the folder of layers: %w", err)
+	}
+	return &Snapshotter{root: root, records: records, kind: kind}, nil
+}
+
+func (s *Snapshotter) folder(id string) string { return filepath.Join(s.root, "snapshots", id) }
+
+func (s *Snapshotter) tree(id string) string { return filepath.Join(s.folder(id), "fs") }
+
+func (s *Snapshotter) labelled(id string, info snapshots.Info) snapshots.Info {
+	if info.Labels == nil {
+		info.Labels = map[string]string{}
+	}
+	info.Labels[Label] = s.tree(id)
+	return info
+}
+
+// Stat implements snapshots.Snapshotter.
+func (s *Snapshotter) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
+	var id string
+	err = s.records.WithTransaction(ctx, false, func(ctx context.Context) error {
+		id, info, _, err = storage.GetInfo(ctx, key)
+		return err
+	})
+	if err != nil {
+		return snapshots.Info{}, err
+	}
+	return s.labelled(id, info), nil
+}
+
+// Update implements snapshots.Snapshotter.
+func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (_ snapshots.Info, err error) {
+	err = s.records.WithTransaction(ctx, true, func(ctx context.Context) error {
+		info, err = storage.UpdateInfo(ctx, info, fieldpaths...)
+		return err
+	})
+	return info, err
+}
+
+// Usage implements snapshots.Snapshotter: a tree takes what all its files take.
+func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Usage, err error) {
+	var id string
+	var info snapshots.Info
+	err = s.records.WithTransaction(ctx, false, func(ctx context.Context) error {
+		id, info, usage, err = storage.GetInfo(ctx, key)
+		return err
+	})
+	if err != nil || info.Kind != snapshots.KindActive {
+		return usage, err
+	}
+	u, err := cfs.DiskUsage(ctx, s.tree(id))
+	return snapshots.Usage(u), err
+}
+
+// Prepare implements snapshots.Snapshotter.
+func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	return s.create(ctx, snapshots.KindActive, key, parent, opts)
+}
+
+// View implements snapshots.Snapshotter.
+func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	return s.create(ctx, snapshots.KindView, key, parent, opts)
+}
+
+// create copies before it takes the records, which all others wait for.
+func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, opts []snapshots.Opt) (_ []mount.Mount, err error) {
+	var made string // a folder that has no place yet
+	defer func() {
+		if err != nil && made != "" {
+			err = errors.Join(err, s.delete(made))
+		}
+	}()
+	if kind == snapshots.KindActive || parent == "" {
+		if made, err = os.MkdirTemp(filepath.Join(s.root, "snapshots"), "new-"); err != nil {
+			return nil, fmt.Errorf("make a folder for a layer: %w", err)
+		}
+		if err := s.fill(ctx, made, parent); err != nil {
+			return nil, err
+		}
+	}
+	var sn storage.Snapshot
+	err = s.records.WithTransaction(ctx, true, func(ctx context.Context) error {
+		if sn, err = storage.CreateSnapshot(ctx, kind, key, parent, opts...); err != nil {
+			return fmt.Errorf("record the layer: %w", err)
+		}
+		if made == "" {
+			return nil
+		}
+		if err := os.Rename(made, s.folder(sn.ID)); err != nil {
+			return fmt.Errorf("give the layer its place: %w", err)
+		}
+		made = s.folder(sn.ID)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.mounts(sn), nil
+}
+
+// fill makes the tree in a new folder.
+func (s *Snapshotter) fill(ctx context.Context, dir, parent string) error {
+	if parent == "" {
+		return s.kind.Make(filepath.Join(dir, "fs"))
+	}
+	var from string
+	err := s.records.WithTransaction(ctx, false, func(ctx context.Context) error {
+		id, info, _, err := storage.GetInfo(ctx, parent)
+		if err == nil && info.Kind == snapshots.KindCommitted {
+			from = s.tree(id)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("the layer below: %w", err)
+	}
+	if from == "" { // CreateSnapshot refuses it, in its own words
+		return nil
+	}
+	if _, err := os.Stat(from); errors.Is(err, fs.ErrNotExist) {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the directory %s of a layer is missing: `hezi system check --images --repair` unpacks it again", from))
+	}
+	return s.kind.Copy(ctx, from, filepath.Join(dir, "fs"))
+}
+
+// Mounts implements snapshots.Snapshotter.
+func (s *Snapshotter) Mounts(ctx context.Context, key string) (_ []mount.Mount, err error) {
+	var sn storage.Snapshot
+	err = s.records.WithTransaction(ctx, false, func(ctx context.Context) error {
+		sn, err = storage.GetSnapshot(ctx, key)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the layer %s: %w", key, err)
+	}
+	return s.mounts(sn), nil
+}
+
+func (s *Snapshotter) mounts(sn storage.Snapshot) []mount.Mount {
+	m := mount.Mount{Type: "bind", Source: s.tree(sn.ID), Options: []string{"rbind", "rw"}}
+	if sn.Kind == snapshots.KindView {
+		m.Options[1] = "ro"
+		if len(sn.ParentIDs) > 0 {
+			m.Source = s.tree(sn.ParentIDs[0])
+		}
+	}
+	return []mount.Mount{m}
+}
+
+// Commit implements snapshots.Snapshotter.
+func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	usage, err := s.Usage(ctx, key)
+	if err != nil {
+		return fmt.Errorf("measure the layer %s: %w", key, err)
+	}
+	return s.records.WithTransaction(ctx, true, func(ctx context.Context) error {
+		_, err := storage.CommitActive(ctx, key, name, usage, opts...)
+		return err
+	})
+}
+
+// Remove implements snapshots.Snapshotter.
+func (s *Snapshotter) Remove(ctx context.Context, key string) error {
+	var folder string
+	err := s.records.WithTransaction(ctx, true, func(ctx context.Context) error {
+		id, _, err := storage.Remove(ctx, key)
+		folder = s.folder(id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.delete(folder) // what a crash leaves of it, Cleanup removes
+}
+
+func (s *Snapshotter) delete(folder string) error {
+	if err := s.kind.Delete(filepath.Join(folder, "fs")); err != nil {
+		return fmt.Errorf("delete the layer in %s: %w", folder, err)
+	}
+	return os.RemoveAll(folder)
+}
+
+// Cleanup removes the folders of layers that are gone.
+func (s *Snapshotter) Cleanup(ctx context.Context) error {
+	var known map[string]string
+	list, err := os.ReadDir(filepath.Join(s.root, "snapshots"))
+	if err != nil {
+		return err
+	}
+	err = s.records.WithTransaction(ctx, false, func(ctx context.Context) error {
+		known, err = storage.IDMap(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range list {
+		if _, ok := known[d.Name()]; !ok && !strings.HasPrefix(d.Name(), "new-") {
+			errs = append(errs, s.delete(s.folder(d.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Walk implements snapshots.Snapshotter.
+func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
+	return s.records.WithTransaction(ctx, false, func(ctx context.Context) error {
+		return storage.WalkInfo(ctx, func(ctx context.Context, info snapshots.Info) error {
+			id, _, _, err := storage.GetInfo(ctx, info.Name)
+			if err != nil {
+				return err
+			}
+			return fn(ctx, s.labelled(id, info))
+		}, filters...)
+	})
+}
+
+// Close implements snapshots.Snapshotter.
+func (s *Snapshotter) Close() error { return s.records.Close() }
+
+// Copies is the Kind that copies every file; where the file system can, two
+// copies share their blocks until one is written to (copy_file_range(2)).
+type Copies struct{}
+
+var _ Kind = Copies{}
+
+// Make implements Kind.
+func (Copies) Make(dir string) error { return makeRoot(dir) }
+
+func makeRoot(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("make a folder for a layer: %w", err)
+	}
+	return os.Chmod(dir, 0o755) // whatever the umask is
+}
+
+// Copy implements Kind.
+func (Copies) Copy(ctx context.Context, from, to string) error {
+	if err := makeRoot(to); err != nil {
+		return err
+	}
+	// Attributes that this file system does not take, no copy of the file has.
+	lost := cfs.WithXAttrErrorHandler(func(_, _, _ string, err error) error {
+		if errors.Is(err, errors.ErrUnsupported) {
+			return nil
+		}
+		return err
+	})
+	if err := cfs.CopyDir(to, from, lost); err != nil {
+		return fmt.Errorf("copy the layer below: %w", err)
+	}
+	return times(ctx, from, to)
+}
+
+// times gives the folders of a copy their times, which change while they are filled.
+func times(ctx context.Context, from, to string) error {
+	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
+		if err = errors.Join(err, ctx.Err()); err != nil || !d.IsDir() {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return err
+		}
+		at := filepath.Join(to, strings.TrimPrefix(p, from))
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, at, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("the time of %s: %w", at, err)
+		}
+		return nil
+	})
+}
+
+// Delete implements Kind.
+func (Copies) Delete(dir string) error {
+	err := os.RemoveAll(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

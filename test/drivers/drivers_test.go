@@ -1,0 +1,203 @@
+// Package drivers runs the same scripts with each storage driver, on a file system
+// of its kind.
+package drivers
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"hezi/test/harness"
+)
+
+// on mounts a file system that is made by mkfs in a file, and returns where.
+func on(t *testing.T, mkfs ...string) string {
+	t.Helper()
+	if mkfs == nil {
+		return os.TempDir()
+	}
+	program, err := exec.LookPath(mkfs[0])
+	if err != nil {
+		t.Skipf("the program %s is missing", mkfs[0])
+	}
+	image, at := filepath.Join(t.TempDir(), "disk"), t.TempDir()
+	for _, c := range [][]string{{"truncate", "-s", "1G", image}, append(append([]string{program}, mkfs[1:]...), image), {"mount", "-o", "loop", image, at}} {
+		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("this machine cannot make and mount such a file system: %s: %v: %s", strings.Join(c, " "), err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", at).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	return at
+}
+
+// kinds are the drivers, each on a file system of its kind.
+var kinds = []struct {
+	driver string
+	mkfs   []string
+	needs  []string // programs
+}{
+	{driver: "overlay2", mkfs: []string{"mkfs.xfs", "-q"}},
+	{driver: "vfs", mkfs: []string{"mkfs.ext4", "-q", "-F"}},
+	{driver: "vfs", mkfs: []string{"mkfs.xfs", "-q"}}, // where copies share blocks
+	{driver: "btrfs", mkfs: []string{"mkfs.btrfs", "-q"}},
+	{driver: "fuse-overlayfs", needs: []string{"fuse-overlayfs"}},
+	{driver: "erofs", needs: []string{"mkfs.erofs"}},
+}
+
+// start starts an engine with a driver, below dir.
+func start(t *testing.T, dir string, args ...string) *harness.Engine {
+	t.Helper()
+	t.Setenv("TMPDIR", dir)
+	e := harness.Start(t, args...)
+	if err := e.LoadBusybox(); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestDrivers(t *testing.T) {
+	for _, k := range kinds {
+		name := k.driver
+		if len(k.mkfs) > 0 {
+			name += "-" + k.mkfs[0][len("mkfs."):]
+		}
+		t.Run(name, func(t *testing.T) {
+			for _, p := range k.needs {
+				if _, err := exec.LookPath(p); err != nil {
+					t.Skipf("the program %s is missing", p)
+				}
+			}
+			e := start(t, on(t, k.mkfs...), "--storage-driver="+k.driver)
+			if got := e.Must(t, "info", "--format", "{{.Driver}}"); got != k.driver {
+				t.Fatalf("info says %s", got)
+			}
+			for _, kind := range []string{"--privileged=false", "--privileged"} { // what is made once is made
+				e.Must(t, "run", "--rm", kind, "busybox", "true")
+			}
+			before := e.Count()
+			scripts := []string{"testdata/files.txtar"}
+			if os.Getenv("HEZI_ALL_DRIVERS") != "" {
+				for _, s := range []string{"commit", "cp", "export", "images", "life", "mounts", "run", "save", "start"} {
+					scripts = append(scripts, filepath.Join("..", "e2e", "testdata", s+".txtar"))
+				}
+			}
+			e.RunScripts(t, testscript.Params{Files: scripts})
+			survives(t, e)
+			sizes(t, e)
+			damaged(t, e)
+			if ids := e.Must(t, "ps", "-aq"); ids != "" {
+				t.Errorf("containers are left:\n%s", e.Must(t, "ps", "-a"))
+			}
+			e.NothingLeft(t, before, 4)
+		})
+	}
+}
+
+// survives has a container run on while hezid is killed, while the keeper is, and
+// while both are.
+func survives(t *testing.T, e *harness.Engine) {
+	t.Helper()
+	e.Must(t, "run", "-d", "--name", "lasting", "busybox", "sh", "-c", "echo before > /file; exec sleep 1000")
+	e.Kill()
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Must(t, "exec", "lasting", "cat", "/file"); got != "before" {
+		t.Errorf("after hezid was killed: %q", got)
+	}
+	keeper, _ := e.Keeper()
+	p, err := os.FindProcess(keeper)
+	if err == nil {
+		err = p.Kill()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Must(t, "exec", "lasting", "sh", "-c", "echo after >> /file; cat /file"); got != "before\nafter" {
+		t.Errorf("after the keeper was killed: %q", got)
+	}
+	if got := e.Must(t, "diff", "lasting"); got != "A /file" {
+		t.Errorf("diff: %q", got)
+	}
+	e.Must(t, "restart", "-t", "0", "lasting")
+	if got := e.Must(t, "exec", "lasting", "cat", "/file"); got != "before" {
+		t.Errorf("after a restart: %q", got)
+	}
+	e.Must(t, "rm", "-f", "lasting")
+}
+
+// sizes asks how much containers take.
+func sizes(t *testing.T, e *harness.Engine) {
+	t.Helper()
+	e.Must(t, "run", "--name", "sized", "busybox", "sh", "-c", "head -c 3000000 /dev/urandom > /file; rm /etc/group")
+	if got := e.Must(t, "ps", "-a", "--filter", "name=sized", "--size", "--format", "{{.Size}}"); !strings.HasPrefix(got, "3MB (virtual ") {
+		t.Errorf("ps -s: %q", got)
+	}
+	if r := e.Hezi("system", "df", "-v"); r.Code != 0 || !strings.Contains(r.Out, "sized") {
+		t.Errorf("system df -v: %s%s", r.Out, r.Err)
+	}
+	if r := e.Hezi("system", "check", "--images"); r.Code != 0 {
+		t.Errorf("system check --images: %s%s", r.Out, r.Err)
+	}
+	e.Must(t, "rm", "sized")
+}
+
+// damaged removes a layer: its image says so and is repaired, another one runs.
+func damaged(t *testing.T, e *harness.Engine) {
+	t.Helper()
+	e.Must(t, "run", "--name", "more", "busybox", "sh", "-c", "echo more > /more")
+	e.Must(t, "commit", "more", "more:latest")
+	e.Must(t, "run", "--rm", "more:latest", "true")
+	e.Must(t, "rm", "more")
+	var found []string
+	var err error
+	for range 100 { // with some drivers, those of the containers go in a moment
+		found, err = filepath.Glob(filepath.Join(e.Dir, "data", "layers*", "snapshots", "*", "fs", "more"))
+		if err != nil || len(found) == 1 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err != nil || len(found) != 1 {
+		t.Fatalf("the layer's folder: %q, %v", found, err)
+	}
+	layer := filepath.Dir(found[0])
+	if file := filepath.Join(filepath.Dir(layer), "layer.erofs"); exists(file) {
+		if out, err := exec.Command("umount", layer).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		layer = file
+	}
+	if err := os.RemoveAll(layer); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.Hezi("run", "--rm", "more:latest", "true"); r.Code != 125 || !strings.Contains(r.Err, "system check --images --repair") {
+		t.Errorf("a layer is missing: %d %s", r.Code, r.Err)
+	}
+	e.Down()
+	if err := e.Up(); err != nil {
+		t.Fatalf("a layer is missing: %v", err)
+	}
+	e.Must(t, "run", "--rm", "busybox", "true")
+	if r := e.Hezi("system", "check", "--images", "--repair"); r.Code != 0 {
+		t.Errorf("repair: %s%s", r.Out, r.Err)
+	}
+	if got := e.Must(t, "run", "--rm", "more:latest", "cat", "/more"); got != "more" {
+		t.Errorf("after the repair: %q", got)
+	}
+	e.Must(t, "rmi", "more:latest")
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
