@@ -57,7 +57,7 @@ awaited() {
 
 step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=50 go test -race -timeout 40m ./internal/... ./cmd/...
 step "changed modules" go test github.com/distribution/reference github.com/opencontainers/go-digest
-step "end to end" go test -count=1 -timeout 40m ./test/e2e ./test/compat ./test/fault
+step "end to end" go test -count=1 -timeout 40m ./test/e2e ./test/compat ./test/fault ./test/drivers
 # Emulated in software, it has one processor: the other is for the tests, of which one
 # package runs here. All machines: make test-vm.
 beside "a virtual machine with cgroup v2, systemd and AppArmor, which reboots" env LIMIT=1800 test/vm/debian.sh short

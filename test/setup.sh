@@ -25,6 +25,11 @@ if [ "${1-}" != gcc ]; then
 	need skopeo skopeo
 	need podman podman
 	need dig bind9-dnsutils
+	need fuse-overlayfs fuse-overlayfs
+	need mkfs.btrfs btrfs-progs
+	need mkfs.erofs erofs-utils
+	need mkfs.ext4 e2fsprogs
+	need mkfs.xfs xfsprogs
 	/usr/bin/python3 -c 'import docker' 2>/dev/null || missing="$missing python3-docker"
 	[ -e /usr/share/doc/libseccomp-dev ] || missing="$missing libseccomp-dev"
 	[ -e /usr/share/doc/libc6-dev ] || missing="$missing libc6-dev"
