@@ -66,7 +66,7 @@ func (r *record) volumes() (names []string) {
 // mounts turns what was asked for into mounts of the host's paths. release must follow.
 func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 	var list []box.Mount
-	owners := users.Owners{Mode: r.HostConfig.UsernsMode, Users: r.Users, User: r.Config.User, Root: func() (*os.File, error) { return roots{e.records}.view(ctx, r, r.ID) }}
+	owners := users.Owners{Mode: r.HostConfig.UsernsMode, Users: r.Users, User: r.Config.User, Root: func() (*os.File, error) { return roots(e).view(ctx, r, r.ID) }}
 	for _, p := range r.Points {
 		m := box.Mount{Type: box.MountBind, Target: p.Target, ReadOnly: p.ReadOnly, ReadOnlyTop: p.ReadOnlyTop,
 			Recursive: !p.NonRecursive, Propagation: p.Propagation, Subpath: p.Subpath}

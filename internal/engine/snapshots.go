@@ -13,7 +13,6 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"hezi/internal/box"
-	"hezi/internal/image"
 	"hezi/internal/snapshot"
 )
 
@@ -45,11 +44,6 @@ type Snapshots struct{ *Engine }
 
 // layer is where a container's own layers are.
 func (o *Options) layer(r *record) snapshot.Writable { return o.Layers.Get(r.ID, r.Chain) }
-
-// lower are the layers that a container's uppermost lies on.
-func (o *Options) lower(w snapshot.Writable, img image.RootFS) []string {
-	return slices.Concat(w.Below, img.Lower, []string{o.Layers.Base()})
-}
 
 // hold keeps the layers of a container that is locked now for somebody who reads
 // them without the lock: none is deleted until release is called.

@@ -186,7 +186,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
-	base, err := roots{e.records}.mounted(ctx, r, root)
+	base, err := roots(e).mounted(ctx, r, root)
 	if err != nil {
 		return none, err
 	}
@@ -226,7 +226,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err := e.place(ctx, r, &s, init); err != nil {
 		return none, after.Drop(err)
 	}
-	log, err := output{e.records}.logConfig(r)
+	log, err := output(e).logConfig(r)
 	if err != nil {
 		return none, after.Drop(err)
 	}

@@ -56,7 +56,8 @@ func ReadSyslog(opts map[string]string) (r SyslogReceiver, err error) {
 	switch r.Format {
 	case "", "rfc3164", "rfc5424", "rfc5424micro":
 	default:
-		return r, fmt.Errorf("Invalid syslog format %q: rfc3164, rfc5424 or rfc5424micro is needed", r.Format) //nolint:staticcheck // Docker's words
+		//lint:ignore ST1005 the words are Docker's
+		return r, fmt.Errorf("Invalid syslog format %q: rfc3164, rfc5424 or rfc5424micro is needed", r.Format)
 	}
 	return r, nil
 }
