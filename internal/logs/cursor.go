@@ -33,9 +33,6 @@ func NewCursor(cfg Config, place Place) *Cursor { return &Cursor{cfg: cfg, place
 // Place is where the cursor is.
 func (c *Cursor) Place() Place { return c.place }
 
-// Move has the cursor go on with the same log under another name.
-func (c *Cursor) Move(path string) { c.cfg.Path = path }
-
 // Seek goes back to a place that the cursor was at.
 func (c *Cursor) Seek(p Place) {
 	if !p.First.Equal(c.place.First) {
@@ -140,7 +137,7 @@ func (c *Cursor) rotated() bool {
 
 // find opens the file of the place.
 func (c *Cursor) find() (found, lost bool, err error) {
-	f, first, plain, err := c.after(c.place.First, true)
+	f, first, err := c.open(true)
 	if err != nil || f == nil {
 		return false, false, err
 	}
@@ -148,13 +145,13 @@ func (c *Cursor) find() (found, lost bool, err error) {
 		lost = !c.place.First.IsZero()
 		c.place = Place{First: first}
 	}
-	c.f, c.plain = f, plain
+	c.f, c.plain = f, !f.gzip
 	return true, lost, nil
 }
 
 // advance goes to the file after the present one.
 func (c *Cursor) advance() (found, lost bool, err error) {
-	same, at, _, err := c.after(c.place.First, true)
+	same, at, err := c.open(true)
 	if err != nil {
 		return false, false, err
 	}
@@ -162,18 +159,41 @@ func (c *Cursor) advance() (found, lost bool, err error) {
 		same.f.Close()
 		lost = !at.Equal(c.place.First) // it is gone, and so may be the one after it
 	}
-	f, first, plain, err := c.after(c.place.First, false)
+	f, first, err := c.open(false)
 	if err != nil || f == nil {
 		return false, false, err
 	}
 	c.Close()
-	c.f, c.plain, c.place = f, plain, Place{First: first}
+	c.f, c.plain, c.place = f, !f.gzip, Place{First: first}
 	return true, lost, nil
 }
 
-// after opens the oldest file whose first record is after t, or at it with same.
-// An empty file, which has no first record yet, is none.
-func (c *Cursor) after(t time.Time, same bool) (*file, time.Time, bool, error) {
+// open opens the file of the place or, without own, the one after it: by their
+// names' order, since a clock may be set back. Where the place's file is gone, it is
+// the oldest with a later beginning or, if the present one has an earlier one, the
+// oldest. nil: none yet; an empty file, which has no first record, is none.
+func (c *Cursor) open(own bool) (*file, time.Time, error) {
+	f, first, seen, err := c.look(own)
+	if err != nil || seen || c.place.First.IsZero() {
+		return f, first, err
+	}
+	if f != nil {
+		f.f.Close()
+	}
+	f, first, _, err = c.look(own) // a rotation may have hidden the file
+	return f, first, err
+}
+
+// look is one try of open; seen says that the place's file is there.
+func (c *Cursor) look(own bool) (_ *file, _ time.Time, seen bool, _ error) {
+	var best *file
+	var begins time.Time
+	present := false // the file that is written to has a record
+	drop := func() {
+		if best != nil {
+			best.f.Close()
+		}
+	}
 	for i := max(c.cfg.MaxFiles, 1) - 1; i >= 0; i-- {
 		path := c.cfg.Path
 		if i > 0 {
@@ -184,14 +204,31 @@ func (c *Cursor) after(t time.Time, same bool) (*file, time.Time, bool, error) {
 			continue
 		}
 		if err != nil {
+			drop()
 			return nil, time.Time{}, false, err
 		}
-		if first, ok := f.firstTime(); ok && (first.After(t) || same && first.Equal(t)) {
-			return f, first, !f.gzip, nil
+		first, ok := f.firstTime()
+		same := ok && first.Equal(c.place.First)
+		switch {
+		case ok && (seen && !same || same && own):
+			drop()
+			return f, first, true, nil
+		case same:
+			seen = true
+		case ok && (best == nil || first.After(c.place.First) && !begins.After(c.place.First)):
+			drop()
+			best, begins = f, first
+			present = present || i == 0
+			continue
 		}
+		present = present || ok && i == 0
 		f.f.Close()
 	}
-	return nil, time.Time{}, false, nil
+	if seen || best == nil || !begins.After(c.place.First) && !present {
+		drop()
+		return nil, time.Time{}, seen, nil
+	}
+	return best, begins, false, nil
 }
 
 // firstTime is that of the file's first record.

@@ -136,3 +136,40 @@ func TestCursorBehindAnUndo(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A clock that is set back makes a file whose times are before those of the one it
+// follows.
+func TestCursorOverAClockThatIsSetBack(t *testing.T) {
+	cfg := Config{Driver: "local", Path: filepath.Join(t.TempDir(), "log"), MaxFiles: 3}
+	w, err := Open(cfg, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	kept := NewCursor(cfg, Place{})
+	defer kept.Close()
+	again := Place{}
+	for _, from := range []int{1000, 500, 2000, 100} {
+		es, want := numbered(from, 5)
+		if from != 1000 {
+			if err := w.Rotate(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(t, w, es...)
+		if got, lost := drain(t, kept, 1<<20); got != want || lost {
+			t.Errorf("from %d: %q, lost %v", from, got, lost)
+		}
+		c := NewCursor(cfg, again)
+		if got, lost := drain(t, c, 1<<20); got != want || lost {
+			t.Errorf("from %d, made again: %q, lost %v", from, got, lost)
+		}
+		again = c.Place()
+		c.Close()
+	}
+	gone := NewCursor(cfg, Place{First: time.Unix(3000, 0), Offset: 3})
+	defer gone.Close()
+	if got, lost := drain(t, gone, 1<<20); !lost || !strings.HasPrefix(got, "line 500\n") || !strings.HasSuffix(got, "line 104\n") {
+		t.Errorf("%q, lost %v", got, lost)
+	}
+}
