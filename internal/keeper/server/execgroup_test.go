@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
+	"hezi/internal/box/cgroup"
 	"hezi/internal/keeper"
 )
 
@@ -56,21 +58,37 @@ func TestExecEndsWithItsClient(t *testing.T) {
 // TestLeftGroups: groups of execs, and of standbys, that a keeper before this one
 // has left go with the next exec that ends; those of execs that run stay.
 func TestLeftGroups(t *testing.T) {
-	dir := t.TempDir() // empty directories are all that matters
+	name := fmt.Sprintf("test-left-%d", os.Getpid())
+	d, err := cgroup.New(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := d.CreateIn(t.Context(), "/"+name+"-parent", "a", cgroup.Resources{}, cgroup.Devices{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := g.Remove(); err != nil {
+			t.Error(err)
+		}
+		for _, dir := range g.Paths() {
+			if err := unix.Rmdir(filepath.Dir(dir)); err != nil && err != unix.ENOENT {
+				t.Error(err)
+			}
+		}
+	}()
 	for _, name := range []string{"exec-ended", "exec-runs", "exec-new", "standby-7", "its-own"} {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+		if err := os.Mkdir(cgroup.Inner(g.Paths(), name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s := New(Options{}, nil, nil)
-	c := newProcess(s, record{ContainerID: "a", CgroupPaths: map[string]string{"": dir}})
+	c := newProcess(s, record{ContainerID: "a", CgroupPaths: g.Paths()})
 	s.insert([]*process{newProcess(s, record{ContainerID: "a", ExecID: "runs"}), c})
 	leaveExec(c, "new")
-	left, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(left) != 2 || left[0].Name() != "exec-runs" || left[1].Name() != "its-own" {
-		t.Errorf("left: %v", left)
+	for name, want := range map[string]bool{"exec-ended": false, "exec-runs": true, "exec-new": false, "standby-7": false, "its-own": true} {
+		if _, err := os.Stat(cgroup.Inner(g.Paths(), name)); (err == nil) != want {
+			t.Errorf("%s: %v, to be there: %v", name, err, want)
+		}
 	}
 }
