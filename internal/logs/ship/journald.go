@@ -78,17 +78,30 @@ func (j *journald) add(m *message) error {
 	return nil
 }
 
+// flush leaves a message behind that a journald which hangs does not take: the
+// library waits for it without end.
 func (j *journald) flush(ctx context.Context) error {
-	defer func() { j.batch = j.batch[:0] }()
-	for _, r := range j.batch {
-		if ctx.Err() != nil {
-			return ctx.Err()
+	batch := j.batch
+	j.batch = nil
+	sent := make(chan error, 1)
+	go func() {
+		for _, r := range batch {
+			if ctx.Err() != nil {
+				break
+			}
+			if err := journal.Send(r.text, r.priority, r.fields); err != nil {
+				sent <- err
+				return
+			}
 		}
-		if err := journal.Send(r.text, r.priority, r.fields); err != nil {
-			return err
-		}
+		sent <- ctx.Err()
+	}()
+	select {
+	case err := <-sent:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return nil
 }
 
 func (j *journald) close() {}

@@ -127,6 +127,8 @@ func (s *syslog) flush(ctx context.Context) error {
 // sendDatagrams sends the parts of b that end at ends. One that is too large for
 // the receiver is cut, since it would hold up all that follows.
 func sendDatagrams(ctx context.Context, s *stream, b []byte, ends []int) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.raw.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	begin := 0
 	for _, end := range ends {
 		d := b[begin:end]
