@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 
 	"hezi/internal/logs/options"
@@ -65,26 +66,54 @@ func (g *gelf) add(m *message) error {
 	if len(m.text) == 0 {
 		return nil
 	}
-	fields := map[string]any{"version": "1.1", "host": g.host, "short_message": string(m.text), "level": severityInfo,
+	text, extra := m.text, g.extra
+	for {
+		b, err := g.encode(m, text, extra)
+		if err != nil {
+			return err
+		}
+		if g.r.Proto == "tcp" {
+			g.batch = append(append(g.batch, b...), 0)
+			return nil
+		}
+		if b, err = g.compress(b); err != nil {
+			return err
+		}
+		if g.split(b) {
+			return nil
+		}
+		text, extra = shorter(text, extra)
+	}
+}
+
+func (g *gelf) encode(m *message, text []byte, extra map[string]any) ([]byte, error) {
+	fields := map[string]any{"version": "1.1", "host": g.host, "short_message": string(text), "level": severityInfo,
 		"timestamp": float64(m.Time.UnixMilli()) / 1000}
 	if m.Stream == "stderr" {
 		fields["level"] = severityErr
 	}
-	for k, v := range g.extra {
-		fields[k] = v
+	maps.Copy(fields, extra)
+	return json.Marshal(fields)
+}
+
+// shorter halves what is longest of a message that is too large for a receiver,
+// since it would hold up all that follow. Where all is short, the fields are too many.
+func shorter(text []byte, extra map[string]any) ([]byte, map[string]any) {
+	longest, key := len(text), ""
+	for k, v := range extra {
+		if s, ok := v.(string); ok && len(s) > longest {
+			longest, key = len(s), k
+		}
 	}
-	text, err := json.Marshal(fields)
-	if err != nil {
-		return err
+	switch {
+	case longest < 256:
+		return text, nil
+	case key == "":
+		return text[:len(text)/2], extra
 	}
-	if g.r.Proto == "tcp" {
-		g.batch = append(append(g.batch, text...), 0)
-		return nil
-	}
-	if text, err = g.compress(text); err != nil {
-		return err
-	}
-	return g.split(text)
+	extra = maps.Clone(extra)
+	extra[key] = extra[key].(string)[:longest/2]
+	return text, extra
 }
 
 func (g *gelf) compress(text []byte) ([]byte, error) {
@@ -109,17 +138,17 @@ func (g *gelf) compress(text []byte) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// split appends the datagrams of one message.
-func (g *gelf) split(b []byte) error {
+// split appends the datagrams of one message, unless it needs too many.
+func (g *gelf) split(b []byte) bool {
 	if len(b) <= gelfDatagram {
 		g.batch = append(g.batch, b...)
 		g.ends = append(g.ends, len(g.batch))
-		return nil
+		return true
 	}
 	const room = gelfDatagram - gelfHeader
 	parts := (len(b) + room - 1) / room
 	if parts > gelfParts {
-		return fmt.Errorf("gelf: a message of %d bytes needs %d datagrams, more than %d", len(b), parts, gelfParts)
+		return false
 	}
 	var id [8]byte
 	rand.Read(id[:])
@@ -128,7 +157,7 @@ func (g *gelf) split(b []byte) error {
 		g.batch = append(g.batch, b[i*room:min((i+1)*room, len(b))]...)
 		g.ends = append(g.ends, len(g.batch))
 	}
-	return nil
+	return true
 }
 
 func (g *gelf) flush(ctx context.Context) error {
