@@ -28,6 +28,7 @@ type ship struct {
 	parts  map[string]*part // lines that go on, by stream
 	out    sender           // nil: not connected
 	away   bool             // it was said that the receiver is
+	tries  int              // that failed since the last one that did not
 }
 
 // idle says whether all was sent. Only after stop.
@@ -104,12 +105,19 @@ type batch struct {
 	end     logs.Place
 }
 
-// pass sends one batch, trying until it is sent or the ship is stopped.
-func (s *ship) pass(log interface{ Warn(string, ...any) }) (sent, more bool) {
+type warner interface{ Warn(string, ...any) }
+
+// pass tries to send one batch. Of what waits for a receiver nothing is held here.
+func (s *ship) pass(log warner) (sent, more bool) {
+	if s.tries > 0 {
+		if err := s.connect(); err != nil {
+			return false, s.failed(log, err)
+		}
+	}
 	var b batch
 	lost, more, err := s.cursor.Next(s.ctx, batchSize, func(e *logs.Entry) { b.entries = append(b.entries, *e) })
 	if lost {
-		log.Warn("lines were rotated away before the receiver took them: raise cache-max-size or cache-max-file", "file", s.c.Info.LogPath)
+		log.Warn("lines may have been rotated away before the receiver took them: raise cache-max-size or cache-max-file", "file", s.c.Info.LogPath)
 	}
 	if err != nil && s.ctx.Err() == nil {
 		log.Warn("read a log that is to be sent", "error", err)
@@ -120,29 +128,16 @@ func (s *ship) pass(log interface{ Warn(string, ...any) }) (sent, more bool) {
 		return s.ctx.Err() == nil, more
 	}
 	b.end = s.cursor.Place()
-	first, pause := firstTries(&s.c)
-	for try := 1; ; try++ {
-		before := copyParts(s.parts)
-		err := s.send(&b)
-		if err == nil {
-			break
-		}
-		s.parts = before
-		s.disconnect()
-		if s.ctx.Err() != nil {
-			return false, false
-		}
-		if !s.away {
-			s.away = true
-			log.Warn("the receiver does not take the container's lines: they wait in the file, and hezi logs shows them", "error", err)
-		}
-		wait := pause
-		if try > first {
-			wait = min(pause<<min(try-first, 10), slowest)
-		}
-		s.sleep(max(wait, time.Millisecond))
+	if s.sent.First.IsZero() { // so that it is noticed when rotation deletes them
+		s.sent.First = b.entries[0].Time
 	}
-	s.sent = b.end
+	before := copyParts(s.parts)
+	if err := s.send(&b); err != nil {
+		s.parts = before
+		s.cursor.Seek(s.sent)
+		return false, s.failed(log, err)
+	}
+	s.sent, s.tries = b.end, 0
 	if s.away {
 		s.away = false
 		log.Warn("the receiver takes the container's lines again")
@@ -151,6 +146,25 @@ func (s *ship) pass(log interface{ Warn(string, ...any) }) (sent, more bool) {
 		log.Warn("it is not stored which lines were sent: some may be sent twice", "error", err)
 	}
 	return true, more
+}
+
+// failed waits for the next try, and says whether there is one.
+func (s *ship) failed(log warner, err error) bool {
+	s.disconnect()
+	if s.ctx.Err() != nil {
+		return false
+	}
+	if !s.away {
+		s.away = true
+		log.Warn("the receiver does not take the container's lines: they wait in the file, and hezi logs shows them", "error", err)
+	}
+	s.tries++
+	first, pause := firstTries(&s.c)
+	if s.tries > first {
+		pause = min(pause<<min(s.tries-first, 10), slowest)
+	}
+	s.sleep(max(pause, time.Millisecond))
+	return s.ctx.Err() == nil
 }
 
 func (s *ship) sleep(d time.Duration) {
@@ -169,13 +183,20 @@ func copyParts(parts map[string]*part) map[string]*part {
 	return c
 }
 
-func (s *ship) send(b *batch) error {
-	if s.out == nil {
-		out, err := connect(s.ctx, &s.c)
-		if err != nil {
-			return err
-		}
+func (s *ship) connect() error {
+	if s.out != nil {
+		return nil
+	}
+	out, err := connect(s.ctx, &s.c)
+	if err == nil {
 		s.out = out
+	}
+	return err
+}
+
+func (s *ship) send(b *batch) error {
+	if err := s.connect(); err != nil {
+		return err
 	}
 	for i := range b.entries {
 		if err := s.out.add(s.message(&b.entries[i])); err != nil {

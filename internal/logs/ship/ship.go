@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,6 +62,10 @@ type Room struct {
 
 	mu    sync.Mutex // guards ships, never held while one is waited for
 	ships map[string]*ship
+
+	leaving  sync.Mutex // held by bound
+	maxLeft  int        // containers in dir
+	maxBytes int64      // of their files
 }
 
 // Open makes the room, and goes on with what removed containers left in dir.
@@ -72,7 +77,7 @@ func Open(dir string, log *slog.Logger) (*Room, error) {
 	if err != nil {
 		return nil, fmt.Errorf("logs that are not sent yet: %w", err)
 	}
-	r := &Room{dir: dir, log: log, ships: map[string]*ship{}}
+	r := &Room{dir: dir, log: log, ships: map[string]*ship{}, maxLeft: maxLeft, maxBytes: maxBytes}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if r.watcher, err = fsnotify.NewWatcher(); err != nil {
 		log.Warn("log files cannot be watched: they are looked at once a second", "error", err)
@@ -81,7 +86,7 @@ func Open(dir string, log *slog.Logger) (*Room, error) {
 	}
 	for _, d := range list {
 		var c Container
-		raw, err := os.ReadFile(filepath.Join(dir, d.Name(), "container.json"))
+		raw, err := os.ReadFile(filepath.Join(dir, d.Name(), leftFile))
 		if err == nil {
 			err = json.Unmarshal(raw, &c)
 		}
@@ -183,7 +188,7 @@ func (r *Room) Release(id string) error {
 		err = os.MkdirAll(to, 0o700)
 	}
 	if err == nil {
-		err = os.WriteFile(filepath.Join(to, "container.json"), raw, 0o600)
+		err = os.WriteFile(filepath.Join(to, leftFile), raw, 0o600)
 	}
 	if err == nil {
 		err = os.Rename(s.watched, filepath.Dir(c.Info.LogPath))
@@ -197,7 +202,57 @@ func (r *Room) Release(id string) error {
 		return fmt.Errorf("keep the log of container %s, which its receiver has not taken yet: %w", id, errors.Join(err, os.RemoveAll(to)))
 	}
 	r.start(c, true, nil)
+	r.bound()
 	return nil
+}
+
+// bound gives up what the containers that were removed first have left, where it is
+// more than dir may hold: a receiver that never comes back must not fill the disk.
+func (r *Room) bound() {
+	r.leaving.Lock()
+	defer r.leaving.Unlock()
+	type left struct {
+		id    string
+		since time.Time
+		bytes int64
+	}
+	var all []left
+	var bytes int64
+	list, err := os.ReadDir(r.dir)
+	for _, d := range list {
+		l := left{id: d.Name()}
+		if st, err := os.Stat(filepath.Join(r.dir, l.id, leftFile)); err == nil {
+			l.since = st.ModTime()
+		}
+		err = errors.Join(err, filepath.WalkDir(filepath.Join(r.dir, l.id), func(_ string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return nil // it was sent meanwhile
+			}
+			if st, err := d.Info(); err == nil && st.Mode().IsRegular() {
+				l.bytes += st.Size()
+			}
+			return nil
+		}))
+		bytes += l.bytes
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b left) int { return a.since.Compare(b.since) })
+	for len(all) > 1 && (len(all) > r.maxLeft || bytes > r.maxBytes) {
+		l := all[0]
+		all, bytes = all[1:], bytes-l.bytes
+		r.mu.Lock()
+		s := r.ships[l.id]
+		if s != nil && s.left {
+			delete(r.ships, l.id)
+			s.cancel()
+		}
+		r.mu.Unlock()
+		err = errors.Join(err, os.RemoveAll(filepath.Join(r.dir, l.id)))
+		r.log.Warn("lines of a removed container are given up: too much waits for receivers that do not take it", "container", l.id, "bytes", l.bytes)
+	}
+	if err != nil {
+		r.log.Warn("logs that are not sent yet may be more than there should be", "error", err)
+	}
 }
 
 // Close stops; what is not sent is sent by the next engine.
@@ -239,6 +294,9 @@ type part struct {
 const (
 	batchSize = 256 << 10 // bytes of records
 	placeFile = "shipped.json"
+	leftFile  = "container.json"
+	maxLeft   = 1000
+	maxBytes  = 1 << 30
 	slowest   = 10 * time.Second // between two tries to reach a receiver
 	blind     = time.Second      // between two looks at a file that is not watched
 )

@@ -355,6 +355,53 @@ func TestReleaseOfWhatWasSent(t *testing.T) {
 	}
 }
 
+// What removed containers leave has bounds: the oldest is given up, and that is said.
+func TestWhatIsLeftIsBounded(t *testing.T) {
+	for name, bound := range map[string]func(*Room){"containers": func(r *Room) { r.maxLeft = 2 }, "bytes": func(r *Room) { r.maxBytes = 30_000 }} {
+		b := newBed(t, "syslog", "syslog-address=tcp://127.0.0.1:1")
+		bound(b.room)
+		for id := range 3 {
+			c := b.c
+			c.Info.ContainerID = strconv.Itoa(id)
+			c.Info.LogPath = filepath.Join(b.root, "containers", c.Info.ContainerID, "local-logs", "container.log")
+			w, err := logs.Open(logs.Config{Driver: "local", Path: c.Info.LogPath, MaxFiles: 5}, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.w.Close()
+			b.w = w
+			b.put(strings.Repeat("x", 10_000)+"\n", "stdout")
+			b.room.Follow(c)
+			if err := b.room.Release(c.Info.ContainerID); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Millisecond) // times of their own
+		}
+		list, err := os.ReadDir(filepath.Join(b.root, "unsent"))
+		if err != nil || len(list) != 2 || list[0].Name() != "1" {
+			t.Errorf("%s: %v, %v", name, list, err)
+		}
+		b.room.Close()
+		if text := b.logged.String(); !strings.Contains(text, "given up") || !strings.Contains(text, "container=0") {
+			t.Errorf("%s: hezid's log: %s", name, text)
+		}
+	}
+}
+
+// A receiver that is away costs no memory for what waits for it.
+func TestNothingIsHeldForAReceiverThatIsAway(t *testing.T) {
+	b := newBed(t, "syslog", "syslog-address=tcp://127.0.0.1:1")
+	b.say(50)
+	b.room.Follow(b.c)
+	s := b.room.ships[containerID]
+	time.Sleep(time.Second)
+	s.cancel()
+	<-s.done
+	if s.tries < 2 || s.cursor.Place() != s.sent || s.sent.Offset != 0 {
+		t.Errorf("after %d tries the cursor is at %v, sent is %v", s.tries, s.cursor.Place(), s.sent)
+	}
+}
+
 func TestSyslogFormats(t *testing.T) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -535,6 +582,50 @@ func TestSyslogToRsyslog(t *testing.T) {
 	x.await(b, 100)
 	if s := x.all()[0]; !regexp.MustCompile(`^web\[\d+\]:? local2.info ?line 1$`).MatchString(s) {
 		t.Errorf("%q", s)
+	}
+}
+
+// What needs more than 128 datagrams is cut: it must not hold up what follows.
+func TestGELFTooLarge(t *testing.T) {
+	for name, change := range map[string]func(*options.Info){
+		"the line": func(*options.Info) {},
+		"a field":  func(i *options.Info) { i.ContainerEntrypoint = strings.Repeat("x", 1<<20) },
+		"many fields": func(i *options.Info) {
+			for k := range 5000 {
+				i.ContainerLabels[fmt.Sprintf("%060d", k)] = "v"
+			}
+		},
+	} {
+		b := newBed(t, "gelf", "gelf-address=udp://127.0.0.1:1", "gelf-compression-type=none", "labels-regex=0")
+		change(&b.c.Info)
+		out, err := newGELF(t.Context(), &b.c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.close()
+		g := out.(*gelf)
+		for _, text := range []string{strings.Repeat("\x00", 40000), "short"} {
+			g.batch, g.ends = nil, nil
+			if err := g.add(&message{Entry: &logs.Entry{Stream: "stdout"}, text: []byte(text)}); err != nil {
+				t.Fatal(err)
+			}
+			var joined []byte
+			begin := 0
+			for _, end := range g.ends {
+				if len(g.ends) > 1 {
+					begin += gelfHeader
+				}
+				joined = append(joined, g.batch[begin:end]...)
+				begin = end
+			}
+			var m map[string]any
+			if err := json.Unmarshal(joined, &m); err != nil || len(g.ends) > gelfParts {
+				t.Fatalf("%s: %d datagrams: %v", name, len(g.ends), err)
+			}
+			if got, _ := m["short_message"].(string); got == "" || !strings.HasPrefix(text, got) || text == "short" && name != "many fields" && got != text {
+				t.Errorf("%s: the text is %.20q of %d bytes", name, got, len(got))
+			}
+		}
 	}
 }
 
