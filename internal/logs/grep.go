@@ -21,6 +21,7 @@ type heldLine struct {
 	text    []byte
 	entries []Entry
 	passes  bool // it matched already: the rest needs no look
+	fails   bool // as much of it as is looked at does not match
 }
 
 func newGrep(re *regexp.Regexp) *grep { return &grep{re: re, held: map[string]*heldLine{}} }
@@ -47,11 +48,16 @@ func (g *grep) pass(e *Entry, fn func(*Entry) error) error {
 	if h.passes {
 		return fn(e)
 	}
-	if len(h.text) < maxJoined {
-		h.text = append(h.text, e.Line...)
-		h.entries = append(h.entries, *e)
+	if h.fails {
+		return nil
 	}
-	if !ends && len(h.text) < maxJoined || !g.re.Match(bytes.TrimSuffix(h.text, []byte("\n"))) {
+	h.text = append(h.text, e.Line...)
+	h.entries = append(h.entries, *e)
+	if !ends && len(h.text) < maxJoined {
+		return nil
+	}
+	if !g.re.Match(bytes.TrimSuffix(h.text, []byte("\n"))) {
+		h.fails, h.entries, h.text = true, nil, nil
 		return nil
 	}
 	h.passes = true
@@ -68,7 +74,7 @@ func (g *grep) pass(e *Entry, fn func(*Entry) error) error {
 func (g *grep) finish(fn func(*Entry) error) error {
 	for stream, h := range g.held {
 		delete(g.held, stream)
-		if h.passes || !g.re.Match(h.text) {
+		if h.passes || h.fails || !g.re.Match(h.text) {
 			continue
 		}
 		for i := range h.entries {

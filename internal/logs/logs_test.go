@@ -168,3 +168,27 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// A line without end is looked at once, up to a bound, and not again with each record.
+func TestGrepOfALineWithoutEnd(t *testing.T) {
+	g := newGrep(regexp.MustCompile("never|end"))
+	part := Entry{Stream: "stdout", Line: bytes.Repeat([]byte("x"), MaxLine)}
+	began, n := time.Now(), 0
+	count := func(*Entry) error { n++; return nil }
+	for range 20_000 {
+		if err := g.pass(&part, count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h := g.held["stdout"]; time.Since(began) > 10*time.Second || len(h.text) > maxJoined || len(h.entries) > maxJoined/MaxLine {
+		t.Errorf("%d bytes and %d records are held after %v", len(h.text), len(h.entries), time.Since(began))
+	}
+	for _, text := range []string{"x\n", "the end\n"} {
+		if err := g.pass(&Entry{Stream: "stdout", Line: []byte(text)}, count); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d records match, want 1", n)
+	}
+}

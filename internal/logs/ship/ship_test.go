@@ -585,6 +585,25 @@ func TestSyslogToRsyslog(t *testing.T) {
 	}
 }
 
+// A receiver that takes no datagrams any more does not hold up the engine's end.
+func TestDatagramsThatHang(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	c, err := net.ListenPacket("unixgram", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b := newBed(t, "syslog", "syslog-address=unixgram://"+path)
+	b.say(100) // more than the socket holds (net.unix.max_dgram_qlen), unless the host changed that
+	b.room.Follow(b.c)
+	time.Sleep(200 * time.Millisecond)
+	began := time.Now()
+	b.room.Close()
+	if d := time.Since(began); d > 5*time.Second {
+		t.Errorf("it took %v", d)
+	}
+}
+
 // What needs more than 128 datagrams is cut: it must not hold up what follows.
 func TestGELFTooLarge(t *testing.T) {
 	for name, change := range map[string]func(*options.Info){
