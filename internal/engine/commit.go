@@ -23,7 +23,7 @@ import (
 // compared opens what tells a locked container's changes. They are closed by close.
 func (e *Files) compared(ctx context.Context, c *entry) (t snapshot.Trees, close func(), err error) {
 	r, release := c.latest.Load(), hold(e.records, c)
-	close = func() {
+	leave := func() {
 		for _, f := range append(t.Upper, t.Merged, t.Lower) {
 			if f != nil {
 				f.Close()
@@ -33,7 +33,7 @@ func (e *Files) compared(ctx context.Context, c *entry) (t snapshot.Trees, close
 	}
 	defer func() {
 		if err != nil {
-			close()
+			leave()
 		}
 	}()
 	if t.Lower, err = (roots{e.records}).view(ctx, r, ""); err != nil {
@@ -44,7 +44,7 @@ func (e *Files) compared(ctx context.Context, c *entry) (t snapshot.Trees, close
 	}
 	w := e.o.layer(r)
 	if w.Upper == "" { // the driver keeps it together with the image's
-		return t, close, nil
+		return t, leave, nil
 	}
 	for _, dir := range append([]string{w.Upper}, w.Below...) {
 		f, err := os.Open(dir)
@@ -53,7 +53,7 @@ func (e *Files) compared(ctx context.Context, c *entry) (t snapshot.Trees, close
 		}
 		t.Upper = append(t.Upper, f)
 	}
-	return t, close, nil
+	return t, leave, nil
 }
 
 // Changes lists what a container has otherwise than its image, in the order of

@@ -139,7 +139,7 @@ func (l *live) enter() (err error) {
 			return endedJustNow(l.r)
 		}
 	}
-	l.in, err = box.Enter(l.r.PID, l.o.layer(l.r).Upper) // is sure that the process is the container's
+	l.in, err = box.Enter(l.r.PID, l.o.Layers.Place(l.r.ID, l.r.Chain)) // is sure that the process is the container's
 	if err == nil {
 		return nil
 	}
