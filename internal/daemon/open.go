@@ -69,6 +69,9 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		return nil, err
 	}
 	r.onClose(db.Close)
+	if err := choice.Keep(c.DataRoot); err != nil {
+		return nil, err
+	}
 	db.SetRelease(reserve.Release)
 	broker := events.New()
 	eng := new(atomic.Pointer[engine.Engine]) // rooms that are asked by it ask it back

@@ -16,6 +16,9 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/snapshot/plain"
 )
 
 // Choice is a driver and why it is used.
@@ -24,6 +27,7 @@ type Choice struct {
 	Reason string `json:"reason"`
 	// Before is the driver that was used until now, if that was another; it is not kept.
 	Before string `json:"-"`
+	kept   bool   // as it is
 }
 
 // Drivers are all that there are, those that are tried without being asked for
@@ -51,7 +55,7 @@ func Name(s string) (string, error) {
 }
 
 // For chooses for a data root. asked is from the configuration; "": what was used
-// before, or at the first start the best that works.
+// before, or at the first start the best that works. Keep stores it.
 func For(root, asked string) (Choice, error) {
 	asked, err := Name(asked)
 	if err != nil {
@@ -67,12 +71,10 @@ func For(root, asked string) (Choice, error) {
 	c := before
 	switch {
 	case asked != "":
-		c.Driver, c.Reason = asked, "it is set by storage-driver"
+		c = Choice{Driver: asked, Reason: "it is set by storage-driver"}
+		c.kept = before.kept && c.Driver == before.Driver && c.Reason == before.Reason
 	case before.Driver == "":
-		if c, err = best(root); err != nil {
-			return Choice{}, err
-		}
-		return c, c.keep(root)
+		return best(root)
 	}
 	err = Try(c.Driver, root)
 	if c.Driver == before.Driver && full(err) { // it worked before, and clean-up needs the engine
@@ -84,13 +86,10 @@ func For(root, asked string) (Choice, error) {
 		}
 		return Choice{}, fmt.Errorf("the storage driver %s: %w", c.Driver, err)
 	}
-	if before == c {
-		return c, nil
-	}
 	if before.Driver != c.Driver {
 		c.Before = before.Driver
 	}
-	return c, c.keep(root)
+	return c, nil
 }
 
 // best tries the drivers.
@@ -128,6 +127,7 @@ func read(root string) (c Choice, err error) {
 	}
 	if err == nil {
 		_, err = Name(c.Driver)
+		c.kept = true
 	}
 	if err != nil {
 		return Choice{}, fmt.Errorf("%s says which storage driver is used: %w: set storage-driver, and it is written anew", filepath.Join(root, FileName), err)
@@ -135,7 +135,46 @@ func read(root string) (c Choice, err error) {
 	return c, nil
 }
 
-func (c Choice) keep(root string) error {
+// Keep stores the choice in a data root that is the caller's alone by now: another
+// engine that is started in it by mistake chooses nothing for this one. It removes
+// what trials left that were killed.
+func (c Choice) Keep(root string) error {
+	left, err := filepath.Glob(filepath.Join(root, trialPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		if err := forget(dir); err != nil {
+			return fmt.Errorf("remove what a trial of a storage driver left: %w", err)
+		}
+	}
+	if c.kept {
+		return nil
+	}
+	if err := c.write(root); !full(err) {
+		return err
+	}
+	return nil // clean-up needs the engine; the next start stores it
+}
+
+// forget removes a trial's folder, with what it may have left mounted.
+func forget(dir string) error {
+	for _, at := range []string{"merged", "layer/fs"} {
+		err := unix.Unmount(filepath.Join(dir, at), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && err != unix.EINVAL && err != unix.ENOENT {
+			return err
+		}
+	}
+	if err := (plain.Subvolumes{}).Delete(filepath.Join(dir, "one")); err != nil {
+		return err
+	}
+	if err := (plain.Subvolumes{}).Delete(filepath.Join(dir, "two")); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+func (c Choice) write(root string) error {
 	b, err := json.Marshal(c)
 	if err != nil {
 		return err

@@ -21,9 +21,11 @@ import (
 // FuseProgram is what fuse-overlayfs runs.
 const FuseProgram = "fuse-overlayfs"
 
+const trialPrefix = ".trying-"
+
 // Try uses a driver in a data root. The error says what failed, why, and what to do.
 func Try(driver, root string) (err error) {
-	dir, err := os.MkdirTemp(root, ".trying-")
+	dir, err := os.MkdirTemp(root, trialPrefix)
 	if err != nil {
 		return explainRoot(root, err)
 	}
