@@ -20,8 +20,13 @@ import (
 	"hezi/internal/logs/options"
 )
 
-// rootDriver is what the file systems of containers are, in Docker's words.
-const rootDriver = "overlayfs"
+// shownDriver is what keeps a container's file system, in Docker's words.
+func (r *record) shownDriver() string {
+	if r.driver() == defaultDriver {
+		return "overlayfs"
+	}
+	return r.driver()
+}
 
 // Inspect answers GET /containers/{id}/json; size adds what it takes on disk.
 func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.InspectResponse, error) {
@@ -33,10 +38,10 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 	path, args := r.program()
 	resp := container.InspectResponse{
 		ID: r.ID, Created: stamp(r.Created), Path: path, Args: args, State: r.state(), Image: r.ImageID,
-		Name: "/" + r.Name, RestartCount: r.Restarts, Driver: rootDriver, Platform: r.Platform,
+		Name: "/" + r.Name, RestartCount: r.Restarts, Driver: r.shownDriver(), Platform: r.Platform,
 		ExecIDs: e.index.Running(r.ID), HostConfig: r.hostConfig(), Mounts: q.mountPoints(ctx, r), Config: r.config(), NetworkSettings: q.networkSettings(r),
 		AppArmorProfile: e.o.Walls.AppArmorOf(r.HostConfig), ProcessLabel: r.Labels.Process, MountLabel: r.Labels.Files,
-		Storage: &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: rootDriver}}},
+		Storage: &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: r.shownDriver()}}},
 	}
 	slices.Sort(resp.ExecIDs)
 	if r.Manifest.Digest != "" {

@@ -65,8 +65,11 @@ func hold(e *records, c *entry) (release func()) {
 // reads them; then it is done at the end of that, or at the next start of hezid.
 func tidy(e *records, c *entry) {
 	r := c.latest.Load()
+	if (roots{e}).here(r) != nil {
+		return // its layers are another driver's
+	}
+	c.untidy.Store(true) // ahead of the look: who reads may end just now
 	if c.views.Load() > 0 {
-		c.untidy.Store(true)
 		return
 	}
 	c.untidy.Store(false)
@@ -141,6 +144,9 @@ func (e Snapshots) snapshotable(ctx context.Context, c *entry, name string) erro
 		return conflict("it is removed when it ends (--rm), and a rollback needs that it has ended: hezi commit keeps what it wrote as an image")
 	case slices.ContainsFunc(r.Snapshots, func(s savepoint) bool { return s.Name == name }):
 		return conflict("it has a snapshot %s already: choose another name, or remove that one: hezi snapshots --rm %s %s", name, name, r.Name)
+	}
+	if err := (roots{e.records}).here(r); err != nil {
+		return err
 	}
 	img, err := e.o.Images.RootFS(ctx, r.image())
 	if err != nil {
@@ -300,6 +306,9 @@ func (e Snapshots) Rollback(ctx context.Context, ref, name string) error {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot roll back container %s: it is %s: stop it first (hezi stop %s), or have it stopped, rolled back and started: hezi rollback --restart %s %s",
 			r.Name, r.State, r.Name, r.Name, name))
 	}
+	if err := (roots{e.records}).here(r); err != nil {
+		return err
+	}
 	chain := s.Chain.All()
 	top, err := e.o.Layers.Grow(r.ID, chain[0])
 	if err != nil {
@@ -337,7 +346,7 @@ func (e Snapshots) flatten(id string) (more bool, err error) {
 	}
 	r := c.latest.Load()
 	above, below, ok := apart(r)
-	if !ok || r.running() || c.removing {
+	if !ok || r.running() || c.removing || (roots{e.records}).here(r) != nil {
 		unlock()
 		return false, nil
 	}

@@ -84,6 +84,8 @@ func (namedNetworks) NetworkID(name string) string { return "id-of-" + name }
 
 func (namedNetworks) Release(string) {}
 
+func (namedNetworks) MayRestrain(string) error { return nil }
+
 func (namedNetworks) Resolve(ref string) (id, name string, err error) {
 	return "id-of-" + ref, ref, nil
 }

@@ -82,6 +82,11 @@ func (f *Fuse) View(ctx context.Context, id string, c Chain, lower []string, wri
 	}}, nil
 }
 
+// Flatten implements Saver: what the program notes in its layers is its own to read.
+func (f *Fuse) Flatten(context.Context, string, string, string) (string, bool, error) {
+	return "", false, nil
+}
+
 // mount has the program mount layers at a directory, which it makes.
 func (f *Fuse) mount(ctx context.Context, at string, lower []string, id string, c Chain, write bool) error {
 	if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
