@@ -70,6 +70,10 @@ func (s *Store) keepLocked(v *record) (done bool, err error) {
 		return false, fmt.Errorf("remove %s: %w", v.Name, err)
 	}
 	if err := s.moveLocked(v, s.keptIn(id)); err != nil {
+		if _, there := os.Lstat(filepath.Join(s.keptIn(id), v.Name)); there == nil { // it could not be moved back
+			s.trash[id] = t
+			return false, err
+		}
 		return false, errors.Join(err, s.db.Delete(trashBucket, id))
 	}
 	s.trash[id] = t
@@ -252,16 +256,18 @@ func (s Bin) end(ctx context.Context, ids []string, need int64) (freed int64, er
 		if !ok {
 			continue // somebody took it
 		}
-		// The folder first: a record without one is forgotten by the next Open.
-		derr := s.removeAll(s.keptIn(id), t.Volume.Name)
-		if derr == nil {
-			derr = s.db.Delete(trashBucket, id)
-		}
-		if derr != nil {
+		// The folder first: a record without one is forgotten by the next Open. It leaves
+		// the trash whole, so that no half of it ever comes back.
+		gone := filepath.Join(s.root, trashPrefix+id)
+		if derr := os.Rename(s.keptIn(id), gone); derr != nil && !errors.Is(derr, fs.ErrNotExist) {
 			s.mu.Lock()
 			s.trash[id] = t
 			s.mu.Unlock()
 			err = errors.Join(err, uerr, fmt.Errorf("the trash of volumes: %s: %w", t.Volume.Name, derr))
+			continue
+		}
+		if derr := errors.Join(syncFolder(s.root), s.db.Delete(trashBucket, id), s.removeAll(gone, t.Volume.Name)); derr != nil {
+			err = errors.Join(err, uerr, fmt.Errorf("the trash of volumes: %s: what is left is removed at the next start: %w", t.Volume.Name, derr))
 			continue
 		}
 		freed += n
