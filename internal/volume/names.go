@@ -84,7 +84,10 @@ func (s *Store) finishRename(r *record) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := errors.Join(syncFolder(s.root), s.db.Delete(bucket, old)); err != nil {
+	if err := syncFolder(s.root); err != nil {
+		return err
+	}
+	if err := s.db.Delete(bucket, old); err != nil {
 		return err
 	}
 	done := *r
@@ -104,7 +107,15 @@ func (s *Store) resumeRenames() error {
 			continue
 		}
 		old := r.RenamedFrom
-		if _, ok := s.all[old]; !ok { // that is through: a folder of the old name is another's
+		_, ok := s.all[old]
+		if ok { // two folders: a volume of the old name was made since
+			there, err := bothThere(filepath.Join(s.root, old), filepath.Join(s.root, name))
+			if err != nil {
+				return fmt.Errorf("finish the renaming of the volume %s: %w", name, err)
+			}
+			ok = !there
+		}
+		if !ok { // that is through: what has the old name is another's
 			r.RenamedFrom = ""
 			if err := s.db.Put(bucket, name, r); err != nil {
 				return fmt.Errorf("finish the renaming of the volume %s: %w", name, err)
@@ -113,8 +124,21 @@ func (s *Store) resumeRenames() error {
 			return fmt.Errorf("finish the renaming of the volume %s: %w", name, err)
 		}
 		s.all[name] = r
-		delete(s.all, old)
-		delete(s.uses, old)
+		if ok {
+			delete(s.all, old)
+			delete(s.uses, old)
+		}
 	}
 	return nil
+}
+
+func bothThere(paths ...string) (bool, error) {
+	for _, p := range paths {
+		if _, err := os.Lstat(p); errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
