@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,7 +47,7 @@ func (s *Store) Prune(ctx context.Context, o disk.PruneOptions) (volume.PruneRep
 		if ctx.Err() != nil {
 			break // what was removed is told, if there is still somebody to tell
 		}
-		size, err := disk.Usage(ctx, v.Mountpoint)
+		size, err := disk.Usage(ctx, filepath.Dir(v.Mountpoint)) // with its snapshots and its disk
 		if _, anonymous := v.Labels[anonymousLabel]; err != nil || wait > 0 && !o.Now && !anonymous {
 			size = 0 // it is removed all the same, or is in the trash and not freed yet
 		}
