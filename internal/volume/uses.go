@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,7 +72,7 @@ func (s *Store) begin(ctx context.Context, name, by string) (*record, error) {
 
 func (u *use) add(ctx context.Context, r *record, by string) error {
 	if r.mounts() {
-		if err := patiently(ctx, func() error { return u.mount(r, by) }, func() error { u.forget(by); return u.settle(r) }); err != nil {
+		if err := patiently(ctx, func() error { return u.mount(r, by) }, func() error { u.forgetOne(by); return u.settle(r) }); err != nil {
 			return fmt.Errorf("error while mounting volume '%s': %w", r.Mountpoint, err)
 		}
 		return nil
@@ -146,6 +147,15 @@ func (u *use) forget(by string) int {
 	return n
 }
 
+// forgetOne ends the use of one place.
+func (u *use) forgetOne(by string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.by[by]--; u.by[by] <= 0 {
+		delete(u.by, by)
+	}
+}
+
 // settle unmounts what nobody uses any more. It may hang as long as the kernel does.
 func (u *use) settle(r *record) error {
 	u.work.Lock()
@@ -185,13 +195,32 @@ func (u *use) closeLocked(r *record, why error) error {
 	if len(u.by) > 0 {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("volume is in use - [%s]", strings.Join(slices.Sorted(maps.Keys(u.by)), ", ")))
 	}
-	if there, err := mountinfo.Mounted(r.Mountpoint); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// Whoever removes or exchanges the folder would do so with what is mounted below
+	// it too, as a container may with a volume that is rshared.
+	if there, err := mountsIn(filepath.Dir(r.Mountpoint)); err != nil {
 		return err
-	} else if there {
-		return errdefs.ErrFailedPrecondition.WithMessage("something is mounted at " + r.Mountpoint + ": unmount it first")
+	} else if len(there) > 0 {
+		return errdefs.ErrFailedPrecondition.WithMessage("something is mounted at " + there[0] + ": unmount it first")
 	}
 	u.closed = why
 	return nil
+}
+
+// mountsIn are the places in a folder where something is mounted, the innermost first.
+func mountsIn(dir string) (places []string, err error) {
+	dir, err = filepath.EvalSymlinks(dir) // of the data root
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	list, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	for _, m := range list {
+		places = append(places, m.Mountpoint)
+	}
+	slices.SortFunc(places, func(a, b string) int { return len(b) - len(a) })
+	return places, err
 }
 
 // open takes back what closeLocked did.

@@ -30,6 +30,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/volume"
+	"github.com/moby/sys/mount"
 )
 
 const bucket = "volumes"
@@ -421,7 +422,11 @@ func (s *Store) emptyTrash() error {
 		return err
 	}
 	for _, dir := range append(unfilled, states...) {
-		if err := os.RemoveAll(dir); err != nil {
+		mounted, err := mountsIn(dir) // a disk that was being made
+		for _, at := range mounted {
+			err = errors.Join(err, mount.Unmount(at))
+		}
+		if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
 			return fmt.Errorf("remove a volume that was not filled: %w", err)
 		}
 	}
