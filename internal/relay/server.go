@@ -253,7 +253,7 @@ func (s *server) addLocked(owner string, a Port) error {
 	p := s.ports[a.Key]
 	if a.Socket < 0 {
 		if p != nil {
-			p.to, p.fresh = a.To, true
+			s.leadLocked(p, a.To)
 		}
 		return nil
 	}
@@ -262,7 +262,7 @@ func (s *server) addLocked(owner string, a Port) error {
 		return errors.Join(err, unix.Close(a.Socket))
 	}
 	if p != nil && p.ino == ino {
-		p.to, p.fresh = a.To, true
+		s.leadLocked(p, a.To)
 		return unix.Close(a.Socket)
 	}
 	if p != nil {
@@ -275,6 +275,15 @@ func (s *server) addLocked(owner string, a Port) error {
 	}
 	s.ports[p.key], s.byID[p.id] = p, p
 	return nil
+}
+
+// leadLocked says where a port leads now. Clients of UDP, who may never be still for
+// long, are led there too.
+func (s *server) leadLocked(p *port, to netip.AddrPort) {
+	if p.to != to {
+		s.flows.drop(p.id)
+	}
+	p.to, p.fresh = to, true
 }
 
 // endLocked ends all that an owner has.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ type flowKey struct {
 type flow struct {
 	key  flowKey
 	conn *net.UDPConn
+	raw  syscall.RawConn // of conn
 	at   *list.Element
 }
 
@@ -55,7 +57,10 @@ func (s *server) datagramLocked(p *port, buf []byte) {
 	if err != nil {
 		return // as on the wire: it is lost
 	}
-	_, _ = f.conn.Write(buf[:n]) // refused: nobody listens there yet
+	_ = f.raw.Write(func(fd uintptr) bool {
+		_, _ = unix.Write(int(fd), buf[:n]) // refused: nobody listens there yet
+		return true                         // full: lost, for all ports would wait for this one
+	})
 }
 
 // flow finds a client's, or makes it.
@@ -75,7 +80,11 @@ func (s *server) flow(p *port, from netip.AddrPort) (*flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &flow{key: k, conn: conn}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	f := &flow{key: k, conn: conn, raw: raw}
 	if err := conn.SetReadDeadline(time.Now().Add(flowIdle)); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -86,11 +95,11 @@ func (s *server) flow(p *port, from netip.AddrPort) (*flow, error) {
 
 // answers of a flow go back to its client until it is still for long.
 func (s *server) answers(p *port, f *flow) {
-	raw, err := f.conn.SyscallConn()
+	var err error
 	a := f.key.from
 	to := &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 	for err == nil {
-		err = raw.Read(func(fd uintptr) bool {
+		err = f.raw.Read(func(fd uintptr) bool {
 			b := s.flows.bufs.Get().(*[]byte) // a flow that waits has none
 			defer s.flows.bufs.Put(b)
 			n, err := unix.Read(int(fd), *b)
