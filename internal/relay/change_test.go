@@ -71,6 +71,7 @@ func TestMovedFlow(t *testing.T) {
 func TestShutDown(t *testing.T) {
 	s, to := serverOf(t), echoes(t)
 	fd, _ := hold(t, unix.SOCK_STREAM, netip.IPv6Loopback())
+	s.most = 0 // also one that is full
 	s.add(t, fd, to)
 	if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
 		t.Fatal(err)

@@ -333,6 +333,8 @@ func (s *server) poll() {
 			p := s.byID[e.Fd]
 			switch {
 			case p == nil:
+			case p.stream && e.Events&unix.EPOLLHUP != 0:
+				s.dropLocked(p) // shut down (ports.Hold.End), which is told without end, wanted or not
 			case p.stream:
 				s.acceptLocked(p)
 			default:

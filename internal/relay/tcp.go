@@ -27,10 +27,6 @@ func (s *server) acceptLocked(p *port) {
 		return
 	}
 	fd, _, err := unix.Accept4(p.fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-	if err == unix.EINVAL { // it was shut down (ports.Hold.End), which epoll would tell without end
-		s.dropLocked(p)
-		return
-	}
 	if err != nil {
 		if err != unix.EAGAIN && err != unix.EINTR && err != unix.ECONNABORTED {
 			s.log.Error("take a connection", "port", p.key, "error", err)
