@@ -24,7 +24,7 @@ func TestEgressFailsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	outside := box.Endpoints[0].Outside
-	for _, tables := range []bool{false, true} {
+	for _, tables := range []bool{false, true, false} {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -48,6 +48,13 @@ func TestEgressFailsClosed(t *testing.T) {
 		if err := c.MayRestrain("none"); (err == nil) != tables || err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("with firewall rules %v: %v", tables, err)
 		}
+	}
+	// Without a policy there is no reason to cut it off.
+	if err := c.SetEgress("a", "all"); err != nil {
+		t.Fatal(err)
+	}
+	if link, err := netlink.LinkByName(outside); err != nil || link.Attrs().RawFlags&unix.IFF_UP == 0 {
+		t.Errorf("without a policy: %+v, %v", link, err)
 	}
 	c.Release("a")
 	if err := c.Close(); err != nil {

@@ -328,7 +328,7 @@ func (c *Controller) SetEgress(containerID, policy string) error {
 	if left {
 		return conflict("container %s has ended", containerID)
 	}
-	next := &member{id: m.id, links: m.links, egress: p}
+	before, next := &member{links: m.links, egress: m.egress}, &member{id: m.id, links: m.links, egress: p}
 	var del []string
 	var add []nft.Guard
 	for _, k := range m.links {
@@ -352,6 +352,11 @@ func (c *Controller) SetEgress(containerID, policy string) error {
 	c.mu.Unlock()
 	if len(add) > 0 {
 		c.denials.begin(&c.registry)
+	}
+	for _, k := range m.links { // it may have been cut off, and is held to a policy again or to none
+		if k.lan.Driver != driverNull && len(before.policies(k)) > 0 {
+			logFailure("set a container's interface up", netns.Cut(m.path, k.outside, k.inside, false))
+		}
 	}
 	resolver{&c.registry}.moved(m)
 	for _, g := range add {
