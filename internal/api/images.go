@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/authconfig"
+	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -40,18 +41,22 @@ func imageList(c *call) error {
 	if err != nil {
 		return err
 	}
-	switch c.r.Header.Get("Hezi-Brief") {
-	case "":
-	case "row":
-		return writeList(c, rows(list))
-	default:
-		return writeList(c, briefly(list))
+	if brief := c.r.Header.Get("Hezi-Brief"); brief != "" {
+		return writeBrief(c, brief, list)
 	}
 	used, err := lastUsed(c)
 	if err != nil {
 		return err
 	}
 	return writeList(c, imagesFor(c.version, list, used))
+}
+
+// writeBrief answers with what hezi shows of images: how is the header Hezi-Brief.
+func writeBrief(c *call, how string, list []imagetypes.Summary) error {
+	if how == "row" {
+		return writeList(c, rows(list))
+	}
+	return writeList(c, briefly(list))
 }
 
 func imageCreate(c *call) error {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,13 @@ type scripted struct {
 
 	mu    sync.Mutex
 	asked []asking // guarded by mu
+}
+
+// all is what was asked so far.
+func (s *scripted) all() []asking {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
 }
 
 // asking is a request for an exec.
@@ -197,9 +205,7 @@ func callScripted(t *testing.T, answer func(net.Conn), full bool, args []string)
 	if err := cmd.Run(); err != nil && !errors.As(err, &exited) {
 		t.Fatal(err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return called{s.asked, out.String(), strings.ReplaceAll(errs.String(), dir, "DIR"), cmd.ProcessState.ExitCode()}
+	return called{s.all(), out.String(), strings.ReplaceAll(errs.String(), dir, "DIR"), cmd.ProcessState.ExitCode()}
 }
 
 // What is done ahead of the libraries is done without them.
@@ -243,15 +249,16 @@ func TestAheadLeavesSettings(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if len(s.asked) != 1 || s.asked[0].Header.Get("X-Own") != "1" || s.asked[0].Body["DetachKeys"] != "ctrl-x" {
-		t.Errorf("asked: %s", fmt.Sprint(s.asked))
+	if asked := s.all(); len(asked) != 1 || asked[0].Header.Get("X-Own") != "1" || asked[0].Body["DetachKeys"] != "ctrl-x" {
+		t.Errorf("asked: %s", fmt.Sprint(asked))
 	}
 	cmd = exec.Command("hezi", "exec", "box", "true")
 	cmd.Env = append(os.Environ(), "HEZI_HOST=unix://"+socket, "DOCKER_CONFIG="+dir, "DOCKER_API_VERSION=1.40")
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "No such container: box") {
 		t.Errorf("another version: %v: %s", err, out)
 	}
-	if last := s.asked[len(s.asked)-1]; !strings.HasPrefix(last.Path, "/v1.40/") || last.Header.Get("Hezi-Run") != "" {
+	asked := s.all()
+	if last := asked[len(asked)-1]; !strings.HasPrefix(last.Path, "/v1.40/") || last.Header.Get("Hezi-Run") != "" {
 		t.Errorf("another version: asked: %+v", last)
 	}
 }
