@@ -36,8 +36,14 @@ type Client struct {
 	mu    sync.Mutex // also held while one message is written: a socket is not closed meanwhile
 	want  map[string][]Port
 	begun bool          // all that there was is in want
-	conn  *net.UnixConn // nil: none; it has what want has
+	due   bool          // catchUp will be called
+	conn  *net.UnixConn // nil: none
+	told  map[string][]Port
 }
+
+// behind is how long new ports wait until the relay is told, off the way of a start: who
+// connects meanwhile waits in the sockets.
+const behind = 100 * time.Millisecond
 
 // writeFor is how long a message may take.
 const writeFor = time.Second
@@ -54,31 +60,65 @@ func NewClient(o Options) *Client {
 func (c *Client) Set(owner string, ports []Port, ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := c.want[owner]
-	if len(before)+len(ports) == 0 {
+	if len(c.want[owner])+len(ports) == 0 {
 		return
 	}
 	c.want[owner] = ports
 	if len(ports) == 0 {
 		delete(c.want, owner)
 	}
-	if c.conn == nil {
-		c.wake()
+	if c.conn != nil {
+		c.changeLocked(owner, ports, ended)
+	}
+	if len(ports) > 0 && !c.due {
+		c.due = true
+		time.AfterFunc(behind, c.catchUp)
+	}
+}
+
+// changeLocked tells what cannot wait: what is gone, and what leads elsewhere.
+func (c *Client) changeLocked(owner string, ports []Port, ended bool) {
+	told, known := c.told[owner]
+	if !known {
 		return
 	}
 	if ended {
 		c.tellLocked(message{Op: opGone, Owner: owner, Ended: true})
-	} else {
-		for _, p := range before {
-			if !slices.ContainsFunc(ports, func(q Port) bool { return q.Key == p.Key }) {
-				p.Socket = -1
-				c.tellLocked(message{Op: opGone, Owner: owner, Port: &p})
-			}
-		}
+		delete(c.told, owner)
+		return
 	}
-	for _, p := range ports {
-		if ended || !slices.Contains(before, p) {
+	left := []Port{}
+	for _, p := range told {
+		i := slices.IndexFunc(ports, func(q Port) bool { return q.Key == p.Key })
+		switch {
+		case i < 0:
+			p.Socket = -1
+			c.tellLocked(message{Op: opGone, Owner: owner, Port: &p})
+			continue
+		case ports[i] != p:
+			p = ports[i]
 			c.tellLocked(message{Op: opPort, Owner: owner, Port: &p})
+		}
+		left = append(left, p)
+	}
+	c.told[owner] = left
+}
+
+// catchUp tells what is new, and starts a relay if there is none.
+func (c *Client) catchUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.due = false
+	if c.conn == nil {
+		c.wake()
+		return
+	}
+	for owner, ports := range c.want {
+		for _, p := range ports {
+			if !slices.Contains(c.told[owner], p) {
+				c.tellLocked(message{Op: opPort, Owner: owner, Port: &p})
+				c.told[owner] = append(c.told[owner], p)
+			}
 		}
 	}
 }
@@ -164,9 +204,10 @@ func (c *Client) connect(start bool) error {
 		}
 	}
 	c.mu.Lock()
-	c.conn = conn
+	c.conn, c.told = conn, map[string][]Port{}
 	c.tellLocked(message{Op: opSync})
 	for owner, ports := range c.want {
+		c.told[owner] = slices.Clone(ports)
 		for _, p := range ports {
 			c.tellLocked(message{Op: opPort, Owner: owner, Port: &p})
 		}
