@@ -1,7 +1,6 @@
 package box
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -54,11 +53,6 @@ func (i *Inside) Attach(mounts []Mount, users *Users, userns *os.File, label str
 			return -1, fmt.Errorf("the container's root file system: %w", err)
 		}
 		defer unix.Close(root)
-		for n := range mounts {
-			if err := outsideOfProc(root, mounts[n].Target); err != nil {
-				return -1, err
-			}
-		}
 		if users != nil {
 			if err := users.ownFiles(); err != nil {
 				return -1, fmt.Errorf("make mount points as the container's root: %w", err)
@@ -71,28 +65,6 @@ func (i *Inside) Attach(mounts []Mount, users *Users, userns *os.File, label str
 		return -1, nil
 	})
 	return err
-}
-
-// outsideOfProc refuses a place that a link of the box's leads into what the kernel
-// shows there: a start mounts before the box has links of its own making.
-func outsideOfProc(root int, target string) error {
-	for p := path.Clean("/" + target); ; p = path.Dir(p) { // the deepest that is there
-		fd, err := lookInside(root, p)
-		if err == nil {
-			defer unix.Close(fd)
-			var st unix.Statfs_t
-			if err := unix.Fstatfs(fd, &st); err != nil {
-				return err
-			}
-			if st.Type == unix.PROC_SUPER_MAGIC || st.Type == unix.SYSFS_MAGIC || st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC {
-				return stepError(StepMount, target, nil, fmt.Sprintf("nothing can be mounted at %s: it lies in %s", target, fsName(fd)))
-			}
-			return nil
-		}
-		if !errors.Is(err, unix.ENOENT) || p == "/" {
-			return stepError(StepMount, target, err, "cannot mount at "+target)
-		}
-	}
 }
 
 func lookInside(root int, p string) (int, error) {

@@ -53,7 +53,7 @@ func (e labeller) apply(r *record, s *box.Spec) error {
 		return nil
 	}
 	s.Process.SELinuxLabel, s.FileLabel = l.Process, l.Files
-	if s.Root.Overlay == nil {
+	if s.Root.Overlay == nil || e.o.Layers.Name() == "erofs" { // whose layers are mounted without labels
 		return errdefs.ErrNotImplemented.WithMessage("the storage driver " + e.o.Layers.Name() + " cannot give a container's files SELinux labels: use overlay2, or --security-opt label=disable")
 	}
 	s.Root.Overlay.Label = l.Files

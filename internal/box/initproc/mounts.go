@@ -186,6 +186,11 @@ func (s *session) mountOne(m *plan.Mount) error {
 		return err
 	}
 	defer unix.Close(target)
+	if s.outside {
+		if err := ofKernel(m, target); err != nil {
+			return err
+		}
+	}
 	if err := checkKind(m, target); err != nil {
 		return err
 	}

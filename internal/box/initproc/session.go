@@ -25,7 +25,8 @@ type session struct {
 	dev  int // the file system at /dev, if it is a new one: a path could lead elsewhere
 	proc int // a procfs that is attached nowhere, of processes only
 
-	settings int // another, with the kernel's settings, if the plan has some
+	outside  bool // the root is of a box that runs, or that nobody is in: see Attach
+	settings int  // another, with the kernel's settings, if the plan has some
 
 	stock *stock // of a spare
 
