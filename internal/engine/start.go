@@ -44,6 +44,9 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 	case container.StateRunning:
 		return errdefs.ErrNotModified.WithMessage("container " + r.ID + " is already running")
 	}
+	if err := (roots{e.records}).here(r); err != nil { // how it last ended stays known
+		return err
+	}
 	c.cancelRestart()
 	return e.start(ctx, c, r.State == container.StateRestarting)
 }

@@ -201,3 +201,51 @@ func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }
+
+// TestChange: another driver leaves what the one before has alone, and says what to do;
+// with that again, all is as it was.
+func TestChange(t *testing.T) {
+	e := start(t, os.TempDir())
+	use := func(driver string) {
+		t.Helper()
+		e.Down()
+		if err := os.WriteFile(filepath.Join(e.Dir, "daemon.json"), []byte(`{"storage-driver": "`+driver+`"}`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Up(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made := func(name, text string) {
+		t.Helper()
+		if r := e.Hezi("run", "--name", name, "busybox", "sh", "-c", "test -e /file && exec cat /file; echo "+text+" > /file; exit 3"); r.Code != 3 {
+			t.Fatalf("run: %d, %s", r.Code, r.Err)
+		}
+	}
+	refused := func(name, by, now string) {
+		t.Helper()
+		for _, args := range [][]string{{"start", "-a", name}, {"diff", name}, {"cp", name + ":/file", "-"}, {"commit", name}, {"snapshot", name}} {
+			r := e.Hezi(args...)
+			if r.Code == 0 || !strings.Contains(r.Err, "keeps its files by the storage driver "+by+", and hezid uses "+now+" now") {
+				t.Errorf("%v: %d, %q", args, r.Code, r.Err)
+			}
+		}
+		if got := e.Must(t, "inspect", "-f", "{{.State.ExitCode}}", name); got != "3" {
+			t.Errorf("%s ended with %s, says inspect", name, got)
+		}
+	}
+	made("of-overlay", "kernel")
+	use("vfs")
+	refused("of-overlay", "overlay2", "vfs")
+	made("of-vfs", "copy") // of an image that is unpacked again
+	use("overlay2")
+	refused("of-vfs", "vfs", "overlay2")
+	if got := e.Must(t, "start", "-a", "of-overlay"); got != "kernel" {
+		t.Errorf("back again: %q", got)
+	}
+	use("vfs")
+	if got := e.Must(t, "start", "-a", "of-vfs"); got != "copy" {
+		t.Errorf("back again: %q", got)
+	}
+	e.Must(t, "rm", "of-vfs", "of-overlay")
+}
