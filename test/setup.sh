@@ -29,6 +29,7 @@ if [ "${1-}" != gcc ]; then
 	need mkfs.btrfs btrfs-progs
 	need mkfs.erofs erofs-utils
 	need mkfs.ext4 e2fsprogs
+	need rsyslogd rsyslog
 	need mkfs.xfs xfsprogs
 	/usr/bin/python3 -c 'import docker' 2>/dev/null || missing="$missing python3-docker"
 	[ -e /usr/share/doc/libseccomp-dev ] || missing="$missing libseccomp-dev"

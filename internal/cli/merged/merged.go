@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -221,12 +222,22 @@ func read(s *Source, give func(*line) bool) error {
 	}
 }
 
+// readRaw reads a terminal's lines; what is longer than maxLine is several.
 func readRaw(r *bufio.Reader, give func(*line) bool) error {
+	var text []byte
 	for {
-		text, err := r.ReadBytes('\n')
+		piece, err := r.ReadSlice('\n')
+		text = append(text, piece...)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			if err = nil; len(text) < maxLine {
+				continue
+			}
+			text = append(text, '\n')
+		}
 		if len(text) > 0 && !give(stamped(text, false)) {
 			return nil
 		}
+		text = nil
 		if err == io.EOF {
 			return nil
 		}

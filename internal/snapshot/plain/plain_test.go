@@ -2,7 +2,6 @@ package plain
 
 import (
 	"context"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -13,9 +12,6 @@ import (
 )
 
 func suite(t *testing.T, name string, kind Kind) {
-	if os.Getenv("HEZI_ALL_DRIVERS") == "" {
-		t.Skip("containerd's suite takes a minute: HEZI_ALL_DRIVERS=1 runs it")
-	}
 	testsuite.SnapshotterSuite(t, name, func(_ context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 		records, err := storage.NewMetaStore(filepath.Join(root, "metadata.db"))
 		if err != nil {
