@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -66,6 +67,7 @@ type server struct {
 	byID   map[int32]*port  // as epoll names them
 	nextID int32
 	open   map[*pair]bool
+	ended  int // connections, since spare pipes were closed
 	hezid  *net.UnixConn
 	busy   time.Time // when there was something to relay
 	over   bool
@@ -140,7 +142,7 @@ func newServer(alive func() bool, log *slog.Logger) (*server, error) {
 // untilOver returns when there has been nothing to do for a while, when the engine was
 // told to stop, or is gone for good.
 func (s *server) untilOver() {
-	gone := 0
+	gone, ended := 0, 0
 	for {
 		time.Sleep(lookFor / 4)
 		s.mu.Lock()
@@ -148,7 +150,15 @@ func (s *server) untilOver() {
 			s.busy = time.Now()
 		}
 		over, alone := s.over || time.Since(s.busy) > idleFor, s.hezid == nil
+		spare := s.ended > 0 && s.ended == ended // none has ended since the last look
+		if spare {
+			s.ended = 0
+		}
+		ended = s.ended
 		s.mu.Unlock()
+		if spare {
+			closePipes()
+		}
 		if gone++; !alone || s.alive() {
 			gone = 0
 		}
@@ -156,6 +166,13 @@ func (s *server) untilOver() {
 			return
 		}
 	}
+}
+
+// closePipes closes those that net keeps for the next splice(2), in a sync.Pool: two
+// collections empty it. Else they stay until the runtime collects by itself.
+func closePipes() {
+	runtime.GC()
+	runtime.GC()
 }
 
 // control does what hezid says. A new one takes the place of the one before.

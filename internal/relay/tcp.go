@@ -54,6 +54,7 @@ func (s *server) acceptLocked(p *port) {
 		s.mu.Lock()
 		delete(s.open, c2)
 		p.open--
+		s.ended++
 		for _, q := range s.ports {
 			if q.full {
 				s.watchLocked(q, true)

@@ -164,8 +164,8 @@ func (e *Engine) UseBin(dir string) { e.daemons = dir }
 func (e *Engine) PID() int { return e.cmd.Process.Pid }
 
 // Keeper finds the pids of the engine's keeper and of its holder by their
-// command lines and exec root. A child of the keeper that has not yet called
-// execve has its command line and is passed over.
+// command lines and exec root. The relay has that too, and so has a child of the
+// keeper that has not yet called execve: both are passed over.
 func (e *Engine) Keeper() (keeper, holder int) {
 	keepers := map[int]bool{}
 	for _, pid := range pids() {
@@ -177,9 +177,11 @@ func (e *Engine) Keeper() (keeper, holder int) {
 		if filepath.Base(words[0]) != "hezi-keeper" {
 			continue
 		}
-		if len(words) > 1 && words[1] == "hold" {
+		switch words[min(1, len(words)-1)] {
+		case "hold":
 			holder = pid
-		} else {
+		case "relay":
+		default:
 			keepers[pid] = true
 		}
 	}

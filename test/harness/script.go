@@ -44,6 +44,7 @@ func (e *Engine) Scripts(t *testing.T) {
 	e.RunScripts(t, testscript.Params{Dir: "testdata"})
 	if ids := e.Must(t, "ps", "-aq"); ids != "" {
 		t.Errorf("scripts left containers behind:\n%s", e.Must(t, "ps", "-a"))
+		e.Must(t, append([]string{"rm", "-f", "-v"}, strings.Fields(ids)...)...) // the tests that follow count
 	}
 	e.NothingLeft(t, before, 4)
 }
