@@ -120,6 +120,19 @@ func (e *Streams) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 		return err
 	}
 	r := c.latest.Load()
+	if o.Stream && !r.running() {
+		// No start may come between the answer that the client gets and the keeper, or the
+		// client misses what is said first.
+		_, unlock, err := e.lockEntry(ctx, c, ref)
+		if err != nil {
+			return err
+		}
+		if r = c.latest.Load(); r.running() {
+			unlock()
+		} else {
+			defer unlock()
+		}
+	}
 	keys, err := detachKeys(o.DetachKeys, r.Config.Tty)
 	if err != nil {
 		return err

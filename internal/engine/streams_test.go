@@ -42,3 +42,32 @@ func TestHandOverSaysWhyItFails(t *testing.T) {
 		t.Errorf("wait: %+v, %v", w, err)
 	}
 }
+
+// TestNoStartBeforeAttach: between the answer to an attach and the keeper's knowledge of
+// it the container cannot be started, by a client that asks for the start at once.
+func TestNoStartBeforeAttach(t *testing.T) {
+	e := kept(t, &record{Name: "web", State: container.StateCreated})
+	c, err := e.entry("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := false
+	hijack := func() (net.Conn, []byte, error) {
+		asked = true
+		select {
+		case c.work <- struct{}{}:
+			<-c.work
+			t.Error("a start would come before")
+		default:
+		}
+		return nil, nil, errors.New("the client is gone")
+	}
+	if err := e.Attach(t.Context(), "web", AttachOptions{Stream: true, Stdout: true}, hijack); err == nil || !asked {
+		t.Errorf("asked %v: %v", asked, err)
+	}
+	if _, unlock, err := e.lock(t.Context(), "web"); err != nil {
+		t.Error(err)
+	} else {
+		unlock()
+	}
+}

@@ -283,6 +283,10 @@ func TestKillAtBadMoments(t *testing.T) {
 	during := func(i int, args ...string) harness.Result {
 		t.Helper()
 		keeper, _ := e.Keeper()
+		for i := 0; keeper == 0 && i < 500; i++ { // the one before was killed just now
+			time.Sleep(10 * time.Millisecond)
+			keeper, _ = e.Keeper()
+		}
 		cmd := e.Command(args...)
 		var out, errOut strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &errOut
