@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
 	"hezi/internal/engine/attach"
@@ -61,6 +62,9 @@ func (e Attachments) Connect(ctx context.Context, ref, net string, s *network.En
 	}
 	if err == nil {
 		e.moved(r, box)
+		if r.running() {
+			e.o.Networks.Announce(events.ActionConnect, id, r.ID)
+		}
 	}
 	if err != nil && r.running() {
 		if _, back := e.o.Networks.Disconnect(context.WithoutCancel(ctx), r.ID, id); back != nil {
@@ -107,6 +111,9 @@ func (e Attachments) Disconnect(ctx context.Context, ref, net string, force bool
 	})
 	if err == nil {
 		e.moved(r, box)
+		if r.running() && missing == nil {
+			e.o.Networks.Announce(events.ActionDisconnect, id, r.ID)
+		}
 	}
 	return err
 }

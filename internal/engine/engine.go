@@ -75,6 +75,7 @@ type networks interface {
 	Adopt(ctx context.Context, r network.SandboxRequest, s *network.Sandbox) (*network.Sandbox, error)
 	Connect(ctx context.Context, containerID string, r network.EndpointRequest) (*network.Sandbox, error)
 	Disconnect(ctx context.Context, containerID, ref string) (*network.Sandbox, error)
+	Announce(action events.Action, networkID, containerID string)
 	Republish(ctx context.Context, containerID string, add, remove apinet.PortMap) (*network.Sandbox, error)
 	NameSockets(containerID string) []int
 	Renamed(containerID string, list []network.EndpointRequest)

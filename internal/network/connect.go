@@ -14,7 +14,7 @@ import (
 
 // Connect gives a container that has a namespace a place in one more network, and
 // answers what it then has. Errors: NotFound, Conflict, PermissionDenied for a
-// network that takes no more.
+// network that takes no more. It is for the caller to Announce, once it is stored.
 func (c *Controller) Connect(_ context.Context, containerID string, req EndpointRequest) (*Sandbox, error) {
 	m, l, err := c.both(containerID, req.Network)
 	if err != nil {
@@ -51,12 +51,11 @@ func (c *Controller) Connect(_ context.Context, containerID string, req Endpoint
 		logFailure("take a container's connection back", c.moved(m))
 		return nil, err
 	}
-	c.announce("connect", l, m.id)
 	return m.box, nil
 }
 
 // Disconnect takes a container's place in a network away. One that is gone already is no
-// error: the engine may have had no time to store that.
+// error: the engine may have had no time to store that. It is for the caller to Announce.
 func (c *Controller) Disconnect(_ context.Context, containerID, ref string) (*Sandbox, error) {
 	m, l, err := c.both(containerID, ref)
 	if err != nil {
@@ -70,9 +69,6 @@ func (c *Controller) Disconnect(_ context.Context, containerID, ref string) (*Sa
 	}
 	if err := c.moved(m); err != nil {
 		return nil, err
-	}
-	if i >= 0 {
-		c.announce("disconnect", l, m.id)
 	}
 	return m.box, nil
 }

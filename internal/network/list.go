@@ -194,6 +194,17 @@ func labelled(labels map[string]string, want map[string]bool) bool {
 	return true
 }
 
+// Announce publishes that a running container was connected to a network, or
+// disconnected. A network that is gone by then has said so itself.
+func (c *registry) Announce(action events.Action, networkID, containerID string) {
+	c.mu.Lock()
+	l := c.lans[networkID]
+	c.mu.Unlock()
+	if l != nil {
+		c.announce(action, l, containerID)
+	}
+}
+
 func (c *registry) announce(action events.Action, l *lan, container string) {
 	if c.o.Publish == nil {
 		return
