@@ -8,8 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"hezi/test/harness"
 )
 
 // helper has this test's own program be the runtime: it makes processes that
@@ -336,5 +340,24 @@ func TestRefuses(t *testing.T) {
 	}
 	if out, code := b.call("create", "--bundle", b.bundle, "--preserve-fds", "1", "r"); code != 1 || !strings.Contains(out, "--preserve-fds is not supported") {
 		t.Errorf("exit %d: %q", code, out)
+	}
+}
+
+// TestHalfEnded: a container has not stopped, nor let go of its cgroup, while a
+// thread of its first process is left.
+func TestHalfEnded(t *testing.T) {
+	pid := harness.HalfDead(t)
+	since := started(pid)
+	c := &container{dir: t.TempDir(), record: record{State: specs.State{Pid: pid}, Started: since}}
+	if s := c.status(); since == 0 || s != specs.StateRunning {
+		t.Errorf("%s, since %d", s, since)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); c.status() != specs.StateStopped; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a zombie has not stopped")
+		}
 	}
 }

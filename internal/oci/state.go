@@ -109,14 +109,15 @@ func writeFile(name string, text []byte) error {
 }
 
 // started is when a process began, in clock ticks since boot (proc_pid_stat(5),
-// field 22), and 0 for one that is gone or a zombie.
+// field 22), and 0 for one that has ended. A zombie of which threads are left has
+// not: only its first thread has.
 func started(pid int) uint64 {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0
 	}
 	f := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	if len(f) < 20 || bytes.ContainsAny(f[0], "ZX") {
+	if len(f) < 20 || bytes.ContainsAny(f[0], "ZX") && len(f[17]) == 1 && f[17][0] <= '1' {
 		return 0
 	}
 	n, err := strconv.ParseUint(string(f[19]), 10, 64)

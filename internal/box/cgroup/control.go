@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -99,13 +100,15 @@ func (g *Group) signal() (int, error) {
 	return alive, err
 }
 
+// zombie says whether a process has ended: not only its first thread, which is
+// a zombie too while others are left.
 func zombie(pid int) bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return true
 	}
-	_, rest, ok := strings.Cut(string(b[slices.Index(b, ')')+1:]), " ")
-	return ok && (strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X"))
+	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // the name before may hold anything
+	return len(f) > 17 && (f[0] == "Z" || f[0] == "X") && number(f[17]) <= 1
 }
 
 // Freeze returns once all processes stand still.

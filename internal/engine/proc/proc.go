@@ -81,12 +81,13 @@ func waitsForSignal(task string) bool {
 	return false
 }
 
-// Exited says whether a process is gone or a zombie.
+// Exited says whether a process is gone or a zombie. One of whose threads some are
+// left is neither: only its first thread is a zombie (proc_pid_stat(5), fields 3 and 20).
 func Exited(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 	}
-	_, after, ok := bytes.Cut(b, []byte(") "))
-	return ok && len(after) > 0 && (after[0] == 'Z' || after[0] == 'X')
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // the name before may hold anything
+	return len(f) > 17 && (f[0][0] == 'Z' || f[0][0] == 'X') && (string(f[17]) == "0" || string(f[17]) == "1")
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hezi/test/harness"
 )
 
 // TestUndeliverable: a program that waits for signals with sigtimedwait(2), as
@@ -37,5 +39,27 @@ func TestUndeliverable(t *testing.T) {
 			}
 			time.Sleep(2 * time.Millisecond)
 		}
+	}
+}
+
+func TestExited(t *testing.T) {
+	pid := harness.HalfDead(t)
+	if Exited(pid) {
+		t.Error("a process with a thread that lives is said to have exited")
+	}
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !Exited(cmd.Process.Pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a zombie is not said to have exited")
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if !Exited(cmd.Process.Pid) {
+		t.Error("a process that is gone is not said to have exited")
 	}
 }
