@@ -17,7 +17,7 @@ type directoryGroup struct {
 
 func (g *directoryGroup) Paths() map[string]string { return g.paths }
 func (g *directoryGroup) FD() int                  { return g.fd }
-func (g *directoryGroup) Add(pid int) error        { return addToPaths(g.paths, pid) }
+func (g *directoryGroup) Add(pid int) error        { return joinGroup(g.paths, "", pid) }
 func (g *directoryGroup) ApplyLate() error         { return nil }
 
 func (g *directoryGroup) Close() {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"time"
 
@@ -66,11 +65,11 @@ func (r *Runtime) Exec(ctx context.Context, pid int, pidfd *os.File, cgroupPaths
 		return nil, leaveGroup(cgroupPaths, p.Group, err)
 	}
 	proc, err := c.exec(ctx, b, cgroupPaths, func() error {
-		own, err := withGroup(cgroupPaths, p.Group)
+		inner, err := makeGroup(cgroupPaths, p.Group)
 		if err != nil {
 			return err
 		}
-		return addToPaths(own, c.pid)
+		return joinGroup(cgroupPaths, inner, c.pid)
 	})
 	return proc, leaveGroup(cgroupPaths, p.Group, err)
 }
@@ -89,14 +88,13 @@ func (b *bundle) joinRoot(pid, pidfd int) error {
 
 // execBorn is Exec on cgroup v2, where the process is born in its group.
 func (r *Runtime) execBorn(ctx context.Context, b *bundle, paths map[string]string, group string) (*Proc, error) {
-	own, err := withGroup(paths, group)
+	inner, err := makeGroup(paths, group)
 	if err != nil {
 		return nil, err
 	}
-	dir := own[""]
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := cgroup.OpenJoin(paths, inner)
 	if err != nil {
-		return nil, leaveGroup(paths, group, stepError(StepCgroup, dir, err, "cannot open the container's cgroup"))
+		return nil, leaveGroup(paths, group, stepError(StepCgroup, inner, nil, err.Error()))
 	}
 	b.plan.CgroupDir = b.give(fd)
 	c, err := r.spawn(joinBirth())
@@ -107,19 +105,16 @@ func (r *Runtime) execBorn(ctx context.Context, b *bundle, paths map[string]stri
 	return proc, leaveGroup(paths, group, err)
 }
 
-// withGroup makes the group of an exec and gives the directories that it enters.
-func withGroup(paths map[string]string, group string) (map[string]string, error) {
-	key, ok := cgroup.InnerHierarchy(paths)
-	if group == "" || !ok {
-		return paths, nil
+// makeGroup makes the group of an exec inside the container's, and gives its name
+// there; "" where it has none.
+func makeGroup(paths map[string]string, group string) (inner string, err error) {
+	if _, ok := cgroup.InnerHierarchy(paths); group == "" || !ok {
+		return "", nil
 	}
-	dir, err := cgroup.MakeInner(paths, group)
-	if err != nil {
-		return nil, stepError(StepCgroup, group, nil, err.Error())
+	if _, err := cgroup.MakeInner(paths, group); err != nil {
+		return "", stepError(StepCgroup, group, nil, err.Error())
 	}
-	own := maps.Clone(paths)
-	own[key] = dir
-	return own, nil
+	return group, nil
 }
 
 // leaveGroup removes the group of an exec that failed; it returns err.

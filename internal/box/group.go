@@ -2,10 +2,6 @@ package box
 
 import (
 	"context"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 
 	"hezi/internal/box/cgroup"
 )
@@ -55,17 +51,10 @@ func (d driver) create(ctx context.Context, c *Cgroup, leaf string) (group, erro
 // parent that spares wait below.
 func (c *Cgroup) plain() bool { return !c.AllDevices && len(c.DeviceRules) == 0 && !c.Foreign }
 
-// addToPaths puts a process into every directory once.
-func addToPaths(paths map[string]string, pid int) error {
-	var done []string
-	for _, dir := range paths {
-		if slices.Contains(done, dir) {
-			continue
-		}
-		done = append(done, dir)
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
-			return stepError(StepCgroup, dir, err, "cannot enter the container's cgroup")
-		}
+// joinGroup puts a process into a container's cgroup; on v2 it is born there.
+func joinGroup(paths map[string]string, inner string, pid int) error {
+	if err := cgroup.Join(paths, inner, pid); err != nil {
+		return stepError(StepCgroup, inner, nil, err.Error())
 	}
 	return nil
 }

@@ -141,15 +141,15 @@ func (b *standby) make(r *Runtime, paths map[string]string, grouped bool) *child
 	if err != nil {
 		return nil
 	}
-	own := paths
+	inner := ""
 	if grouped {
-		own, err = withGroup(paths, cgroup.StandbyPrefix+strconv.Itoa(c.pid))
+		inner, err = makeGroup(paths, cgroup.StandbyPrefix+strconv.Itoa(c.pid))
 		if err != nil { // the container has ended
 			c.end()
 			return nil
 		}
-		if key, ok := cgroup.InnerHierarchy(paths); ok {
-			b.group = own[key]
+		if inner != "" {
+			b.group = cgroup.Inner(paths, inner)
 		}
 	}
 	entered := make(chan struct{})
@@ -162,7 +162,7 @@ func (b *standby) make(r *Runtime, paths map[string]string, grouped bool) *child
 		case <-entered:
 		}
 	}()
-	err = addToPaths(own, c.pid)
+	err = joinGroup(paths, inner, c.pid)
 	close(entered)
 	<-killed
 	if err != nil { // the container has ended, or drop is closed

@@ -93,6 +93,63 @@ func openInner(dir string) (int, error) {
 	return openBelow(above, filepath.Base(dir), unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
+// OpenJoin opens, for CLONE_INTO_CGROUP, the directory that a process enters which
+// joins a container on v2: the group inside by that name, or the container's own
+// for "".
+func OpenJoin(paths map[string]string, inner string) (int, error) {
+	return openJoin(paths[""], inner)
+}
+
+func openJoin(dir, inner string) (at int, err error) {
+	if inner == "" {
+		at, err = openGroup(dir)
+	} else {
+		dir = filepath.Join(dir, inner)
+		at, err = openInner(dir)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("cannot open the container's cgroup %s: %w", dir, err)
+	}
+	return at, nil
+}
+
+// Join moves a process into a container's group, in the one hierarchy that has
+// groups inside into that by the name, unless it is "". Files are opened first and
+// written in a row, as Add has it.
+func Join(paths map[string]string, inner string, pid int) error {
+	key, _ := InnerHierarchy(paths)
+	files := map[string]int{}
+	defer func() {
+		for _, fd := range files {
+			unix.Close(fd)
+		}
+	}()
+	for k, dir := range paths {
+		name := ""
+		if k == key {
+			name = inner
+		} else if _, ok := files[dir]; ok || dir == paths[key] { // of controllers mounted together
+			continue
+		}
+		at, err := openJoin(dir, name)
+		if err != nil {
+			return err
+		}
+		files[dir], err = openBelow(at, "cgroup.procs", unix.O_WRONLY)
+		unix.Close(at)
+		if err != nil {
+			delete(files, dir)
+			return fmt.Errorf("cannot open the list of processes of the container's cgroup %s: %w", filepath.Join(dir, name), err)
+		}
+	}
+	for dir, fd := range files {
+		if err := writeFD(fd, strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("cannot enter the container's cgroup %s: %w%s", dir, err, hint(err))
+		}
+	}
+	return nil
+}
+
 // openBelow opens a group, or a file of one, inside one that is open.
 func openBelow(at int, name string, flags uint64) (int, error) {
 	return openat(at, name, flags, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)

@@ -49,6 +49,19 @@ func TestInnerMountedOver(t *testing.T) {
 		if RemoveInner(dir) {
 			t.Error("another container's group is removed")
 		}
+		newcomer := spawn(t, "sleep")
+		trapped := func(name string, into ...string) {
+			for _, inner := range into {
+				if Join(map[string]string{key: g.Paths()[key]}, inner, newcomer.Process.Pid) == nil {
+					t.Errorf("%s: something else is entered as %q", name, inner)
+				}
+				if fd, err := OpenJoin(map[string]string{"": g.Paths()[key]}, inner); err == nil {
+					t.Errorf("%s: something else is opened as %q", name, inner)
+					unix.Close(fd)
+				}
+			}
+		}
+		trapped("another's", "", ExecName("x"))
 		if err := unix.Unmount(g.Paths()[key], unix.MNT_DETACH); err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +81,9 @@ func TestInnerMountedOver(t *testing.T) {
 			if RemoveInner(dir) {
 				t.Errorf("%s: removed", name)
 			}
+			trapped(name, ExecName("x"))
 			if at != dir {
+				trapped(name, "")
 				if list := Inners(g.Paths()); len(list) > 0 {
 					t.Errorf("%s: %v", name, list)
 				}
@@ -91,6 +106,17 @@ func TestInnerMountedOver(t *testing.T) {
 		if err := unix.Kill(victim.Process.Pid, 0); err != nil {
 			t.Error(err)
 		}
+		if err := Join(g.Paths(), ExecName("x"), newcomer.Process.Pid); err != nil {
+			t.Error(err)
+		}
+		if pids := Processes(dir); !slices.Equal(pids, []int{newcomer.Process.Pid}) {
+			t.Errorf("%v, want %d", pids, newcomer.Process.Pid)
+		}
+		if pids, err := g.Procs(); err != nil || !slices.Contains(pids, newcomer.Process.Pid) {
+			t.Errorf("%v, %v", pids, err)
+		}
+		_ = newcomer.Process.Kill()
+		_ = newcomer.Wait()
 		if !RemoveInner(dir) {
 			t.Error("the group stays")
 		}
