@@ -170,13 +170,13 @@ func (g *Group) await(v1, v2 string) error {
 }
 
 // OOMKills counts the processes that the kernel killed for lack of memory. It
-// is gone with Remove.
+// is gone with the group: os.ErrNotExist, or unix.ENODEV while it goes.
 func (g *Group) OOMKills() (uint64, error) {
 	dir, name := g.v2(), "memory.events"
 	if dir == "" {
 		dir, name = g.paths["memory"], "memory.oom_control"
 	}
-	if dir == "" || !exists(dir, name) {
+	if dir == "" || exists(dir, "cgroup.procs") && !exists(dir, name) {
 		return 0, nil // without a memory controller nothing is killed for a limit
 	}
 	text, err := read(dir, name)

@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,7 +22,10 @@ type Watcher struct {
 	notify *os.File   // of inotify; nil: no v2 group yet
 	groups map[string]*watched
 	byKey  map[int32]*watched // eventfd or watch
-	closed bool
+	// slices are those above scopes, by their directories and by their watches.
+	slices  map[string]*slice
+	sliceOf map[int32]*slice
+	closed  bool
 }
 
 // OOM is what happened in a group.
@@ -39,11 +41,19 @@ type watched struct {
 	key       int32
 	kills     uint64 // told; guarded by the watcher's mu
 	v2        bool
+
+	above *slice // of a scope of systemd's; else nil
+	// Guarded by the slice's reading: whether the scope was read when it was first
+	// watched, its count, and what its slice's could not be explained by when both
+	// were last read.
+	begun bool
+	own   uint64
+	seen  int64
 }
 
 // NewWatcher has told called, from any goroutine.
 func NewWatcher(told func(OOM)) *Watcher {
-	return &Watcher{told: told, groups: map[string]*watched{}, byKey: map[int32]*watched{}}
+	return &Watcher{told: told, groups: map[string]*watched{}, byKey: map[int32]*watched{}, slices: map[string]*slice{}, sliceOf: map[int32]*slice{}}
 }
 
 // Add watches the group of a container that has had known kills. A second Add
@@ -52,6 +62,7 @@ func NewWatcher(told func(OOM)) *Watcher {
 func (w *Watcher) Add(id string, paths map[string]string, known uint64) error {
 	x, err := w.add(id, paths, known)
 	if x != nil {
+		w.begin(x)
 		w.look(x, 0) // what was killed before it was watched
 	}
 	return err
@@ -89,21 +100,41 @@ func (w *Watcher) addV2Locked(x *watched) error {
 	if !exists(x.dir, x.file) {
 		return nil
 	}
+	var err error
+	if x.key, err = w.notifyLocked(x.dir, x.file); err != nil {
+		return err
+	}
+	if InScope(map[string]string{"": x.dir}) {
+		if err = w.addAboveLocked(x); err != nil {
+			w.ignoreLocked(x.key)
+		}
+	}
+	return err
+}
+
+// notifyLocked has inotify tell of changes of a file.
+func (w *Watcher) notifyLocked(dir, file string) (key int32, err error) {
 	if w.notify == nil {
 		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		w.notify = os.NewFile(uintptr(fd), "inotify")
 		go w.readV2(w.notify)
 	}
-	var wd int
-	err := control(w.notify, func(fd int) (err error) {
-		wd, err = unix.InotifyAddWatch(fd, filepath.Join(x.dir, x.file), unix.IN_MODIFY)
+	err = control(w.notify, func(fd int) error {
+		wd, err := unix.InotifyAddWatch(fd, filepath.Join(dir, file), unix.IN_MODIFY)
+		key = int32(wd)
 		return err
 	})
-	x.key = int32(wd)
-	return err
+	return key, err
+}
+
+func (w *Watcher) ignoreLocked(key int32) {
+	_ = control(w.notify, func(fd int) error { // EINVAL: the file is gone, and the watch with it
+		_, err := unix.InotifyRmWatch(fd, uint32(key))
+		return err
+	})
 }
 
 func (w *Watcher) addV1Locked(x *watched) (err error) {
@@ -142,13 +173,22 @@ func (w *Watcher) addV1Locked(x *watched) (err error) {
 	return nil
 }
 
-// Remove ends the watch of a container.
-func (w *Watcher) Remove(id string) {
+// Remove ends the watch of a container that has ended. lost: the kernel killed a
+// process in it, which its own group cannot tell since systemd has removed it.
+func (w *Watcher) Remove(id string) (lost bool) {
+	w.mu.Lock()
+	x := w.groups[id]
+	w.mu.Unlock()
+	if x == nil {
+		return false
+	}
+	lost = w.lost(x)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if x := w.groups[id]; x != nil {
+	if w.groups[id] == x {
 		w.removeLocked(x)
 	}
+	return lost
 }
 
 func (w *Watcher) removeLocked(x *watched) {
@@ -158,12 +198,8 @@ func (w *Watcher) removeLocked(x *watched) {
 		unix.Close(int(x.key)) // epoll and the kernel's list let go of it
 		return
 	}
-	if w.notify != nil && x.key > 0 {
-		_ = control(w.notify, func(fd int) error { // EINVAL: the file is gone, and the watch with it
-			_, err := unix.InotifyRmWatch(fd, uint32(x.key))
-			return err
-		})
-	}
+	w.ignoreLocked(x.key)
+	w.removeAboveLocked(x)
 }
 
 // Close ends all watches.
@@ -235,10 +271,13 @@ func (w *Watcher) readV2(notify *os.File) {
 			key, size := int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[12:])
 			b = b[min(len(b), unix.SizeofInotifyEvent+int(size)):]
 			w.mu.Lock()
-			x := w.byKey[key]
+			x, s := w.byKey[key], w.sliceOf[key]
 			w.mu.Unlock()
 			if x != nil {
 				w.look(x, 0)
+			}
+			if s != nil {
+				s.look(w)
 			}
 		}
 	}
@@ -249,7 +288,7 @@ func (w *Watcher) readV2(notify *os.File) {
 func (w *Watcher) look(x *watched, again time.Duration) {
 	text, err := read(x.dir, x.file)
 	if err != nil {
-		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) && again > 0 && again < time.Second {
+		if !removed(err) && again > 0 && again < time.Second {
 			time.AfterFunc(again, func() { w.look(x, 2*again) })
 		}
 		return

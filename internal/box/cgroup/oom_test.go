@@ -68,3 +68,76 @@ func TestProbe(t *testing.T) {
 		}
 	})
 }
+
+// TestWatcherOfScopes: systemd removes a scope with its count of kills before
+// anyone has read it; the slice's count above is still there.
+func TestWatcherOfScopes(t *testing.T) {
+	each(t, true, func(t *testing.T, d *Driver) {
+		if d.Version != 2 {
+			t.Skip("on cgroup v1 the count of the group above does not have it")
+		}
+		w := NewWatcher(func(OOM) {})
+		defer w.Close()
+		begin := func(id string) *Group {
+			t.Helper()
+			g, err := d.Create(t.Context(), "", ScopeName(id), Resources{Memory: 16 << 20, MemorySwap: 16 << 20}, Devices{})
+			if err == nil {
+				err = g.ApplyLate()
+			}
+			if err == nil {
+				err = w.Add(id, g.Paths(), 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return g
+		}
+		// A group ends while nobody reads.
+		end := func(g *Group, killed bool) {
+			t.Helper()
+			p := inside(t, g, map[bool]string{true: "memory", false: "pids"}[killed])
+			w.mu.Lock()
+			p.start(t)
+			_ = p.Process.Kill()
+			_ = p.Wait()
+			err := g.Kill()
+			if err == nil {
+				err = g.Remove()
+			}
+			w.mu.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			killed, beside, ended := begin("killed"), begin("beside"), begin("ended")
+			end(ended, false)
+			if w.Remove("ended") {
+				t.Error("one that was not out of memory is told to have been")
+			}
+			end(killed, true)
+			if !w.Remove("killed") {
+				t.Error("a kill was lost with its group")
+			}
+			end(beside, false)
+			if w.Remove("beside") {
+				t.Error("the kill of one is told of another")
+			}
+		}
+		// One that is read explains the slice's count.
+		read, after := begin("read"), begin("after")
+		p := inside(t, read, "memory")
+		p.start(t)
+		_ = p.Wait()
+		if w.Remove("read") {
+			t.Error("a count that can be read is said to be lost")
+		}
+		if err := read.Remove(); err != nil {
+			t.Error(err)
+		}
+		end(after, false)
+		if w.Remove("after") {
+			t.Error("a kill that was read is told of another")
+		}
+	})
+}

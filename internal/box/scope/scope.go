@@ -22,7 +22,8 @@
 //
 //   - A scope needs a process when it is made, and is gone when the last one
 //     ends. Nobody can rely on its directories after that: the keeper reads the
-//     count of kills for lack of memory as the first thing.
+//     count of kills for lack of memory as the first thing, and where it is too late
+//     what the slice's count tells (cgroup.Watcher).
 //   - When the keeper is quicker to remove the directories, systemd may never
 //     hear that the scope is empty: so it is stopped, too (End).
 //   - DefaultTasksMax would limit containers that have no limit of processes.

@@ -133,20 +133,19 @@ func (p *process) awaitCaughtUp(clients []*attached) {
 
 // exitNow learns the exit and answers everyone who waits here.
 func (p *process) exitNow() record {
-	kills := uint64(0)
+	killed := false
 	if p.rec.ExecID == "" { // first of all: systemd removes a scope that is empty
-		kills = p.oomKills()
+		kills, known := p.oomKills()
+		lost := p.srv.oom.Remove(p.rec.ContainerID)
+		killed = kills > 0 || !known && lost
 	}
 	e := p.learnExit()
 	p.releasePorts()
 	p.mu.Lock()
-	e.OOMKilled = kills > 0 || p.rec.OOMs > 0
+	e.OOMKilled = killed || p.rec.OOMs > 0
 	p.rec.Exit = &e
 	r := p.rec
 	p.mu.Unlock()
-	if r.ExecID == "" {
-		p.srv.oom.Remove(r.ContainerID)
-	}
 	close(p.exited)
 	return r
 }
@@ -154,7 +153,8 @@ func (p *process) exitNow() record {
 // tellExit tells the engine and the holder, and ends the zombie.
 func (p *process) tellExit(r record) {
 	defer close(p.told)
-	if r.Exit.OOMKilled && p.newKills(max(r.OOMs, p.oomKills(), 1)) {
+	kills, _ := p.oomKills()
+	if r.Exit.OOMKilled && p.newKills(max(r.OOMs, kills, 1)) {
 		p.srv.publish(keeper.Event{Type: keeper.EventOOM, ContainerID: r.ContainerID, PID: r.PID, Killed: true})
 	}
 	p.srv.publish(exitEvent(r))

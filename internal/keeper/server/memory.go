@@ -10,10 +10,11 @@ import (
 )
 
 // watchMemory has kills told as they come where the container's memory is
-// limited. Where only the whole machine's is, the exit tells.
+// limited. Where only the whole machine's is, the exit tells, but for scopes of
+// systemd's, which may be gone by then.
 func (p *process) watchMemory() {
 	r := p.snapshot()
-	if r.ExecID != "" || !r.Limited || r.Exit != nil {
+	if r.ExecID != "" || r.Exit != nil || !r.Limited && !cgroup.InScope(r.CgroupPaths) {
 		return
 	}
 	if err := p.srv.oom.Add(r.ContainerID, r.CgroupPaths, r.OOMs); err != nil && p.exit() == nil {
@@ -21,17 +22,14 @@ func (p *process) watchMemory() {
 	}
 }
 
-// oomKills counts the processes of the container that were killed.
-func (p *process) oomKills() uint64 {
+// oomKills counts the processes of the container that were killed. It is not known
+// once the cgroup is gone.
+func (p *process) oomKills() (n uint64, known bool) {
 	g, err := p.srv.openCgroup(p.rec.CgroupPaths)
-	if err != nil {
-		return 0
+	if err == nil {
+		n, err = g.OOMKills()
 	}
-	n, err := g.OOMKills()
-	if err != nil {
-		return 0
-	}
-	return n
+	return n, err == nil
 }
 
 // newKills says whether there are kills that were not told, and counts them as told.

@@ -228,7 +228,7 @@ func find(s *Server, req *keeper.AdoptRequest) error {
 		p.pidfd.Close()
 		return gone
 	}
-	p.rec.OOMs = p.oomKills() // who told them is not known
+	p.rec.OOMs, _ = p.oomKills() // who told them is not known
 	findGroups(p)
 	if err := p.findOutput(req.Pipes); err != nil {
 		p.withoutLog(err)
