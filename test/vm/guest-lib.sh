@@ -1,11 +1,13 @@
 # What the scripts that run inside the virtual machines have in common.
 bad=0
+# "ok" has how many seconds after the boot it was: what takes the time is seen.
+ok() { echo "ok   $1 ($(uptime) s)"; }
 check() { # check NAME WANT COMMAND...: the command's output must hold WANT
 	name=$1 want=$2
 	shift 2
 	got=$("$@" 2>&1)
 	case $got in
-	*"$want"*) echo "ok   $name" ;;
+	*"$want"*) ok "$name" ;;
 	*)
 		echo "FAIL $name: want '$want', got: $got"
 		bad=1
@@ -17,16 +19,22 @@ code() { # code NAME WANT COMMAND...: the exit code
 	shift 2
 	got=$("$@" 2>&1)
 	c=$?
-	if [ $c = "$want" ]; then echo "ok   $name"; else
+	if [ $c = "$want" ]; then ok "$name"; else
 		echo "FAIL $name: want code $want, got $c: $got"
 		bad=1
 	fi
 }
-uptime() { cut -d. -f1 /proc/uptime; }
+uptime() {
+	read -r now _ </proc/uptime
+	echo "${now%.*}"
+}
 eventually() { # eventually COMMAND...: until it succeeds, or three minutes are over: an emulated machine is slow
 	begun=$(uptime)
 	until "$@" >/dev/null 2>&1; do
-		[ $(($(uptime) - begun)) -lt 180 ] || return 1
+		if [ $(($(uptime) - begun)) -ge 180 ]; then
+			echo "three minutes were not enough for: $*"
+			return 1
+		fi
 		sleep 0.3
 	done
 }
