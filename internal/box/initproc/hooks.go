@@ -41,7 +41,7 @@ func createHooks(s *session) error {
 // as that is, and have its credentials and walls. Init still has capabilities of
 // the host meanwhile, on threads that only execve(2) ends: it is not dumpable, so
 // CAP_SYS_PTRACE is what would reach them (ptrace(2)), and no hook gets it of a box
-// that has fewer than init.
+// that has fewer than init, or that a filter or profile holds, as nothing does init.
 func startHooks(s *session) error {
 	for i := range s.plan.Hooks.Start {
 		h := &s.plan.Hooks.Start[i]
@@ -53,7 +53,7 @@ func startHooks(s *session) error {
 			child.tape = nil
 			p := &child.plan
 			p.Tiny, p.Process.Terminal, p.Process.Args = plan.NoFD, false, h.Args
-			if c := &p.Process.Caps; permitted(^c.Bounding) != 0 {
+			if c := &p.Process.Caps; permitted(^c.Bounding) != 0 || confined(&p.Process) {
 				for _, set := range []*uint64{&c.Bounding, &c.Permitted, &c.Effective, &c.Inheritable, &c.Ambient} {
 					*set &^= 1 << unix.CAP_SYS_PTRACE
 				}
@@ -70,6 +70,11 @@ func startHooks(s *session) error {
 		}
 	}
 	return nil
+}
+
+// confined says whether a filter or profile is to hold the program.
+func confined(p *plan.Process) bool {
+	return len(p.Seccomp) > 0 || p.AppArmor != "" && p.AppArmor != "unconfined" || p.SELinux != ""
 }
 
 // maxWords bounds what of a hook's output an error has, in bytes.
