@@ -220,7 +220,16 @@ func byRunc(t *testing.T, runc, root string, spec *Spec, c posture) string {
 	if c.terminal {
 		command = []string{"script", "-qec", strings.Join(command, " "), "/dev/null"}
 	}
-	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+	// Input that ends would have script type an end of file, which the terminal may echo.
+	in, typed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer typed.Close()
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdin = in
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("runc: %v: %s", err, out)
 	}
