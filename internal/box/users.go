@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"hezi/internal/box/cgroup"
 	"hezi/internal/box/initproc"
 	"hezi/internal/box/plan"
 
@@ -205,10 +206,8 @@ func delegate(spec *Spec, paths map[string]string) error {
 		return nil
 	}
 	uid, gid, _ := spec.Users.Root()
-	for _, name := range []string{".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "memory.oom.group", "memory.reclaim"} {
-		if err := os.Chown(dir+"/"+name, int(uid), int(gid)); err != nil && !os.IsNotExist(err) {
-			return stepError(StepCgroup, dir, err, "cannot give the container's cgroup to its root")
-		}
+	if err := cgroup.Delegate(dir, int(uid), int(gid)); err != nil {
+		return stepError(StepCgroup, dir, err, "cannot give the container's cgroup to its root")
 	}
 	return nil
 }

@@ -150,6 +150,22 @@ func Join(paths map[string]string, inner string, pid int) error {
 	return nil
 }
 
+// Delegate gives a container's group on v2 to a user: to make groups in it, and to
+// move processes between them (cgroups(7), "Delegating a cgroup").
+func Delegate(dir string, uid, gid int) error {
+	at, err := openGroup(dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	for _, name := range []string{".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "memory.oom.group", "memory.reclaim"} {
+		if err := unix.Fchownat(at, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil && err != unix.ENOENT {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // openBelow opens a group, or a file of one, inside one that is open.
 func openBelow(at int, name string, flags uint64) (int, error) {
 	return openat(at, name, flags, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)

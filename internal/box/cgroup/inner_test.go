@@ -59,6 +59,9 @@ func TestInnerMountedOver(t *testing.T) {
 					t.Errorf("%s: something else is opened as %q", name, inner)
 					unix.Close(fd)
 				}
+				if inner == "" && Delegate(g.Paths()[key], 1234, 1234) == nil {
+					t.Errorf("%s: something else is given away", name)
+				}
 			}
 		}
 		trapped("another's", "", ExecName("x"))
@@ -105,6 +108,13 @@ func TestInnerMountedOver(t *testing.T) {
 		}
 		if err := unix.Kill(victim.Process.Pid, 0); err != nil {
 			t.Error(err)
+		}
+		var st unix.Stat_t
+		if err := Delegate(g.Paths()[key], 1234, 4321); err != nil {
+			t.Error(err)
+		}
+		if err := unix.Stat(filepath.Join(g.Paths()[key], "cgroup.procs"), &st); err != nil || st.Uid != 1234 || st.Gid != 4321 {
+			t.Errorf("given to %d:%d, %v", st.Uid, st.Gid, err)
 		}
 		if err := Join(g.Paths(), ExecName("x"), newcomer.Process.Pid); err != nil {
 			t.Error(err)
