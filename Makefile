@@ -59,11 +59,11 @@ bench: build ## compare with docker, podman, crun and runc, as far as they are i
 	$(GO) run ./test/bench
 
 .PHONY: test-vm
-test-vm: build ## cgroup v2, systemd, AppArmor, SELinux, a reboot and an older kernel, in virtual machines; sets itself up, as root
+test-vm: build ## what make test runs beside the rest: cgroup v2, systemd, AppArmor, SELinux, a reboot and an older kernel, in virtual machines; sets itself up, as root
 	test/vm/all.sh
 
 .PHONY: test-vm-short
-test-vm-short: build ## the one of these that make test runs: the most important of cgroup v2, systemd and AppArmor, and a reboot
+test-vm-short: build ## a short one: the most important of cgroup v2, systemd and AppArmor, and a reboot
 	test/vm/all.sh short
 
 .PHONY: vm

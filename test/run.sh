@@ -55,18 +55,15 @@ awaited() {
 	return $code
 }
 
+# What this machine's kernel and init do not have. Each has one processor, emulated, and
+# the time that the steps leave; in the end both.
+beside "virtual machines with cgroup v2, systemd, AppArmor, SELinux, a reboot" env LIMIT=2400 test/vm/all.sh
 step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=50 go test -race -timeout 40m ./internal/... ./cmd/...
 step "changed modules" go test github.com/distribution/reference github.com/opencontainers/go-digest
 step "end to end" go test -count=1 -timeout 40m ./test/e2e ./test/compat ./test/fault ./test/drivers
-# Emulated in software, it has one processor: the other is for the tests, of which one
-# package runs here. All machines: make test-vm.
-beside "a virtual machine with cgroup v2, systemd and AppArmor, which reboots" env LIMIT=1800 test/vm/debian.sh short
 step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 45m ./test/e2e
 step "the demo" test/demo.sh
-step "a virtual machine with cgroup v2, systemd and AppArmor, which reboots" awaited
-if [ -n "${HEZI_TEST_VM-}" ]; then # far more than an hour without KVM
-	step "all virtual machines" test/vm/all.sh
-fi
+step "virtual machines" awaited
 
 if [ ${#failed[@]} -gt 0 ]; then
 	printf 'FAILED: %s\n' "${failed[@]}"

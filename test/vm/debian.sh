@@ -5,12 +5,13 @@
 #
 # Usage: debian.sh unified    cgroup v2: the systemd driver
 #        debian.sh reboot     the same machine reboots: restart policies, then cgroupfs and the walls
-#        debian.sh short      what every run of the tests looks at, in the shortest time: cgroup v2, a reboot
+#        debian.sh short      the most important of the first two, in the shortest time
 #        debian.sh hybrid     systemd's hybrid of cgroup v1 and v2
 #        debian.sh legacy     cgroup v1 alone
 #        debian.sh setup      installs what it needs and makes the root image (as root, on Debian)
 # KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the
-# programs, CACHE that of the root image, LIMIT how many seconds a machine may take.
+# programs, CACHE that of the root image, LIMIT how many seconds a machine may take,
+# CPUS how many processors it has: with one, others are free for what runs beside it.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
@@ -67,10 +68,9 @@ if [ "${1-}" = setup ]; then
 	[ -e "$image" ] && [ "$(cat "$image.packages" 2>/dev/null)" = "$packages $made" ] || make_image
 	exit
 fi
-mode=${1-} cpus=2
+mode=${1-}
 case $mode in
-unified | reboot) options= ;;
-short) options= cpus=1 ;; # the other is for what runs beside it
+unified | reboot | short) options= ;;
 hybrid) options=systemd.unified_cgroup_hierarchy=0 ;;
 legacy) options="systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1" ;;
 *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
@@ -163,7 +163,7 @@ seconds=0
 # boot runs the machine until it is off. One that does not come up or does not end is
 # ended; its console says where it was.
 boot() {
-	qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-Nehalem}" -m 1536 -smp $cpus -nographic -net none -no-reboot \
+	qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-Nehalem}" -m 1536 -smp "${CPUS:-1}" -nographic -net none -no-reboot \
 		-drive "$disk",format=raw,if=virtio -drive file="$dir/test.ext4",format=raw,if=virtio,readonly=on \
 		-kernel "$kernel" -initrd "$dir/initramfs" \
 		-append "console=ttyS0 quiet panic=0 mitigations=off systemd.show_status=0 apparmor=1 security=apparmor $options" </dev/null >>"$dir/log" 2>&1 &

@@ -3,7 +3,8 @@
 # cloud kernel, and an initramfs of busybox, the engine and the modules that it
 # needs. Prints what a user would see, and PASS or FAIL at the end.
 #
-# Usage: engine.sh         KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the programs
+# Usage: engine.sh         KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the programs,
+#                          LIMIT how many seconds it may take, CPUS how many processors it has
 #        engine.sh selinux the same with SELinux enforcing a policy of containers: selinux-guest.sh says what is tested
 #        engine.sh setup   installs what it needs (as root, on Debian)
 set -eu
@@ -27,7 +28,12 @@ done
 version=${kernel#*vmlinuz-}
 
 dir=$(mktemp -d /tmp/hezi-vm-XXXXXX)
-trap 'rm -rf "$dir"' EXIT
+machine=
+clean() {
+	[ -z "$machine" ] || kill "$machine" 2>/dev/null || true
+	rm -rf "$dir"
+}
+trap clean EXIT
 trap 'exit 130' INT TERM
 root=$dir/root
 mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/run" "$root/etc" "$root/modules" "$root/image/bin" "$root/image/etc" "$root/image/tmp"
@@ -116,8 +122,11 @@ chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$dir/initramfs"
 
 # A plain processor without mitigations is emulated a quarter faster than the largest.
-timeout "${LIMIT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-Nehalem}" -m 2048 -smp 2 -nographic -no-reboot -net none \
-	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1 mitigations=off $options" </dev/null >"$dir/log" 2>&1 || true
+timeout "${LIMIT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-Nehalem}" -m 2048 -smp "${CPUS:-1}" -nographic -no-reboot -net none \
+	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1 mitigations=off $options" </dev/null >"$dir/log" 2>&1 &
+machine=$!
+wait "$machine" || true
+machine=
 tr -d '\r' <"$dir/log" | sed -n '/the engine on cgroup v2/,$p'
 if tr -d '\r' <"$dir/log" | grep -q '^exit code 0\.$'; then
 	echo PASS

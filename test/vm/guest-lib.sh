@@ -28,11 +28,11 @@ uptime() {
 	read -r now _ </proc/uptime
 	echo "${now%.*}"
 }
-eventually() { # eventually COMMAND...: until it succeeds, or three minutes are over: an emulated machine is slow
+eventually() { # eventually COMMAND...: until it succeeds, or ten minutes are over: a machine that is emulated beside other tests is slow
 	begun=$(uptime)
 	until "$@" >/dev/null 2>&1; do
-		if [ $(($(uptime) - begun)) -ge 180 ]; then
-			echo "three minutes were not enough for: $*"
+		if [ $(($(uptime) - begun)) -ge 600 ]; then
+			echo "ten minutes were not enough for: $*"
 			return 1
 		fi
 		sleep 0.3
