@@ -11,12 +11,12 @@ import (
 	"time"
 
 	"github.com/docker/cli/opts"
-	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"hezi/internal/cli/endpoint"
 	"hezi/internal/cli/merged"
+	"hezi/internal/cli/term"
 )
 
 // logsCommand is `logs` with its flags.
@@ -79,7 +79,7 @@ func (c *logsCommand) one(ctx context.Context, engine *endpoint.Connection, name
 	if found.Container.Config.Tty {
 		_, err = io.Copy(c.app.Out, logs)
 	} else {
-		_, err = stdcopy.StdCopy(c.app.Out, c.app.Err, logs)
+		err = term.Demultiplex(logs, c.app.Out, c.app.Err)
 	}
 	return err
 }

@@ -52,7 +52,9 @@ func (g *grep) pass(e *Entry, fn func(*Entry) error) error {
 		return nil
 	}
 	h.text = append(h.text, e.Line...)
-	h.entries = append(h.entries, *e)
+	kept := *e
+	kept.Line = bytes.Clone(e.Line)
+	h.entries = append(h.entries, kept)
 	if !ends && len(h.text) < maxJoined {
 		return nil
 	}

@@ -28,17 +28,26 @@ func readAll(cfg Config, w *Writer, q Query, fn func(*Entry) error) (Damage, err
 // put appends entries as the keeper does.
 func put(t *testing.T, w *Writer, entries ...Entry) {
 	t.Helper()
-	for len(entries) > 0 {
-		n, err := w.Append(entries, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if entries = entries[n:]; len(entries) > 0 {
+	for _, e := range entries {
+		for len(e.Line) > 0 {
+			n, full, err := w.Append(e.Stream, e.Time, e.Line, true, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Line = e.Line[n:]; !full {
+				continue
+			}
 			if err := w.Rotate(); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
+}
+
+// appendRecord appends one record alone.
+func appendRecord(dst []byte, e *Entry, attrs []byte) []byte {
+	enc := encoder{attrs: attrs}
+	return enc.record(dst, e.Stream, e.Time, e.Line)
 }
 
 func read(t *testing.T, cfg Config, w *Writer, q Query) string {

@@ -146,7 +146,8 @@ func (s *Snapshot) Close() {
 	}
 }
 
-// Read calls fn for the selected records, oldest first.
+// Read calls fn for the selected records, oldest first. An entry's Line is good
+// until fn returns.
 func (s *Snapshot) Read(ctx context.Context, q Query, fn func(*Entry) error) error {
 	if q.Grep != nil {
 		return s.readMatching(ctx, q, fn)
@@ -217,13 +218,14 @@ func (s *Snapshot) readOne(ctx context.Context, f *file, start int64, q *Query, 
 	return done, err
 }
 
-// scan decodes records until the end and returns how many bytes whole lines
+// scan decodes records, whose Line is good until fn returns, until the end and returns how many bytes whole lines
 // took. What is no record is skipped, whatever its length, and told to bad with its
 // place, and with a reason where nothing more can be read.
 func scan(ctx context.Context, r io.Reader, bad func(int64, error), fn func(*Entry) error) (int64, error) {
-	br := bufio.NewReaderSize(r, 32<<10)
+	br := bufio.NewReaderSize(r, 64<<10)
 	var took int64
 	var long []byte
+	var dec decoder
 	skipping, n := false, int64(0)
 	for {
 		part, err := br.ReadSlice('\n')
@@ -250,7 +252,7 @@ func scan(ctx context.Context, r io.Reader, bad func(int64, error), fn func(*Ent
 			line = append(long, part...)
 		}
 		if !skipping {
-			e, ok = parseRecord(line)
+			e, ok = dec.record(line)
 		}
 		if !ok {
 			bad(took, nil)
@@ -430,7 +432,7 @@ func skipLine(br *bufio.Reader) (int64, error) {
 }
 
 // ReadFrom calls fn for all records from pos to the present end and returns
-// the end, across rotations. An error is fn's, ctx's or ErrRotatedAway.
+// the end, across rotations. An entry's Line is good until fn returns. An error is fn's, ctx's or ErrRotatedAway.
 func (w *Writer) ReadFrom(ctx context.Context, pos Pos, fn func(*Entry) error) (Pos, error) {
 	for {
 		f, end, err := w.openGen(pos.Gen)

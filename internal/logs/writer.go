@@ -23,6 +23,9 @@ type Config struct {
 	Attrs    map[string]string
 }
 
+// maxBuffer bounds, in bytes, what an idle writer keeps for the next Append.
+const maxBuffer = 512 << 10
+
 // Pos is a place between two records, valid within one process.
 type Pos struct {
 	Gen uint64 // of the file
@@ -35,9 +38,9 @@ func (p Pos) Less(q Pos) bool { return p.Gen < q.Gen || p.Gen == q.Gen && p.Off 
 // Writer appends to one container's log. Append is called by one goroutine at
 // a time; the other methods by any.
 type Writer struct {
-	cfg   Config
-	attrs []byte
-	buf   []byte // Append's own
+	cfg Config
+	enc encoder // Append's own
+	buf []byte  // Append's own
 
 	mu     sync.Mutex // not held across writes; held across renames
 	f      *os.File
@@ -65,7 +68,7 @@ func Open(cfg Config, gen uint64) (*Writer, error) {
 	if cfg.MaxFiles < 1 {
 		cfg.MaxFiles = 1
 	}
-	w := &Writer{cfg: cfg, attrs: encodeAttrs(cfg.Attrs), more: make(chan struct{}), stop: make(chan struct{}), pos: Pos{Gen: gen}}
+	w := &Writer{cfg: cfg, enc: encoder{attrs: encodeAttrs(cfg.Attrs)}, more: make(chan struct{}), stop: make(chan struct{}), pos: Pos{Gen: gen}}
 	if err := w.repairPacked(); err != nil {
 		return nil, err
 	}
@@ -193,44 +196,51 @@ func (w *Writer) Stamp() time.Time {
 	return now
 }
 
-// Append writes those of entries that fit into the current file, with one write,
-// and returns how many: fewer than all call for Rotate. With over, all are written.
-// On error (a full disk) what was partly written is cut again.
-func (w *Writer) Append(entries []Entry, over bool) (int, error) {
+// Append logs the lines that begin text, as far as they fit into the current file,
+// with one write, and returns how many bytes of text they are; full calls for Rotate
+// and another try. What does not end in a newline is not logged unless it is longer
+// than a record may be, or final. at, which is a Stamp, is the first record's time,
+// and each other's is a nanosecond later: they came together. With over, the file's
+// size is no matter. On error (a full disk) what was partly written is cut again.
+func (w *Writer) Append(stream string, at time.Time, text []byte, final, over bool) (n int, full bool, err error) {
 	w.mu.Lock()
 	f, pos, closed := w.f, w.pos, w.closed
 	w.mu.Unlock()
 	if closed {
-		return 0, os.ErrClosed
+		return 0, false, os.ErrClosed
+	}
+	line, rest, ok := split(text, final)
+	if !ok {
+		return 0, false, nil
 	}
 	if !over && w.meddled(f, pos.Off) {
-		return 0, nil
+		return 0, true, nil
 	}
 	w.buf = w.buf[:0]
-	n := 0
-	for ; n < len(entries); n++ {
+	for ; ok; line, rest, ok = split(rest, final) {
 		before := len(w.buf)
-		w.buf = appendRecord(w.buf, &entries[n], w.attrs)
+		w.buf = w.enc.record(w.buf, stream, at, line)
 		if size := pos.Off + int64(before); !over && w.cfg.MaxSize > 0 && size > 0 && pos.Off+int64(len(w.buf)) > w.cfg.MaxSize {
-			w.buf = w.buf[:before]
+			w.buf, full = w.buf[:before], true
 			break
 		}
+		n, w.last, at = n+len(line), at, at.Add(1)
 	}
 	if n == 0 {
-		return 0, nil
+		return 0, full, nil
 	}
 	if _, err := f.Write(w.buf); err != nil {
-		return 0, errors.Join(fmt.Errorf("write the container's log: %w", err), f.Truncate(pos.Off))
+		return 0, false, errors.Join(fmt.Errorf("write the container's log: %w", err), f.Truncate(pos.Off))
 	}
 	w.mu.Lock()
 	w.pos.Off += int64(len(w.buf))
 	close(w.more)
 	w.more = make(chan struct{})
 	w.mu.Unlock()
-	if cap(w.buf) > 512<<10 {
+	if cap(w.buf) > maxBuffer {
 		w.buf = nil
 	}
-	return n, nil
+	return n, full, nil
 }
 
 // meddled says whether someone truncated or deleted the current file by hand:

@@ -3,7 +3,9 @@ package term
 import (
 	"bufio"
 	"bytes"
+	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -72,5 +74,39 @@ func TestFramesAboutTheStream(t *testing.T) {
 		if err := attachment(stream).demultiplex(&out, &out); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
+	}
+}
+
+// said are writes, each to one of two streams.
+type said struct {
+	all  *[]string
+	name string
+}
+
+func (s said) Write(b []byte) (int, error) {
+	*s.all = append(*s.all, s.name+string(b))
+	return len(b), nil
+}
+
+// Short frames that came together are written together, in the order of both streams,
+// and before a wait for more.
+func TestShortFramesAreJoined(t *testing.T) {
+	var writes []string
+	frame := func(kind byte, text string) []byte { return append(header(kind, len(text)), text...) }
+	first := slices.Concat(frame(1, "a"), frame(1, "b"), frame(2, "c"), frame(2, "d"), frame(1, "e"))
+	r, w := io.Pipe()
+	done := make(chan error)
+	go func() {
+		done <- Demultiplex(r, said{&writes, "out "}, said{&writes, "err "})
+	}()
+	w.Write(first)
+	w.Write(frame(1, "f")[:4]) // taken once the first were: what is held waits for nothing
+	w.Write(frame(1, "f")[4:])
+	w.Close()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(writes, ", "); got != "out ab, err cd, out e, out f" {
+		t.Errorf("written: %s", got)
 	}
 }

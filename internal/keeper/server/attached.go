@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -171,6 +170,9 @@ func (a *attached) enqueueLocked(index int, data []byte) {
 	if !a.wants(index) {
 		return
 	}
+	if a.queue == nil {
+		a.queue = *a.srv.queues.Get().(*[]byte)
+	}
 	a.queue = a.frame(a.queue, index, data)
 	poke(a.wake)
 }
@@ -183,6 +185,25 @@ func (a *attached) frame(dst []byte, index int, data []byte) []byte {
 	return append(dst, data...)
 }
 
+// joined are bytes for a client, those of one stream that follow each other in one
+// frame: a client that reads a log need not take it line by line.
+type joined struct {
+	a     *attached
+	bytes []byte
+	head  int // where the last frame begins
+	index int // whose stream it is
+}
+
+func (j *joined) add(index int, data []byte) {
+	if len(j.bytes) == 0 || index != j.index || j.a.req.Terminal {
+		j.head, j.index = len(j.bytes), index
+		j.bytes = j.a.frame(j.bytes, index, data)
+		return
+	}
+	j.bytes = append(j.bytes, data...)
+	binary.BigEndian.PutUint32(j.bytes[j.head+4:], uint32(len(j.bytes)-j.head-8))
+}
+
 func appendHeader(dst []byte, index, n int) []byte {
 	var h [8]byte
 	h[0] = byte(index + 1)
@@ -190,17 +211,24 @@ func appendHeader(dst []byte, index, n int) []byte {
 	return append(dst, h[:]...)
 }
 
-// waitSpace blocks while the queue is full.
-func (a *attached) waitSpace(leaving <-chan struct{}) {
+// waitSpace blocks while the queue is full, and not for longer than patience (negative:
+// for ever). It does not wait for one that reads from the log.
+func (a *attached) waitSpace(patience time.Duration, leaving <-chan struct{}) {
+	var late <-chan time.Time
 	for {
 		a.mu.Lock()
-		full := len(a.queue) > queueLimit && !a.gone
+		full := len(a.queue) > queueLimit && a.lag == nil && !a.gone
 		a.mu.Unlock()
 		if !full {
 			return
 		}
+		if late == nil && patience >= 0 {
+			late = time.After(patience)
+		}
 		select {
 		case <-a.space:
+		case <-late:
+			return
 		case <-a.over:
 			return
 		case <-leaving:
@@ -215,9 +243,7 @@ func (a *attached) writeLoop() {
 	if past := a.past; past != nil {
 		defer a.first.Store(false)
 		a.past = nil
-		w := bufio.NewWriterSize(a.conn, chunkSize)
-		err := readLog(context.Background(), past, func(e *logs.Entry) error { return a.writeEntry(w, e) })
-		if err != nil || w.Flush() != nil {
+		if a.writePast(past) != nil {
 			return
 		}
 		a.first.Store(false)
@@ -237,6 +263,9 @@ func (a *attached) writeLoop() {
 			}
 			if err != nil {
 				return
+			}
+			if out = out[:0]; cap(out) <= 2*queueLimit {
+				a.srv.queues.Put(&out)
 			}
 			poke(a.space)
 			continue
@@ -271,16 +300,35 @@ func (a *attached) requeue(rest []byte) {
 	a.mu.Unlock()
 }
 
-func (a *attached) writeEntry(w io.Writer, e *logs.Entry) error {
-	i := 0
-	if e.Stream == "stderr" {
-		i = 1
+// writePast sends what was in the log when the client came.
+func (a *attached) writePast(past *logs.Snapshot) error {
+	out := joined{a: a}
+	send := func() error {
+		_, err := a.conn.Write(out.bytes)
+		out.bytes = out.bytes[:0]
+		return err
 	}
-	if !a.wants(i) {
-		return nil
+	err := readLog(context.Background(), past, func(e *logs.Entry) error {
+		if i := streamIndex(e); a.wants(i) {
+			out.add(i, e.Line)
+		}
+		if len(out.bytes) < chunkSize {
+			return nil
+		}
+		return send()
+	})
+	if err != nil || len(out.bytes) == 0 {
+		return err
 	}
-	_, err := w.Write(a.frame(nil, i, e.Line))
-	return err
+	return send()
+}
+
+// streamIndex is that of an entry's stream.
+func streamIndex(e *logs.Entry) int {
+	if e.Stream == streamNames[1] {
+		return 1
+	}
+	return 0
 }
 
 // catchUp sends what the log has beyond the client's place, then goes live. On
@@ -288,20 +336,17 @@ func (a *attached) writeEntry(w io.Writer, e *logs.Entry) error {
 // into the queue.
 func (a *attached) catchUp() error {
 	l, p := a.lag, a.p
-	var out []byte
+	out := joined{a: a}
 	send := func() error {
-		n, err := a.conn.Write(out)
+		n, err := a.conn.Write(out.bytes)
 		if err != nil {
-			a.requeue(out[n:])
+			a.requeue(out.bytes[n:])
 		}
-		out = out[:0]
+		out.bytes = out.bytes[:0]
 		return err
 	}
 	pos, err := p.log.ReadFrom(context.Background(), l.pos, func(e *logs.Entry) error {
-		i := 0
-		if e.Stream == "stderr" {
-			i = 1
-		}
+		i := streamIndex(e)
 		start := l.logged[i]
 		l.logged[i] += int64(len(e.Line))
 		if l.logged[i] <= l.sent[i] {
@@ -312,12 +357,12 @@ func (a *attached) catchUp() error {
 		if !a.wants(i) {
 			return nil
 		}
-		if out = a.frame(out, i, e.Line); len(out) < chunkSize {
+		if out.add(i, e.Line); len(out.bytes) < chunkSize {
 			return nil
 		}
 		return send()
 	})
-	if err == nil && len(out) > 0 {
+	if err == nil && len(out.bytes) > 0 {
 		err = send()
 	}
 	if err != nil {

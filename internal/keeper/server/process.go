@@ -69,7 +69,6 @@ type process struct {
 	clients map[*attached]struct{}
 	watched atomic.Int32 // how many clients, for who does not hold outMu
 	logDead bool         // the log's failure was reported
-	entries []logs.Entry // of one chunk, used again
 
 	mu       sync.Mutex
 	rec      record

@@ -41,6 +41,7 @@ type Server struct {
 	link       *link
 	handover   *handover
 	buffers    *sync.Pool
+	queues     *sync.Pool
 	logSlots   chan struct{}
 	oom        *cgroup.Watcher
 	leaving    chan struct{} // closed when the keeper replaces itself
@@ -67,7 +68,7 @@ type Server struct {
 func New(o Options, listener *net.UnixListener, holder *net.UnixConn) *Server {
 	s := &Server{
 		o: o, rt: o.Runtime, openCgroup: o.OpenCgroup, logger: o.Logger, listener: listener,
-		buffers: newBuffers(), logSlots: make(chan struct{}, 16),
+		buffers: newBuffers(), queues: newQueues(), logSlots: make(chan struct{}, 16),
 		leaving: make(chan struct{}), stopped: make(chan struct{}),
 		containers: map[string]*process{}, starting: map[string]bool{}, pending: map[string]*pendingStart{},
 		removals: map[string]*removal{}, waits: map[*net.UnixConn]keeper.WaitRequest{}, follows: map[*follower]struct{}{}, subs: map[chan keeper.Event]struct{}{},

@@ -13,6 +13,9 @@ import (
 const (
 	spoolHeader = 4096
 	chunkSize   = 64 << 10
+	// busyPipe is what a pipe holds, in bytes, once it was found full: its program
+	// writes on while the log is written. It is as large as anybody may have it.
+	busyPipe = 1 << 20
 )
 
 // spool holds a stream's bytes from their arrival until they are in the log.
@@ -24,6 +27,7 @@ type spool struct {
 	logged int64        // bytes in the log
 	done   atomic.Int64 // the same, for the pump
 	freed  int64        // pages up to here are given back
+	grown  bool         // the pipe was found full, and made larger where that is allowed
 	// A write to the log that may not have been marked: the log's inode and
 	// its size before.
 	intentIno uint64
@@ -82,6 +86,10 @@ func (s *spool) splice(pipe int) (int, error) {
 		}
 		if n > 0 {
 			s.size.Add(n)
+		}
+		if n == chunkSize && !s.grown {
+			s.grown = true
+			_, _ = unix.FcntlInt(uintptr(pipe), unix.F_SETPIPE_SZ, busyPipe) // else it stays as it is
 		}
 		return int(max(n, 0)), err
 	}

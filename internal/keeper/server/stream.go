@@ -30,9 +30,6 @@ type stream struct {
 	bound    *bound // of the log mode non-blocking, while the pump runs
 }
 
-// maxEntries is how many a container without output keeps room for.
-const maxEntries = 2048
-
 var streamNames = [2]string{"stdout", "stderr"}
 
 // mark is a place in the log and both streams' places there.
@@ -45,6 +42,9 @@ type mark struct {
 func newBuffers() *sync.Pool {
 	return &sync.Pool{New: func() any { b := make([]byte, chunkSize+2*logs.MaxLine); return &b }}
 }
+
+// newQueues are the memory of clients' queues, which an idle client has none of.
+func newQueues() *sync.Pool { return &sync.Pool{New: func() any { return new([]byte) }} }
 
 // pump reads until the end of file, or the end of the drain.
 func (s *stream) pump() {
@@ -79,7 +79,11 @@ func (s *stream) pump() {
 			return
 		default:
 		}
-		if !s.lastLook(rc.Control) || s.p.drainOver() {
+		if !s.lastLook(rc.Control) {
+			break
+		}
+		if s.p.drainOver() {
+			s.takeRest(rc.Control)
 			break
 		}
 	}
@@ -105,6 +109,27 @@ func (s *stream) lastLook(control func(func(uintptr)) error) bool {
 	more = !end && again
 	s.p.extendDrain(s)
 	return more
+}
+
+// takeRest moves what the pipe has now into the spool: the program wrote it before the
+// end of the drain, however long the log has taken to be written.
+func (s *stream) takeRest(control func(func(uintptr)) error) {
+	if s.spool == nil || s.terminal {
+		return
+	}
+	var err error
+	cerr := control(func(fd uintptr) {
+		var left int
+		left, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) // of a pipe what is in it
+		for n := 1; err == nil && left > 0 && n > 0; left -= n {
+			s.p.outMu.Lock()
+			n, err = s.spool.splice(int(fd))
+			s.p.outMu.Unlock()
+		}
+	})
+	if err = errors.Join(cerr, err); err != nil {
+		s.p.srv.logger.Error("read the rest of a container's output", "container", s.p.rec.ContainerID, "error", err)
+	}
 }
 
 // step waits for output by wait and passes on one chunk of it.
@@ -205,28 +230,11 @@ func (s *stream) flushChunkLocked(buf []byte, final bool) bool {
 	data := buf[:n]
 	last := final && from+int64(n) == sp.size.Load()
 	m := p.markLocked()
-	entries, rest := p.entries[:0], data
-	defer func() {
-		if p.entries = entries[:0]; cap(entries) > maxEntries {
-			p.entries = nil
-		}
-		clear(entries)
-	}()
-	for {
-		line, r, ok := logs.Split(rest, last)
-		if !ok {
-			break
-		}
-		entries = append(entries, logs.Entry{Stream: streamNames[s.index], Time: p.log.Stamp(), Line: line})
-		rest = r
-	}
-	if len(entries) > 0 {
-		if err := s.logLocked(entries, from+int64(n-len(rest))); err != nil {
-			p.logFailed(err)
-		} else if p.logDead {
-			p.logDead = false
-			p.srv.logger.Warn("a container's log is written again; what came meanwhile is not in it", "container", p.rec.ContainerID)
-		}
+	if err := s.logLocked(data, last); err != nil {
+		p.logFailed(err)
+	} else if p.logDead && sp.logged > from {
+		p.logDead = false
+		p.srv.logger.Warn("a container's log is written again; what came meanwhile is not in it", "container", p.rec.ContainerID)
 	}
 	if fresh := from + int64(n) - p.pos[s.index]; fresh > 0 {
 		p.dispatchLocked(s.index, data[int64(n)-fresh:], m)
@@ -234,46 +242,44 @@ func (s *stream) flushChunkLocked(buf []byte, final bool) bool {
 	return from+int64(n) < sp.size.Load()
 }
 
-// logLocked logs entries, into as many files as they need; end is the stream's
-// place after them, up to which it counts as logged also when that fails.
-func (s *stream) logLocked(entries []logs.Entry, end int64) error {
+// logLocked logs data's lines (last: all), into as many files as they need. Where that
+// fails they count as logged.
+func (s *stream) logLocked(data []byte, last bool) error {
 	over := false // a file that cannot be rotated grows
 	var failed error
-	for len(entries) > 0 {
-		n, err := s.appendLocked(entries, over)
+	for {
+		n, full, err := s.appendLocked(data, last, over)
 		if err != nil {
-			return errors.Join(err, failed, s.spool.mark(end))
+			return errors.Join(err, failed, s.spool.mark(s.spool.logged+logs.Whole(data, last)))
 		}
-		if entries = entries[n:]; len(entries) == 0 {
-			break
+		if data = data[n:]; !full {
+			return failed
 		}
 		if failed = s.p.log.Rotate(); failed != nil {
 			over = true
 		}
 	}
-	return failed
 }
 
-// appendLocked logs those of entries that fit into the log's file, between the
+// appendLocked logs those of data's lines that fit into the log's file, between the
 // intent and its mark.
-func (s *stream) appendLocked(entries []logs.Entry, over bool) (int, error) {
+func (s *stream) appendLocked(data []byte, last, over bool) (n int, full bool, err error) {
+	if logs.Whole(data, last) == 0 {
+		return 0, false, nil
+	}
 	ino, err := s.p.log.Inode()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	s.spool.intentIno, s.spool.intentOff = ino, s.p.log.End().Off
 	if err = s.spool.save(); err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	n, err := s.p.log.Append(entries, over)
+	n, full, err = s.p.log.Append(streamNames[s.index], s.p.log.Stamp(), data, last, over)
 	if err != nil {
-		return 0, err
+		return 0, full, err
 	}
-	logged := s.spool.logged
-	for _, e := range entries[:n] {
-		logged += int64(len(e.Line))
-	}
-	return n, s.spool.mark(logged)
+	return n, full, s.spool.mark(s.spool.logged + int64(n))
 }
 
 func (p *process) markLocked() *mark {
@@ -312,24 +318,34 @@ func (p *process) dispatchLocked(index int, data []byte, m *mark) {
 	p.pos[index] += int64(len(data))
 }
 
-// waitForStarter holds the stream back while the starting client is full and
-// there is no log that it could catch up from, or only one that would soon be
-// rotated away.
+// starterPatience is how long a stream waits for a starting client that could catch up
+// from the log: one that reads fast has its bytes without that.
+const starterPatience = 5 * time.Millisecond
+
+// waitForStarter holds the stream back while a starting client is full: for a moment
+// or, where there is no log that it could catch up from, or only one that would soon
+// be rotated away, until it has read.
 func (p *process) waitForStarter() {
-	if p.log != nil {
-		p.waitForReader()
+	if p.watched.Load() == 0 {
 		return
 	}
+	patience := starterPatience
+	if p.log == nil {
+		patience = -1
+	}
+	var starters []*attached
 	p.outMu.Lock()
-	var full []*attached
 	for a := range p.clients {
 		if a.req.Starter {
-			full = append(full, a)
+			starters = append(starters, a)
 		}
 	}
 	p.outMu.Unlock()
-	for _, a := range full {
-		a.waitSpace(p.srv.leaving)
+	for _, a := range starters {
+		a.waitSpace(patience, p.srv.leaving)
+	}
+	if len(starters) > 0 && p.log != nil {
+		p.waitForReader()
 	}
 }
 

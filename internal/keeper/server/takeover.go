@@ -143,13 +143,9 @@ func waitAnswer(e box.Exit, err error) waitBody {
 
 // appendEntry appends e as the client of r expects it.
 func appendEntry(dst []byte, e *logs.Entry, r *keeper.LogsRequest) []byte {
-	i := 0
-	if e.Stream == "stderr" {
-		i = 1
-	}
 	start := len(dst)
 	if !r.Terminal {
-		dst = appendHeader(dst, i, 0)
+		dst = appendHeader(dst, streamIndex(e), 0)
 	}
 	if r.Timestamps {
 		dst = append(e.Time.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000000Z07:00"), ' ')

@@ -115,7 +115,11 @@ func (s *ship) pass(log warner) (sent, more bool) {
 		}
 	}
 	var b batch
-	lost, more, err := s.cursor.Next(s.ctx, batchSize, func(e *logs.Entry) { b.entries = append(b.entries, *e) })
+	lost, more, err := s.cursor.Next(s.ctx, batchSize, func(e *logs.Entry) {
+		kept := *e
+		kept.Line = bytes.Clone(e.Line)
+		b.entries = append(b.entries, kept)
+	})
 	if lost {
 		log.Warn("lines may have been rotated away before the receiver took them: raise cache-max-size or cache-max-file", "file", s.c.Info.LogPath)
 	}

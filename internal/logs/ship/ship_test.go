@@ -89,13 +89,12 @@ func (b *bed) say(n int) {
 
 func (b *bed) put(text, stream string) {
 	b.t.Helper()
-	es := []logs.Entry{{Stream: stream, Time: b.w.Stamp(), Line: []byte(text)}}
-	for {
-		n, err := b.w.Append(es, false)
+	for rest := []byte(text); ; {
+		n, full, err := b.w.Append(stream, b.w.Stamp(), rest, true, false)
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if n == 1 {
+		if rest = rest[n:]; !full {
 			return
 		}
 		if err := b.w.Rotate(); err != nil {
