@@ -233,6 +233,11 @@ func (c *Cursor) look(own bool) (_ *file, _ time.Time, seen bool, _ error) {
 
 // firstTime is that of the file's first record.
 func (f *file) firstTime() (time.Time, bool) {
+	if f.gzip {
+		if first := f.members()[0].first; !first.IsZero() {
+			return first, true
+		}
+	}
 	r, err := f.reader(0)
 	if err != nil {
 		return time.Time{}, false

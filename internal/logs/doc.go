@@ -14,7 +14,8 @@
 // Files: PATH is the current one, PATH.1 the one before (PATH.1.gz when
 // compressed), up to PATH.(MaxFiles-1); PATH.pack is one that is being
 // compressed. A number that is missing is a rotation that was cut off: the next
-// one fills it. Records have times that only grow, so that a file is known by
+// one fills it. A compressed file is gzip members of 1 MiB of records each, whose
+// headers are an index by size and time. Records have times that only grow, so that a file is known by
 // the time of its first one. In one process each file has a
 // generation, counted up by each rotation, so that a reader finds the next
 // file under whatever name it has by then.

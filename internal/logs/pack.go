@@ -1,7 +1,6 @@
 package logs
 
 import (
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -9,9 +8,14 @@ import (
 	"time"
 )
 
-// packAfter is how long a rotated file stays as it is: programs that follow the
-// log by its file read its end, and a burst is not slowed down.
-const packAfter = 2 * time.Second
+const (
+	// packAfter is for how long there is no rotation before a rotated file is
+	// compressed: programs that follow the log by its file read its end, and a burst is
+	// not slowed down by work on files that it soon deletes.
+	packAfter = 2 * time.Second
+	// packAtLast is how old a rotated file is that is compressed all the same.
+	packAtLast = 30 * time.Second
+)
 
 // repairPacked removes what a compression that was cut off left.
 func (w *Writer) repairPacked() error {
@@ -59,6 +63,9 @@ func (w *Writer) nextToPack() string {
 // pack compresses rotated files until there is none. What cannot be compressed
 // stays as it is, which readers understand, until the next rotation.
 func (w *Writer) pack() {
+	w.mu.Lock()
+	rotations := w.pos.Gen
+	w.mu.Unlock()
 	for {
 		select {
 		case <-time.After(packAfter):
@@ -70,6 +77,11 @@ func (w *Writer) pack() {
 			w.packs = false
 			w.mu.Unlock()
 			return
+		}
+		if w.pos.Gen != rotations && !older(name, packAtLast) {
+			rotations = w.pos.Gen
+			w.mu.Unlock()
+			continue
 		}
 		f, err := os.Open(name)
 		w.mu.Unlock()
@@ -85,16 +97,20 @@ func (w *Writer) pack() {
 	}
 }
 
+// older says whether the last write to a file was so long ago.
+func older(name string, age time.Duration) bool {
+	st, err := os.Lstat(name)
+	return err == nil && time.Since(st.ModTime()) > age
+}
+
 func (w *Writer) packFile(f *os.File) (err error) {
 	tmp, err := os.OpenFile(w.packed(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name()) // nothing once it has its name
-	zw, err := gzip.NewWriterLevel(tmp, gzip.BestSpeed)
-	if err == nil {
-		_, err = io.Copy(zw, &stoppable{f, w.stop})
-		err = errors.Join(err, zw.Close())
+	if err = pack(tmp, &stoppable{f, w.stop}); err == nil {
+		err = tmp.Sync() // what it was made of is deleted
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return err

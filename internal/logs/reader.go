@@ -3,7 +3,6 @@ package logs
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -79,6 +78,8 @@ type file struct {
 	gzip bool
 	size int64
 	live bool // a writer appends to it: its end may be half a record
+
+	parts []member // of a compressed one, once they are known
 }
 
 func openFile(path string) (*file, error) {
@@ -104,17 +105,7 @@ func (f *file) reader(off int64) (io.Reader, error) {
 		}
 		return io.NewSectionReader(f.f, off, max(size-off, 0)), nil
 	}
-	if _, err := f.f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	z, err := gzip.NewReader(f.f)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := io.CopyN(io.Discard, z, off); err != nil {
-		return nil, err
-	}
-	return z, nil
+	return f.unpack(off)
 }
 
 // Snapshot is the log's files as they were at one moment.
@@ -149,6 +140,9 @@ func (s *Snapshot) Close() {
 // Read calls fn for the selected records, oldest first. An entry's Line is good
 // until fn returns.
 func (s *Snapshot) Read(ctx context.Context, q Query, fn func(*Entry) error) error {
+	if q.Tail == 0 {
+		return nil
+	}
 	if q.Grep != nil {
 		return s.readMatching(ctx, q, fn)
 	}
@@ -169,7 +163,7 @@ func (s *Snapshot) Read(ctx context.Context, q Query, fn func(*Entry) error) err
 		if i == first {
 			start = off
 		}
-		if !q.Since.IsZero() && !s.files[i].gzip {
+		if !q.Since.IsZero() {
 			start = max(start, seekTime(s.files[i], q.Since))
 		}
 		done, err := s.readOne(ctx, s.files[i], start, &q, fn)
@@ -305,7 +299,7 @@ func seekTail(files []*file, n int) (first int, off int64, err error) {
 	for i := len(files) - 1; i >= 0; i-- {
 		var found bool
 		if files[i].gzip {
-			off, n, found = tailGzip(files[i], n)
+			off, n, found = tailPacked(files[i], n)
 		} else if off, n, found, err = tailPlain(files[i], n); err != nil {
 			return 0, 0, err
 		}
@@ -325,9 +319,6 @@ func tailPlain(f *file, n int) (off int64, left int, found bool, err error) {
 	end := st.Size()
 	if f.size >= 0 {
 		end = min(end, f.size)
-	}
-	if n == 0 {
-		return end, 0, true, nil
 	}
 	buf := make([]byte, 32<<10)
 	last := true // the newline that ends the last record does not begin one
@@ -354,43 +345,11 @@ func tailPlain(f *file, n int) (off int64, left int, found bool, err error) {
 	return 0, n, n <= 0, nil
 }
 
-func tailGzip(f *file, n int) (off int64, left int, found bool) {
-	count := func(visit func(start int64)) {
-		r, err := f.reader(0)
-		if err != nil {
-			return
-		}
-		br := bufio.NewReaderSize(r, 32<<10)
-		var pos int64
-		for begin := true; ; {
-			part, err := br.ReadSlice('\n')
-			if begin && len(part) > 0 {
-				visit(pos)
-			}
-			pos += int64(len(part))
-			begin = err == nil
-			if err != nil && err != bufio.ErrBufferFull {
-				return
-			}
-		}
-	}
-	total := 0
-	count(func(int64) { total++ })
-	if total < n {
-		return 0, n - total, false
-	}
-	i, skip := 0, total-n
-	count(func(start int64) {
-		if i == skip {
-			off = start
-		}
-		i++
-	})
-	return off, 0, true
-}
-
 // seekTime bisects for a place not after the first record of since or later.
 func seekTime(f *file, since time.Time) int64 {
+	if f.gzip {
+		return seekPacked(f, since)
+	}
 	st, err := f.f.Stat()
 	if err != nil {
 		return 0
