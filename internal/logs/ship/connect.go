@@ -19,7 +19,7 @@ func connect(ctx context.Context, c *Container) (sender, error) {
 	case options.Fluentd:
 		return newFluentd(ctx, c)
 	case options.Journald:
-		return newJournald(c)
+		return newJournald(ctx, c)
 	}
 	return nil, errors.New("no receiver is known for the log driver " + c.Driver)
 }

@@ -1,46 +1,61 @@
 package ship
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
+	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/journal"
+	"golang.org/x/sys/unix"
 )
 
-// journald speaks the native protocol of systemd-journald, with Docker's fields.
+const journalSocket = "/run/systemd/journal/socket"
+
+// Priorities of syslog(3).
+const (
+	priorityErr  = "3"
+	priorityInfo = "6"
+)
+
+// journald speaks the native protocol of systemd-journald
+// (systemd.io/JOURNAL_NATIVE_PROTOCOL), with Docker's fields. The socket is connected:
+// one that is not is never told that a journald which hung takes messages again.
 type journald struct {
-	fields  map[string]string
+	conn    *stream
+	fields  []byte // that each message has
 	ordinal uint64
-	batch   []record
+	batch   [][]byte
 }
 
-type record struct {
-	text     string
-	priority journal.Priority
-	fields   map[string]string
-}
-
-func newJournald(c *Container) (sender, error) {
-	if !journal.Enabled() {
-		return nil, errors.New("journald is not enabled on this host")
-	}
+func newJournald(ctx context.Context, c *Container) (sender, error) {
 	tag, attrs, err := identity(c, fieldName)
 	if err != nil {
 		return nil, err
 	}
+	conn, err := dial(ctx, "unixgram", journalSocket, nil, 0)
+	if err != nil {
+		return nil, fmt.Errorf("journald is not enabled on this host: %w", err)
+	}
 	var epoch [32]byte
 	rand.Read(epoch[:])
-	j := &journald{fields: map[string]string{
+	fields := map[string]string{
 		"CONTAINER_ID": c.Info.ID(), "CONTAINER_ID_FULL": c.Info.ContainerID, "CONTAINER_NAME": c.Info.Name(), "CONTAINER_TAG": tag,
 		"IMAGE_NAME": c.Info.ContainerImageName, "SYSLOG_IDENTIFIER": tag, "CONTAINER_LOG_EPOCH": hex.EncodeToString(epoch[:]),
-	}}
-	maps.Copy(j.fields, attrs)
+	}
+	maps.Copy(fields, attrs)
+	j := &journald{conn: conn}
+	for k, v := range fields {
+		j.fields = appendField(j.fields, k, v)
+	}
 	return j, nil
 }
 
@@ -59,49 +74,86 @@ func fieldName(k string) string {
 	return strings.TrimLeft(name, "_")
 }
 
-func (j *journald) add(m *message) error {
-	r := record{text: string(m.text), priority: journal.PriInfo, fields: maps.Clone(j.fields)}
-	if m.Stream == "stderr" {
-		r.priority = journal.PriErr
+// appendField appends a field: one with a newline says its length before.
+func appendField[T string | []byte](dst []byte, name string, value T) []byte {
+	dst = append(dst, name...)
+	if bytes.IndexByte([]byte(value), '\n') < 0 {
+		dst = append(dst, '=')
+	} else {
+		dst = binary.LittleEndian.AppendUint64(append(dst, '\n'), uint64(len(value)))
 	}
-	r.fields["SYSLOG_TIMESTAMP"] = m.Time.UTC().Format(time.RFC3339Nano)
+	return append(append(dst, value...), '\n')
+}
+
+func (j *journald) add(m *message) error {
+	priority := priorityInfo
+	if m.Stream == "stderr" {
+		priority = priorityErr
+	}
+	b := appendField(nil, "PRIORITY", priority)
+	b = appendField(b, "MESSAGE", m.text)
+	b = appendField(append(b, j.fields...), "SYSLOG_TIMESTAMP", m.Time.UTC().Format(time.RFC3339Nano))
 	if p := m.part; p != nil {
-		r.fields["CONTAINER_PARTIAL_ID"], r.fields["CONTAINER_PARTIAL_ORDINAL"] = p.id, strconv.Itoa(p.ordinal)
-		r.fields["CONTAINER_PARTIAL_LAST"] = strconv.FormatBool(p.last)
+		b = appendField(b, "CONTAINER_PARTIAL_ID", p.id)
+		b = appendField(b, "CONTAINER_PARTIAL_ORDINAL", strconv.Itoa(p.ordinal))
+		b = appendField(b, "CONTAINER_PARTIAL_LAST", strconv.FormatBool(p.last))
 		if !p.last {
-			r.fields["CONTAINER_PARTIAL_MESSAGE"] = "true"
+			b = appendField(b, "CONTAINER_PARTIAL_MESSAGE", "true")
 		}
 	}
 	j.ordinal++
-	r.fields["CONTAINER_LOG_ORDINAL"] = strconv.FormatUint(j.ordinal, 10)
-	j.batch = append(j.batch, r)
+	j.batch = append(j.batch, appendField(b, "CONTAINER_LOG_ORDINAL", strconv.FormatUint(j.ordinal, 10)))
 	return nil
 }
 
-// flush leaves a message behind that a journald which hangs does not take: the
-// library waits for it without end.
+// flush returns once journald has read all: what is in its queue is lost with it.
 func (j *journald) flush(ctx context.Context) error {
 	batch := j.batch
 	j.batch = nil
-	sent := make(chan error, 1)
-	go func() {
-		for _, r := range batch {
-			if ctx.Err() != nil {
-				break
-			}
-			if err := journal.Send(r.text, r.priority, r.fields); err != nil {
-				sent <- err
-				return
-			}
+	stop := context.AfterFunc(ctx, func() { _ = j.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for _, b := range batch {
+		if err := j.conn.SetWriteDeadline(time.Now().Add(j.conn.timeout)); err != nil {
+			return err
 		}
-		sent <- ctx.Err()
-	}()
-	select {
-	case err := <-sent:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := j.send(b); err != nil {
+			return err
+		}
 	}
+	return j.conn.delivered(ctx)
 }
 
-func (j *journald) close() {}
+// send sends a message, one that is too large for a datagram in a file.
+func (j *journald) send(b []byte) error {
+	_, err := j.conn.Write(b)
+	if !tooLarge(err) && !errors.Is(err, unix.ENOBUFS) {
+		return err
+	}
+	fd, err := unix.MemfdCreate("hezi-line", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return fmt.Errorf("a file for a large message: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "line")
+	defer f.Close()
+	if _, err := f.Write(b); err != nil {
+		return fmt.Errorf("a file for a large message: %w", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE|unix.F_SEAL_SEAL); err != nil {
+		return fmt.Errorf("seal a large message: %w", err)
+	}
+	raw, err := j.conn.raw.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Write(func(to uintptr) bool { // net's own way is for sockets that are not connected
+		sent = unix.Sendmsg(int(to), nil, unix.UnixRights(fd), nil, 0)
+		return sent != unix.EAGAIN
+	})
+	return errors.Join(err, sent)
+}
+
+func (j *journald) close() { _ = j.conn.Close() }

@@ -180,7 +180,7 @@ func (r *Room) Release(id string) error {
 	if s.idle() {
 		return nil
 	}
-	c, from := s.c, s.c.folder()
+	c := s.c
 	to := filepath.Join(r.dir, id)
 	c.Info.LogPath = filepath.Join(to, filepath.Base(s.watched), filepath.Base(s.c.Info.LogPath))
 	raw, err := json.Marshal(c)
@@ -190,13 +190,11 @@ func (r *Room) Release(id string) error {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(to, leftFile), raw, 0o600)
 	}
-	if err == nil {
-		err = os.Rename(s.watched, filepath.Dir(c.Info.LogPath))
+	if err == nil { // before the log is there: an engine that is killed in between sends nothing twice
+		err = savePlace(to, s.sent)
 	}
 	if err == nil {
-		if err = os.Rename(filepath.Join(from, placeFile), filepath.Join(to, placeFile)); errors.Is(err, fs.ErrNotExist) {
-			err = nil // nothing was sent
-		}
+		err = os.Rename(s.watched, filepath.Dir(c.Info.LogPath))
 	}
 	if err != nil {
 		return fmt.Errorf("keep the log of container %s, which its receiver has not taken yet: %w", id, errors.Join(err, os.RemoveAll(to)))
