@@ -76,9 +76,12 @@ func (c *logsCommand) one(ctx context.Context, engine *endpoint.Connection, name
 		return err
 	}
 	defer logs.Close()
-	if found.Container.Config.Tty {
+	switch {
+	case found.Container.Config.Tty:
 		_, err = io.Copy(c.app.Out, logs)
-	} else {
+	case c.o.Timestamps || c.o.Details:
+		err = merged.One(logs, c.app.Out, c.app.Err, c.o.Timestamps, c.o.Details)
+	default:
 		err = term.Demultiplex(logs, c.app.Out, c.app.Err)
 	}
 	return err
@@ -146,7 +149,7 @@ func (c *logsCommand) several(ctx context.Context, engine *endpoint.Connection, 
 			continue
 		}
 		defer logs.Close()
-		sources = append(sources, merged.Source{Name: shown, Terminal: found.Container.Config.Tty, Log: logs})
+		sources = append(sources, merged.Source{Name: shown, Terminal: found.Container.Config.Tty, Details: o.Details, Log: logs})
 	}
 	if len(sources) == 0 {
 		return errors.Join(failed...)

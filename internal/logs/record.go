@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"math/bits"
+	"net/url"
 	"sort"
 	"strconv"
 	"time"
@@ -354,7 +355,8 @@ func encodeAttrs(attrs map[string]string) []byte {
 	return b
 }
 
-// DetailsString is how `logs --details` shows attributes: key=value,key=value.
+// DetailsString is how `logs --details` shows attributes, as Docker escapes them:
+// key=value,key=value.
 func (e *Entry) DetailsString() string {
 	keys := make([]string, 0, len(e.Attrs))
 	for k := range e.Attrs {
@@ -366,7 +368,7 @@ func (e *Entry) DetailsString() string {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		b.WriteString(k + "=" + e.Attrs[k])
+		b.WriteString(url.QueryEscape(k) + "=" + url.QueryEscape(e.Attrs[k]))
 	}
 	return b.String()
 }

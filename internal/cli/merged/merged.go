@@ -19,6 +19,7 @@ import (
 type Source struct {
 	Name     string
 	Terminal bool // raw, without frames
+	Details  bool // asked for with details
 	Log      io.Reader
 }
 
@@ -208,10 +209,11 @@ func read(s *Source, give func(*line) bool) error {
 		if stderr {
 			i = 1
 		}
-		l := stamped(frame, stderr)
-		if o := open[i]; o != nil {
-			o.text = append(o.text, l.text...)
-			l = o
+		l := open[i]
+		if l != nil {
+			l.text = append(l.text, unprefixed(frame, true, s.Details)...)
+		} else {
+			l = stamped(frame, stderr)
 		}
 		if open[i] = l; bytes.HasSuffix(l.text, []byte("\n")) || len(l.text) >= maxLine {
 			open[i] = nil
