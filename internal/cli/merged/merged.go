@@ -88,6 +88,10 @@ func Show(sources []Source, o Options) error {
 			}
 		})
 	}
+	var t turns
+	if !o.Follow {
+		o.Out, o.Err = t.writer(o.Out), t.writer(o.Err)
+	}
 	for {
 		first := next(heads, o.Follow, more)
 		if first == nil {
@@ -96,6 +100,9 @@ func Show(sources []Source, o Options) error {
 		if err := first.show(o, width); err != nil {
 			return err
 		}
+	}
+	if err := t.flush(); err != nil {
+		return err
 	}
 	readers.Wait()
 	for _, h := range heads {

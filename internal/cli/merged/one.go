@@ -16,38 +16,31 @@ import (
 // details, or with both, to out and err. Of a line of several records
 // only the first keeps them: in the middle of a line they are none of its text.
 func One(log io.Reader, out, err io.Writer, timestamps, details bool) error {
-	to := [2]*bufio.Writer{bufio.NewWriterSize(out, 32<<10), bufio.NewWriterSize(err, 32<<10)}
+	var t turns
+	to := [2]io.Writer{t.writer(out), t.writer(err)}
 	var open [2]bool // a stream's last record goes on in its next
 	var frame []byte
-	last := 0
-	flush := func() error { return to[last].Flush() }
 	r := bufio.NewReaderSize(log, 64<<10)
 	for {
 		if r.Buffered() < 8 {
-			if err := flush(); err != nil {
+			if err := t.flush(); err != nil {
 				return err
 			}
 		}
 		var header [8]byte
 		if _, err := io.ReadFull(r, header[:]); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return flush()
+			return t.flush()
 		} else if err != nil {
-			return errors.Join(err, flush())
+			return errors.Join(err, t.flush())
 		}
 		size, i := binary.BigEndian.Uint32(header[4:]), 0
 		if size > 4*maxLine || header[0] > byte(stdcopy.Systemerr) {
-			return errors.Join(fmt.Errorf("a frame of kind %d with %d bytes is none of a log", header[0], size), flush())
+			return errors.Join(fmt.Errorf("a frame of kind %d with %d bytes is none of a log", header[0], size), t.flush())
 		}
 		if frame = append(frame[:0], make([]byte, size)...); header[0] >= byte(stdcopy.Stderr) {
 			i = 1
 		}
 		n, rerr := io.ReadFull(r, frame)
-		if i != last {
-			if err := flush(); err != nil {
-				return err
-			}
-			last = i
-		}
 		text := frame[:n]
 		if open[i] {
 			text = unprefixed(text, timestamps, details)
@@ -59,9 +52,37 @@ func One(log io.Reader, out, err io.Writer, timestamps, details bool) error {
 			return err
 		}
 		if rerr != nil { // what of a frame came before the connection ended is shown too
-			return flush()
+			return t.flush()
 		}
 	}
+}
+
+// turns are writers, to what may be one terminal, of which the one that was written to
+// last may hold something back.
+type turns struct{ last *bufio.Writer }
+
+type turn struct {
+	*turns
+	w *bufio.Writer
+}
+
+func (t *turns) writer(w io.Writer) io.Writer { return turn{t, bufio.NewWriterSize(w, 32<<10)} }
+
+func (t turn) Write(b []byte) (int, error) {
+	if t.last != t.w {
+		if err := t.flush(); err != nil {
+			return 0, err
+		}
+		t.last = t.w
+	}
+	return t.w.Write(b)
+}
+
+func (t *turns) flush() error {
+	if t.last == nil {
+		return nil
+	}
+	return t.last.Flush()
 }
 
 // unprefixed is a record without what the engine has put before its text; what has no
