@@ -8,22 +8,40 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"hezi/test/harness"
 )
 
-// line is 63 letters; with its end, 64 bytes.
-var line = strings.Repeat("abcdefghi", 7)
-
-// data measures what is done with what containers write: output, files copied up into
-// volumes, commits, snapshots. It is asked for by name ("data"): it writes gigabytes.
-func data(e *harness.Engine, rounds int) error {
+// byClients are the engines, each as its own client.
+func byClients(e *harness.Engine) []contender {
 	hezi := filepath.Join(harness.Bin(), "hezi")
 	engines := []contender{{name: "hezi", argv: []string{hezi}, env: e.Env()}}
 	if host := os.Getenv("DOCKER_BENCH_HOST"); host != "" {
 		engines = append(engines, contender{name: "docker", argv: []string{"docker"}, env: append(os.Environ(), "DOCKER_HOST="+host)})
 	}
+	return engines
+}
+
+// each measures what, in which %s is an engine's client, by all of them in turn.
+func each(engines []contender, name string, rounds int, before, what string) error {
+	w := work{name: name}
+	for _, c := range engines {
+		m := c.shell(what)
+		if before != "" {
+			m.before = c.shell(before).argv
+		}
+		w.contenders = append(w.contenders, m)
+	}
+	return measure(w, rounds)
+}
+
+// data measures what is done with what containers write: output, files copied up into
+// volumes, commits, snapshots. It is asked for by name ("data"): it writes gigabytes.
+func data(e *harness.Engine, rounds int) error {
+	if err := output(e, rounds); err != nil {
+		return err
+	}
+	engines := byClients(e)
 	files, err := manyFiles(10000)
 	if err != nil {
 		return err
@@ -32,44 +50,24 @@ func data(e *harness.Engine, rounds int) error {
 		if err := prepare(c, files); err != nil {
 			return err
 		}
-		defer c.shell("%s rm -f bench-log bench-changed; %[1]s volume rm -f bench-up; %[1]s rmi bench-files bench-commit").run(nil)
-	}
-	time.Sleep(time.Minute + time.Second)
-	for _, c := range engines { // the lines that --since finds
-		if err := c.shell("%s start -a bench-log >/dev/null").run(nil); err != nil {
-			return err
-		}
-	}
-	each := func(name string, rounds int, before, what string) error {
-		w := work{name: name}
-		for _, c := range engines {
-			m := c.shell(what)
-			if before != "" {
-				m.before = c.shell(before).argv
-			}
-			w.contenders = append(w.contenders, m)
-		}
-		return measure(w, rounds)
+		defer c.shell("%s rm -f bench-changed; %[1]s volume rm -f bench-up; %[1]s rmi bench-files bench-commit").run(nil)
 	}
 	for _, w := range []struct {
 		name, before, what string
 		rounds             int
 	}{
-		{"64 MB of lines from run", "", "%s run --rm busybox sh -c 'yes " + line + " | head -c 67108864' >/dev/null", max(3, rounds/6)},
-		{"logs --tail 10 of 2 GB", "", "%s logs --tail 10 bench-log", rounds},
-		{"logs --since 1m of 2 GB", "", "%s logs --since 1m bench-log", rounds},
 		{"copy-up of 10,000 files", "%s volume rm -f bench-up; %[1]s volume trash --empty bench-up; true", "%s run --rm --network none -v bench-up:/files bench-files true", max(5, rounds/3)},
 		{"commit of 1 GB", "%s rmi bench-commit", "%s commit bench-changed bench-commit", 3},
 	} {
-		if err := each(w.name, w.rounds, w.before, w.what); err != nil {
+		if err := each(engines, w.name, w.rounds, w.before, w.what); err != nil {
 			return err
 		}
 	}
 	engines = engines[:1] // Docker has none
-	if err := each("snapshot of 1 GB", rounds, "%s snapshots --rm s bench-changed; true", "%s snapshot bench-changed s"); err != nil {
+	if err := each(engines, "snapshot of 1 GB", rounds, "%s snapshots --rm s bench-changed; true", "%s snapshot bench-changed s"); err != nil {
 		return err
 	}
-	return each("rollback of 1 GB", rounds, "", "%s rollback bench-changed s")
+	return each(engines, "rollback of 1 GB", rounds, "", "%s rollback bench-changed s")
 }
 
 // shell is a command line of a shell, in which %s is the engine's client.
@@ -86,14 +84,10 @@ func (c contender) run(stdin []byte) error {
 	return nil
 }
 
-// prepare makes what the works need: an image with many files, a log of 2 GB, and a
-// container that changed 1 GB.
+// prepare makes what the works need: an image with many files, and a container that
+// changed 1 GB.
 func prepare(c contender, files []byte) error {
 	if err := c.shell("%s import - bench-files").run(files); err != nil {
-		return err
-	}
-	// 64 bytes are 135 in the file.
-	if err := c.shell("%s run --name bench-log --log-opt max-size=4g busybox sh -c 'test -e /again && exec echo few; touch /again; yes " + line + " | head -c 1020000000' >/dev/null").run(nil); err != nil {
 		return err
 	}
 	return c.shell("%s run --name bench-changed busybox dd if=/dev/urandom of=/changed bs=1M count=1024").run(nil)

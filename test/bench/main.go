@@ -115,6 +115,11 @@ func run(rounds int, only string) (err error) {
 			return err
 		}
 	}
+	if only == "output" {
+		if err := output(e, rounds); err != nil {
+			return err
+		}
+	}
 	if only == "data" {
 		if err := data(e, rounds); err != nil {
 			return err
