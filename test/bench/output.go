@@ -48,9 +48,9 @@ func output(e *harness.Engine, rounds int) error {
 		{"64 MB of lines, cat, from run", "%s run --rm " + mount + " busybox cat /data/lines >/dev/null", max(5, rounds/3)},
 		{"64 MB of lines, yes, from run", "%s run --rm busybox sh -c 'yes " + line + " | head -c 67108864' >/dev/null", max(3, rounds/6)},
 		{"logs --tail 10 of 2 GB", "%s logs --tail 10 bench-json-file", rounds},
-		{"logs --since 1m of 2 GB", "%s logs --since 1m bench-json-file", rounds},
+		{"logs --since 1m of 2 GB", "%s logs --since 1m bench-json-file", max(3, rounds/6)},
 		{"logs --tail 10 of 2 GB, local", "%s logs --tail 10 bench-local", rounds},
-		{"logs --since 1m of 2 GB, local", "%s logs --since 1m bench-local", rounds},
+		{"logs --since 1m of 2 GB, local", "%s logs --since 1m bench-local", max(3, rounds/6)},
 		{"version", "%s version >/dev/null", rounds}, // what a client takes by itself
 	} {
 		if err := each(engines, w.name, w.rounds, "", w.what); err != nil {
