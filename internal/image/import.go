@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/google/uuid"
-	"github.com/klauspost/compress/gzip"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
@@ -25,6 +24,7 @@ import (
 
 	"hezi/internal/image/archive"
 	"hezi/internal/image/changes"
+	"hezi/internal/image/pack"
 	"hezi/internal/image/unpack"
 )
 
@@ -198,32 +198,21 @@ func keepPacked(in io.Reader, out io.Writer) (digest.Digest, error) {
 	return sum.Digest(), err
 }
 
-// packed reads an archive to its end and stores it packed by gzip, which works
-// beside the reading.
+// packed reads an archive to its end and stores it packed by gzip; its digest is
+// made and it is compressed beside the reading.
 func packed(in io.Reader, out io.Writer) (digest.Digest, error) {
 	plain, err := unpack.Decompress(in)
 	if err != nil {
 		return "", err
 	}
 	defer plain.Close()
-	pr, pw := io.Pipe()
-	ended := make(chan error, 1)
-	go func() {
-		z := gzip.NewWriter(out)
-		_, err := io.CopyBuffer(z, pr, make([]byte, chunkSize))
-		if err == nil {
-			err = z.Close()
-		}
-		pr.CloseWithError(err)
-		ended <- err
-	}()
-	sum := digest.SHA256.Digester()
-	err = readTar(io.TeeReader(bufio.NewReaderSize(plain, chunkSize), io.MultiWriter(sum.Hash(), pw)))
-	pw.CloseWithError(err)
-	if perr := <-ended; err == nil {
-		err = perr
+	z := pack.NewGzip(out)
+	sum := newBackgroundHash(digest.SHA256.Hash())
+	err = readTar(io.TeeReader(bufio.NewReaderSize(plain, chunkSize), io.MultiWriter(sum, z)))
+	if zerr := z.Close(); err == nil {
+		err = zerr
 	}
-	return sum.Digest(), err
+	return digest.NewDigest(digest.SHA256, sum.end()), err
 }
 
 // readTar reads an archive to its end and what follows it.
