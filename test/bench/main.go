@@ -120,8 +120,8 @@ func run(rounds int, only string) (err error) {
 			return err
 		}
 	}
-	if only == "data" {
-		if err := data(e, rounds); err != nil {
+	if part, ok := strings.CutPrefix(only, "data"); ok {
+		if err := data(e, rounds, strings.TrimPrefix(part, "/")); err != nil {
 			return err
 		}
 	}
