@@ -23,10 +23,10 @@ type diskRoom struct {
 	done   chan struct{}
 }
 
-func openDisk(c *config.Config, log *slog.Logger, reserve *disk.Reserve, imgs *image.Service, boxes *engine.Engine, vols *vol.Store, place func(id string) string) *diskRoom {
+func openDisk(c *config.Config, log *slog.Logger, reserve *disk.Reserve, imgs *image.Service, boxes *engine.Engine, vols *vol.Store, places func(id string) []string) *diskRoom {
 	keep := image.Upkeep{Service: imgs}
 	m := &disk.Meter{
-		Root: c.DataRoot, Images: keep.DiskUsage, Place: place, VolumeUsers: boxes.VolumeUsers,
+		Root: c.DataRoot, Images: keep.DiskUsage, Places: places, VolumeUsers: boxes.VolumeUsers,
 		Containers: func(ctx context.Context) ([]container.Summary, error) {
 			return boxes.List(ctx, engine.ListOptions{All: true})
 		},

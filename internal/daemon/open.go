@@ -150,7 +150,7 @@ func (d *daemon) open(ctx context.Context, c *config.Config) (_ *rooms, err erro
 		}
 		return errors.Join(nets.Dismantle(), d.stopRelay(c.ExecRoot), forgetEnded(held.client), d.stopKeeper(held.client, id))
 	}
-	room := openDisk(c, d.log, reserve, imgs, boxes, vols, layers.place)
+	room := openDisk(c, d.log, reserve, imgs, boxes, vols, layers.places)
 	r.onClose(room.close)
 	r.onReload = append(r.onReload, func(c *config.Config) { room.budget.SetLimits(c.DiskBudget) })
 	grown.Store(room.budget)

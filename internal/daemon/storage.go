@@ -20,8 +20,8 @@ type storage struct {
 	choose.Choice
 	snapshot.Driver
 	imgs image.Storage
-	// place is where a container's files are that are not in writable/; nil: all are.
-	place func(id string) string
+	// places are where a container's files are that are not in writable/; nil: all are.
+	places func(id string) []string
 }
 
 // openStorage makes containers' file systems where images are.
@@ -41,18 +41,14 @@ func openStorage(ctx context.Context, c *config.Config, log *slog.Logger, imgs *
 		s.Driver = &snapshot.Fuse{Store: own, Program: program}
 	case "btrfs", "vfs":
 		trees, in, collect := s.imgs.Snapshots()
-		whole := &snapshot.Whole{As: choice.Driver, Trees: trees, Context: in, Lowest: own, Collect: collect}
-		s.Driver, s.place = whole, func(id string) string { return whole.Place(id, nil) }
+		whole := &snapshot.Whole{As: choice.Driver, Trees: trees, Context: in, Limits: image.Limits(choice.Driver), Lowest: own, Collect: collect}
+		s.Driver, s.places = whole, whole.Places
 	default:
 		s.Driver = &snapshot.Overlay{Store: own, As: choice.Driver}
 	}
 	size, err := c.LayerSize()
 	if err == nil && size > 0 {
-		if s.place != nil {
-			err = s.Driver.Limit("", size)
-		} else {
-			err = own.CanLimit()
-		}
+		err = s.Driver.CanLimit()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("storage-opts: %w", err)

@@ -90,9 +90,9 @@ type Meter struct {
 	// VolumeUsers are the containers that have a volume.
 	VolumeUsers func(name string) []string
 	Budget      *Budget // nil: none
-	// Place is the tree of a container whose files are among the layers, below a
-	// folder of its own; nil: there are none, all are in writable.
-	Place func(id string) string
+	// Places are the trees of a container whose files are among the layers, each below
+	// a folder of its own; nil: there are none, all are in writable.
+	Places func(id string) []string
 
 	flight singleflight.Group // several that ask for the same are answered by one walk
 }
@@ -153,13 +153,19 @@ func (m *Meter) containers(ctx context.Context, images *ImageUsage) (*ContainerU
 	u := &ContainerUsage{Items: list}
 	for i := range list {
 		c := &list[i]
-		dir := m.path("writable", c.ID)
-		c.SizeRootFs = sizes[c.ImageID]
-		if folder := m.folder(c.ID); folder != "" {
-			dir, c.SizeRootFs = folder, 0 // with what is the image's
+		dirs := m.folders(c.ID)
+		if len(dirs) == 0 {
+			dirs, c.SizeRootFs = []string{m.path("writable", c.ID)}, sizes[c.ImageID]
+		} else {
+			c.SizeRootFs = 0 // the folders have what is the image's
 		}
-		if c.SizeRw, err = Usage(ctx, dir); err != nil {
-			return nil, err
+		c.SizeRw = 0
+		for _, dir := range dirs {
+			n, err := Usage(ctx, dir)
+			if err != nil {
+				return nil, err
+			}
+			c.SizeRw += n
 		}
 		c.SizeRootFs += c.SizeRw
 		c.ImageManifestDescriptor = nil // as Docker has it
@@ -174,16 +180,15 @@ func (m *Meter) containers(ctx context.Context, images *ImageUsage) (*ContainerU
 	return u, nil
 }
 
-// folder is that of a container whose files are among the layers; "": they are not.
-func (m *Meter) folder(id string) string {
-	if m.Place == nil {
-		return ""
+// folders are those of a container whose files are among the layers.
+func (m *Meter) folders(id string) (dirs []string) {
+	if m.Places == nil {
+		return nil
 	}
-	tree := m.Place(id)
-	if tree == "" {
-		return ""
+	for _, tree := range m.Places(id) {
+		dirs = append(dirs, filepath.Dir(tree))
 	}
-	return filepath.Dir(tree)
+	return dirs
 }
 
 func (m *Meter) volumes(ctx context.Context) (*VolumeUsage, error) {
@@ -223,7 +228,7 @@ func (m *Meter) own(ctx context.Context, r *Report) (*Own, error) {
 	}
 	for _, c := range r.Containers.Items {
 		containers[c.ID] = true
-		if folder := m.folder(c.ID); folder != "" {
+		for _, folder := range m.folders(c.ID) {
 			folders[filepath.Base(folder)] = true
 		}
 	}

@@ -52,9 +52,15 @@ func (f *fakeImages) RootFS(context.Context, *image.Image) (image.RootFS, error)
 // fakeLayers counts writable layers. It has no snapshots.
 type fakeLayers map[string]bool
 
-func (fakeLayers) Grow(string, string) (string, error)  { return "", errors.ErrUnsupported }
-func (fakeLayers) Keep(string, ...snapshot.Chain) error { return nil }
-func (fakeLayers) SizeOf(string, string) (int64, error) { return 0, nil }
+func (fakeLayers) Grow(context.Context, string, snapshot.Chain) (snapshot.Chain, error) {
+	return nil, errors.ErrUnsupported
+}
+func (fakeLayers) Copy(context.Context, string, snapshot.Chain) (snapshot.Chain, error) {
+	return nil, errors.ErrUnsupported
+}
+func (fakeLayers) Keep(string, ...snapshot.Chain) error                  { return nil }
+func (fakeLayers) SizeOf(context.Context, string, string) (int64, error) { return 0, nil }
+func (fakeLayers) CanLimit() error                                       { return nil }
 func (fakeLayers) Flatten(context.Context, string, string, string) (string, bool, error) {
 	return "", false, errors.ErrUnsupported
 }

@@ -84,7 +84,7 @@ func tidy(e *records, c *entry) {
 
 // Snapshot keeps what a container has on its own layers now under a name; "" is the
 // time. A container that runs is frozen while its layer is copied: one that
-// does not starts a new layer, and nothing is copied. Errors: NotFound,
+// does not starts a new layer, and with most drivers nothing is copied. Errors: NotFound,
 // InvalidArgument, Conflict for a name in use and for a container of --rm.
 func (e Snapshots) Snapshot(ctx context.Context, ref, name string) (Snapshot, error) {
 	var none Snapshot
@@ -115,7 +115,7 @@ func (e Snapshots) Snapshot(ctx context.Context, ref, name string) (Snapshot, er
 	}
 	if !r.running() {
 		defer unlock()
-		return e.push(c, name)
+		return e.push(ctx, c, name)
 	}
 	release := hold(e.records, c)
 	unlock()
@@ -158,25 +158,20 @@ func (e Snapshots) snapshotable(ctx context.Context, c *entry, name string) erro
 	return nil
 }
 
-// push keeps the layer of a locked container that does not run as it is, and gives
-// the container an empty one above it.
-func (e Snapshots) push(c *entry, name string) (Snapshot, error) {
+// push keeps what a locked container that does not run has as it is, and gives the
+// container something else to write to.
+func (e Snapshots) push(ctx context.Context, c *entry, name string) (Snapshot, error) {
 	r := c.latest.Load()
-	chain := r.Chain.All()
-	top, err := e.o.Layers.Grow(r.ID, chain[0])
+	next, err := e.o.Layers.Grow(ctx, r.ID, r.Chain)
 	if err != nil {
 		return Snapshot{}, err
 	}
-	return e.keep(c, savepoint{Name: name, Created: time.Now().UTC(), Chain: chain}, chain.Under(top))
+	return e.keep(c, savepoint{Name: name, Created: time.Now().UTC(), Chain: r.Chain.All()}, next)
 }
 
 // copied copies the layer that a frozen container writes to. The caller holds its layers.
 func (e Snapshots) copied(ctx context.Context, c *entry, r *record, name string) (Snapshot, error) {
-	chain := r.Chain.All()
-	layer, err := e.o.Layers.Grow(r.ID, chain[0])
-	if err == nil {
-		err = box.CopyLayer(ctx, e.o.layer(r).Upper, e.o.Layers.Get(r.ID, snapshot.Chain{layer}).Upper)
-	}
+	saved, err := e.o.Layers.Copy(ctx, r.ID, r.Chain)
 	if err != nil {
 		c.untidy.Store(true)
 		return Snapshot{}, fmt.Errorf("copy the layer of container %s: %w", r.Name, err)
@@ -195,7 +190,7 @@ func (e Snapshots) copied(ctx context.Context, c *entry, r *record, name string)
 		c.untidy.Store(true)
 		return Snapshot{}, err
 	}
-	return e.keep(c, savepoint{Name: name, Created: time.Now().UTC(), Chain: now.Chain.Saved().Under(layer)}, now.Chain)
+	return e.keep(c, savepoint{Name: name, Created: time.Now().UTC(), Chain: saved}, now.Chain)
 }
 
 // keep stores a snapshot of a locked container, and the chain that it writes to from now on.
@@ -236,7 +231,7 @@ func (e Snapshots) Snapshots(ctx context.Context, ref string) ([]Snapshot, error
 		r, release := c.latest.Load(), hold(e.records, c)
 		unlock()
 		for _, s := range r.Snapshots {
-			size, err := e.o.Layers.SizeOf(r.ID, s.Chain.All()[0])
+			size, err := e.o.Layers.SizeOf(ctx, r.ID, s.Chain.All()[0])
 			if err != nil {
 				size = -1
 				e.o.Log.Warn("the size of a snapshot is not known", "container", r.ID, "snapshot", s.Name, "error", err)
@@ -309,12 +304,11 @@ func (e Snapshots) Rollback(ctx context.Context, ref, name string) error {
 	if err := (roots{e.records}).here(r); err != nil {
 		return err
 	}
-	chain := s.Chain.All()
-	top, err := e.o.Layers.Grow(r.ID, chain[0])
+	next, err := e.o.Layers.Grow(ctx, r.ID, s.Chain)
 	if err != nil {
 		return err
 	}
-	if r, err = e.change(c, func(r *record) { r.Chain = chain.Under(top) }); err != nil {
+	if r, err = e.change(c, func(r *record) { r.Chain = next }); err != nil {
 		tidy(e.records, c)
 		return err
 	}

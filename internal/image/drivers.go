@@ -39,6 +39,12 @@ func openTrees(kind plain.Kind) func(*Service, string, layerRecords) (snapshots.
 	}
 }
 
+// kinds are the trees of the drivers whose layers are whole.
+var kinds = map[string]plain.Kind{"btrfs": plain.Subvolumes{}, "vfs": plain.Copies{}}
+
+// Limits is how a driver whose layers are whole limits what a tree takes.
+func Limits(driver string) func(dir string, bytes int64) error { return kinds[driver].Limit }
+
 func openErofs(s *Service, root string, records layerRecords) (snapshots.Snapshotter, error) {
 	inner, err := openOverlay(s, root, records)
 	if err != nil {
@@ -54,8 +60,8 @@ var forms = map[string]form{
 	"overlay2":       {name: "overlayfs", dir: "layers", open: openOverlay},
 	"fuse-overlayfs": {name: "overlayfs", dir: "layers", open: openOverlay},
 	"erofs":          {name: "erofs", dir: "layers-erofs", open: openErofs, seal: erofs.Seal, ready: erofs.Ready, exchange: erofs.Exchange},
-	"btrfs":          {name: "btrfs", dir: "layers-btrfs", whole: true, shares: true, open: openTrees(plain.Subvolumes{})},
-	"vfs":            {name: "vfs", dir: "layers-vfs", whole: true, open: openTrees(plain.Copies{})},
+	"btrfs":          {name: "btrfs", dir: "layers-btrfs", whole: true, shares: true, open: openTrees(kinds["btrfs"])},
+	"vfs":            {name: "vfs", dir: "layers-vfs", whole: true, open: openTrees(kinds["vfs"])},
 }
 
 func formOf(driver string) (form, error) {

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/box"
 )
 
 // Chain names the layers of one container, newest first. It writes to the first;
@@ -80,10 +83,40 @@ func (s *Store) work(id, layer string) string {
 	return filepath.Join(s.root, id, suffixed(workName, layer))
 }
 
-// Grow makes an empty layer of a container that exists, and returns its name. Its
+// Grow implements Saver: by an empty layer above the others.
+func (s *Store) Grow(_ context.Context, id string, c Chain) (Chain, error) {
+	layer, err := s.grow(id, c.names()[0])
+	if err != nil {
+		return nil, err
+	}
+	return c.All().Under(layer), nil
+}
+
+// Copy implements Saver: by a copy of the layer that is written to.
+func (s *Store) Copy(ctx context.Context, id string, c Chain) (Chain, error) {
+	layer, err := s.grow(id, c.names()[0])
+	if err != nil {
+		return nil, err
+	}
+	to := s.upper(id, layer)
+	if err := box.CopyLayer(ctx, s.Get(id, c).Upper, to); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(to)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return nil, fmt.Errorf("write the copy to the disk: %w", err)
+	}
+	return c.Saved().Under(layer), nil
+}
+
+// grow makes an empty layer of a container that exists, and returns its name. Its
 // root directory is like that of the layer like, for the merged root shows the
 // uppermost.
-func (s *Store) Grow(id, like string) (layer string, err error) {
+func (s *Store) grow(id, like string) (layer string, err error) {
 	if !valid(id) {
 		return "", errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
 	}
@@ -164,8 +197,8 @@ func attributeNames(path string) ([]string, error) {
 	return slices.DeleteFunc(strings.Split(string(buf[:n]), "\x00"), func(n string) bool { return n == "" }), nil
 }
 
-// Keep removes the layers of a container that none of chains has: what a snapshot that
-// was given up, or an engine that was killed, left. No mount may have them.
+// Keep implements Saver: they are what a snapshot that was given up, or an engine that
+// was killed, left. No mount may have them.
 func (s *Store) Keep(id string, chains ...Chain) error {
 	if !valid(id) {
 		return errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)

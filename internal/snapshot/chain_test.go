@@ -70,9 +70,9 @@ func TestFlatten(t *testing.T) {
 	})
 	grow := func() {
 		t.Helper()
-		top, err := s.Grow("aa", chain.All()[0])
+		next, err := s.Grow(t.Context(), "aa", chain)
 		must(t, err)
-		chain = chain.All().Under(top)
+		chain = next
 	}
 	grow()
 	overlayOf(t, s.Get("aa", chain), image, func(root string) {

@@ -31,6 +31,8 @@ type Driver interface {
 	// Limit bounds the bytes on disk of what was just made, or limited before.
 	// Error: NotImplemented where that cannot be done.
 	Limit(id string, bytes int64) error
+	// CanLimit tries whether Limit can be used. Error: as Limit's.
+	CanLimit() error
 	// Restore makes what a power cut took of a container that ran, or lets it be.
 	// lost says whether anything was missing. NotFound: it cannot be made again.
 	Restore(id string, c Chain) (lost bool, err error)
@@ -43,7 +45,8 @@ type Driver interface {
 	// View is a container's file system, or with id "" its image, to be read, or
 	// with write to be written to. Done is called after the last use.
 	View(ctx context.Context, id string, c Chain, lower []string, write bool) (v View, err error)
-	// Size is how many bytes a container's own files have; hard links count once.
+	// Size is how many bytes a container's own files have, and those of its
+	// snapshots; hard links count once.
 	Size(ctx context.Context, id string) (int64, error)
 	// Remove takes a container's file system away. An absent one is no error.
 	Remove(id string) error
@@ -52,15 +55,24 @@ type Driver interface {
 	Saver
 }
 
-// Saver keeps what containers have written, as layers of their own. Drivers that
-// cannot have nothing, and Grow is a NotImplemented error.
+// Saver keeps what containers have written, as layers of their own. With Whole a
+// layer is a tree with all that the container sees, and chains have one.
 type Saver interface {
+	// Get is where the layers are; nothing with Whole.
 	Get(id string, c Chain) Writable
 	Base() string
-	Grow(id, like string) (layer string, err error)
+	// Grow makes what a container that does not run writes to from now on, in
+	// place of c, and shows the same. All that c has stays as it is.
+	Grow(ctx context.Context, id string, c Chain) (Chain, error)
+	// Copy makes a chain that nobody writes to of what a container that runs, and
+	// is frozen, has written by now. What it has begun before an error, Keep removes.
+	Copy(ctx context.Context, id string, c Chain) (Chain, error)
+	// Keep removes the layers of a container that none of chains has.
 	Keep(id string, chains ...Chain) error
+	// Flatten makes one layer of two that follow each other in chains. done is false
+	// where that cannot be.
 	Flatten(ctx context.Context, id, above, below string) (layer string, done bool, err error)
-	SizeOf(id, layer string) (int64, error)
+	SizeOf(ctx context.Context, id, layer string) (int64, error)
 }
 
 // Image is what a container is made of.

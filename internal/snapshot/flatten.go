@@ -21,7 +21,7 @@ var errRedirects = errors.New("the layer has directories that were renamed in pl
 // ones. Files are linked, not copied; the two stay. done is false where that
 // cannot be, which loses nothing.
 func (s *Store) Flatten(ctx context.Context, id, above, below string) (layer string, done bool, err error) {
-	if layer, err = s.Grow(id, above); err != nil {
+	if layer, err = s.grow(id, above); err != nil {
 		return "", false, err
 	}
 	m := merging{ctx: ctx}

@@ -82,6 +82,35 @@ func (f *Fuse) View(ctx context.Context, id string, c Chain, lower []string, wri
 	}}, nil
 }
 
+// Copy implements Saver. The kernel holds what was written until it gives it to the
+// program, at the latest when a descriptor of the file is closed (fuse_flush in the
+// kernel's fs/fuse/file.c), whoever opened it.
+func (f *Fuse) Copy(ctx context.Context, id string, c Chain) (Chain, error) {
+	merged, err := os.OpenRoot(f.merged(id))
+	if err != nil {
+		return nil, err
+	}
+	defer merged.Close()
+	upper := f.Get(id, c).Upper
+	err = filepath.WalkDir(upper, func(path string, d fs.DirEntry, err error) error {
+		if err = errors.Join(err, ctx.Err()); err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		file, err := merged.OpenFile(strings.TrimPrefix(path, upper+"/"), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if errors.Is(err, fs.ErrNotExist) { // a mark of the program's own
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return file.Close()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("have the container's files written: %w", err)
+	}
+	return f.Store.Copy(ctx, id, c)
+}
+
 // Flatten implements Saver: what the program notes in its layers is its own to read.
 func (f *Fuse) Flatten(context.Context, string, string, string) (string, bool, error) {
 	return "", false, nil
@@ -93,7 +122,10 @@ func (f *Fuse) mount(ctx context.Context, at string, lower []string, id string, 
 		return fmt.Errorf("a place to mount the container's file system: %w", err)
 	}
 	name := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`)
-	w := f.Get(id, c)
+	var w Writable // none of the image alone
+	if id != "" {
+		w = f.Get(id, c)
+	}
 	dirs := f.above(w.Below, lower)
 	if id != "" && !write {
 		dirs = append([]string{w.Upper}, dirs...)

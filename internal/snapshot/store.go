@@ -270,7 +270,7 @@ func (s *Store) Size(_ context.Context, id string) (int64, error) {
 }
 
 // SizeOf is the size of one layer of a container.
-func (s *Store) SizeOf(id, layer string) (int64, error) {
+func (s *Store) SizeOf(_ context.Context, id, layer string) (int64, error) {
 	return sizeOf(s.upper(id, layer), nil)
 }
 

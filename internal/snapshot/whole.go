@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -18,13 +22,18 @@ import (
 )
 
 // Whole is btrfs and vfs: a container's file system is an active snapshot of its
-// image's topmost layer, in the same store (plain.Snapshotter).
+// image's topmost layer, in the same store (plain.Snapshotter). Each of the
+// container's own snapshots is another one, and a copy.
 type Whole struct {
 	As      string // its name
 	Trees   snapshots.Snapshotter
 	Context func(context.Context) context.Context // with the store's namespace
+	Limits  func(dir string, bytes int64) error   // of plain.Kind
 	Lowest  *Store                                // for the places that a box mounts on
 	Collect func()                                // deletes what was removed, behind the answer
+
+	mu    sync.Mutex
+	trees map[string]map[string]bool // layers of each container; Sweep finds those of an engine before
 }
 
 var _ Driver = (*Whole)(nil)
@@ -32,6 +41,36 @@ var _ Driver = (*Whole)(nil)
 // containerKey is what the snapshots of containers are called. They are roots of
 // their own for the collector.
 const containerKey = "container-"
+
+// key is the name of one of a container's trees. Ids have no dot.
+func key(id, layer string) string { return containerKey + suffixed(id, layer) }
+
+// ofKey is the container and the layer that a name is of.
+func ofKey(name string) (id, layer string, ok bool) {
+	name, ok = strings.CutPrefix(name, containerKey)
+	id, layer, _ = strings.Cut(name, ".")
+	return id, layer, ok
+}
+
+// has notes that a container has a tree.
+func (w *Whole) has(id, layer string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.trees == nil {
+		w.trees = map[string]map[string]bool{}
+	}
+	if w.trees[id] == nil {
+		w.trees[id] = map[string]bool{}
+	}
+	w.trees[id][layer] = true
+}
+
+// layers are the trees of a container that are known.
+func (w *Whole) layers(id string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.trees[id]))
+}
 
 // Name implements Driver.
 func (w *Whole) Name() string { return w.As }
@@ -45,17 +84,22 @@ func (w *Whole) Create(ctx context.Context, id string, image Image) (err error) 
 		return err
 	}
 	ctx = w.Context(ctx)
-	root := map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}
-	mounts, err := w.Trees.Prepare(ctx, containerKey+id, image.Chain, snapshots.WithLabels(root))
+	mounts, err := w.Trees.Prepare(ctx, key(id, first), image.Chain, snapshots.WithLabels(held()))
 	if err != nil {
 		return fmt.Errorf("make the container's file system: %w", err)
 	}
+	w.has(id, first)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Remove(id))
 		}
 	}()
 	return w.furnish(mounts[0].Source)
+}
+
+// held are the labels of what the collector must leave alone.
+func held() map[string]string {
+	return map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)}
 }
 
 // furnish makes the places that a box mounts on, where the image has none. Its
@@ -93,25 +137,43 @@ func (w *Whole) furnish(dir string) error {
 }
 
 // Limit implements Driver.
-func (w *Whole) Limit(string, int64) error {
-	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("the storage driver %s cannot limit a container's disk space: leave --storage-opt size out, or use overlay2 on xfs or ext4 with project quotas", w.As))
+func (w *Whole) Limit(id string, bytes int64) error {
+	dir, _, err := w.find(context.Background(), id, first)
+	if err != nil {
+		return err
+	}
+	return w.Limits(dir, bytes)
+}
+
+// CanLimit implements Driver.
+func (w *Whole) CanLimit() error {
+	ctx, name := w.Context(context.Background()), containerKey+".limit"
+	if err := w.Trees.Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("try to limit a tree: %w", err)
+	}
+	mounts, err := w.Trees.Prepare(ctx, name, "")
+	if err != nil {
+		return fmt.Errorf("try to limit a tree: %w", err)
+	}
+	return errors.Join(w.Limits(mounts[0].Source, 1<<20), w.Trees.Remove(ctx, name))
 }
 
 // Restore implements Driver.
-func (w *Whole) Restore(id string, _ Chain) (bool, error) {
-	dir, _, err := w.find(context.Background(), id)
+func (w *Whole) Restore(id string, c Chain) (bool, error) {
+	dir, _, err := w.find(context.Background(), id, c.names()[0])
 	if err == nil {
 		_, err = os.Lstat(dir)
 	}
 	if err != nil {
 		return true, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("the container's file system is gone (%v): remove the container, and make it again", err))
 	}
+	w.has(id, c.names()[0])
 	return false, nil
 }
 
-// find is where a container's tree is, and the name of the image's.
-func (w *Whole) find(ctx context.Context, id string) (dir, parent string, err error) {
-	info, err := w.Trees.Stat(w.Context(ctx), containerKey+id)
+// find is where a tree of a container is, and the name of the image's.
+func (w *Whole) find(ctx context.Context, id, layer string) (dir, parent string, err error) {
+	info, err := w.Trees.Stat(w.Context(ctx), key(id, layer))
 	if err != nil {
 		return "", "", fmt.Errorf("the file system of container %s: %w", id, err)
 	}
@@ -119,14 +181,24 @@ func (w *Whole) find(ctx context.Context, id string) (dir, parent string, err er
 }
 
 // Place implements Driver; "" of a container that has none.
-func (w *Whole) Place(id string, _ Chain) string {
-	dir, _, _ := w.find(context.Background(), id)
+func (w *Whole) Place(id string, c Chain) string {
+	dir, _, _ := w.find(context.Background(), id, c.names()[0])
 	return dir
 }
 
+// Places are the directories of all that a container has.
+func (w *Whole) Places(id string) (dirs []string) {
+	for _, layer := range w.layers(id) {
+		if dir, _, err := w.find(context.Background(), id, layer); err == nil {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
 // Root implements Driver.
-func (w *Whole) Root(ctx context.Context, id string, _ Chain, _ []string) (box.Root, error) {
-	dir, _, err := w.find(ctx, id)
+func (w *Whole) Root(ctx context.Context, id string, c Chain, _ []string) (box.Root, error) {
+	dir, _, err := w.find(ctx, id, c.names()[0])
 	if err != nil {
 		return box.Root{}, err
 	}
@@ -153,8 +225,20 @@ func (w *Whole) View(ctx context.Context, id string, c Chain, lower []string, _ 
 
 // Size implements Driver: of the files that are not as in the image. It compares
 // all of them.
-func (w *Whole) Size(ctx context.Context, id string) (int64, error) {
-	dir, parent, err := w.find(ctx, id)
+func (w *Whole) Size(ctx context.Context, id string) (total int64, err error) {
+	for _, layer := range w.layers(id) {
+		n, err := w.SizeOf(ctx, id, layer)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// SizeOf implements Saver: of what one tree has otherwise than the image.
+func (w *Whole) SizeOf(ctx context.Context, id, layer string) (int64, error) {
+	dir, parent, err := w.find(ctx, id, layer)
 	if err != nil {
 		return 0, err
 	}
@@ -197,15 +281,32 @@ func (w *Whole) Remove(id string) error {
 	if !valid(id) {
 		return errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
 	}
+	all := w.layers(id)
+	if len(all) == 0 { // made by an engine before
+		all = []string{first}
+	}
+	return w.drop(id, all)
+}
+
+// drop removes trees of a container.
+func (w *Whole) drop(id string, layers []string) error {
 	ctx := w.Context(context.Background())
-	if dir, _, err := w.find(ctx, id); err == nil {
-		if err := detach(dir); err != nil { // or what is mounted there would be deleted with it
+	for _, layer := range layers {
+		if dir, _, err := w.find(ctx, id, layer); err == nil {
+			if err := detach(dir); err != nil { // or what is mounted there would be deleted with it
+				return fmt.Errorf("remove the container's file system: %w", err)
+			}
+		}
+		err := w.Trees.Remove(ctx, key(id, layer))
+		if err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("remove the container's file system: %w", err)
 		}
-	}
-	err := w.Trees.Remove(ctx, containerKey+id)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove the container's file system: %w", err)
+		w.mu.Lock()
+		delete(w.trees[id], layer)
+		if len(w.trees[id]) == 0 {
+			delete(w.trees, id)
+		}
+		w.mu.Unlock()
 	}
 	w.Collect()
 	return nil
@@ -214,10 +315,11 @@ func (w *Whole) Remove(id string) error {
 // Sweep implements Driver.
 func (w *Whole) Sweep(known func(id string) bool) error {
 	ctx := w.Context(context.Background())
-	var gone []string
+	found := map[string]bool{}
 	err := w.Trees.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		if id, ok := strings.CutPrefix(info.Name, containerKey); ok && !known(id) {
-			gone = append(gone, id)
+		if id, layer, ok := ofKey(info.Name); ok {
+			w.has(id, layer)
+			found[id] = true
 		}
 		return nil
 	})
@@ -225,30 +327,62 @@ func (w *Whole) Sweep(known func(id string) bool) error {
 		return fmt.Errorf("list the containers' file systems: %w", err)
 	}
 	errs := []error{w.Lowest.Sweep(known)} // of overlay2, whose containers are gone
-	for _, id := range gone {
-		errs = append(errs, w.Remove(id))
+	for id := range found {
+		if !known(id) {
+			errs = append(errs, w.drop(id, w.layers(id)))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// Get implements Saver: a container has no layers of its own.
+// Get implements Saver.
 func (w *Whole) Get(string, Chain) Writable { return Writable{} }
 
 // Base implements Saver.
 func (w *Whole) Base() string { return w.Lowest.Base() }
 
-// Grow implements Saver.
-func (w *Whole) Grow(string, string) (string, error) {
-	return "", errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("the storage driver %s cannot keep snapshots of containers: use overlay2, or `hezi commit`", w.As))
+// Grow implements Saver: by a copy of the tree.
+func (w *Whole) Grow(ctx context.Context, id string, c Chain) (Chain, error) {
+	return w.Copy(ctx, id, c)
+}
+
+// Copy implements Saver.
+func (w *Whole) Copy(ctx context.Context, id string, c Chain) (Chain, error) {
+	from, parent, err := w.find(ctx, id, c.names()[0])
+	if err != nil {
+		return nil, err
+	}
+	labels := held()
+	labels[plain.CopyOf] = from
+	for n := 2; ; n++ {
+		layer := strconv.Itoa(n)
+		_, err := w.Trees.Prepare(w.Context(ctx), key(id, layer), parent, snapshots.WithLabels(labels))
+		if errdefs.IsAlreadyExists(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("copy the file system of container %s: %w", id, err)
+		}
+		w.has(id, layer)
+		return Chain{layer}, nil
+	}
 }
 
 // Keep implements Saver.
-func (w *Whole) Keep(string, ...Chain) error { return nil }
-
-// Flatten implements Saver.
-func (w *Whole) Flatten(context.Context, string, string, string) (string, bool, error) {
-	return "", false, errdefs.ErrNotImplemented.WithMessage("the storage driver " + w.As + " has no layers of containers")
+func (w *Whole) Keep(id string, chains ...Chain) error {
+	var gone []string
+	for _, layer := range w.layers(id) {
+		if !slices.ContainsFunc(chains, func(c Chain) bool { return slices.Contains(c.names(), layer) }) {
+			gone = append(gone, layer)
+		}
+	}
+	if gone == nil {
+		return nil
+	}
+	return w.drop(id, gone)
 }
 
-// SizeOf implements Saver.
-func (w *Whole) SizeOf(string, string) (int64, error) { return 0, nil }
+// Flatten implements Saver: there is nothing to be made one.
+func (w *Whole) Flatten(context.Context, string, string, string) (string, bool, error) {
+	return "", false, nil
+}

@@ -84,7 +84,7 @@ func TestDrivers(t *testing.T) {
 				e.Must(t, "run", "--rm", kind, "busybox", "true")
 			}
 			before := e.Count()
-			scripts := []string{"testdata/files.txtar"}
+			scripts := []string{"testdata/files.txtar", filepath.Join("..", "e2e", "testdata", "snapshot.txtar")}
 			if os.Getenv("HEZI_ALL_DRIVERS") != "" {
 				for _, s := range []string{"commit", "cp", "export", "images", "life", "mounts", "run", "save", "start"} {
 					scripts = append(scripts, filepath.Join("..", "e2e", "testdata", s+".txtar"))
@@ -92,6 +92,8 @@ func TestDrivers(t *testing.T) {
 			}
 			e.RunScripts(t, testscript.Params{Files: scripts})
 			survives(t, e)
+			saved(t, e)
+			limited(t, e, k.driver)
 			sizes(t, e)
 			damaged(t, e)
 			if ids := e.Must(t, "ps", "-aq"); ids != "" {
@@ -133,6 +135,75 @@ func survives(t *testing.T, e *harness.Engine) {
 		t.Errorf("after a restart: %q", got)
 	}
 	e.Must(t, "rm", "-f", "lasting")
+}
+
+// saved makes snapshots of a container that has just written much, and asks for all
+// of it after a rollback, also after the engine was killed.
+func saved(t *testing.T, e *harness.Engine) {
+	t.Helper()
+	e.Must(t, "run", "-d", "--name", "saved", "busybox", "sh", "-c", "test -e /sum || { head -c 30000000 /dev/urandom > /file; md5sum /file > /sum; mkdir /old; }; touch /ready; exec sleep 1000")
+	for range 200 {
+		if e.Hezi("exec", "saved", "test", "-e", "/ready").Code == 0 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	e.Must(t, "exec", "-d", "saved", "sh", "-c", "(yes words | head -c 10000000; exec sleep 1000) | dd of=/late bs=100000") // stays open, and nobody else opens it
+	for range 200 {
+		if e.Hezi("exec", "saved", "sh", "-c", "test $(stat -c %s /late) = 10000000").Code == 0 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	e.Must(t, "snapshot", "saved", "while-it-ran")
+	e.Must(t, "exec", "saved", "sh", "-c", "echo short > /file; rm -r /late /old /etc/group; sync")
+	e.Must(t, "stop", "-t", "0", "saved")
+	e.Must(t, "snapshot", "saved", "spoiled")
+	e.Must(t, "rollback", "saved", "while-it-ran")
+	e.Kill()
+	if err := e.Up(); err != nil {
+		t.Fatal(err)
+	}
+	e.Must(t, "start", "saved")
+	if r := e.Hezi("exec", "saved", "sh", "-c", "md5sum -c /sum && test -d /old && test -s /etc/group && yes words | head -c 10000000 | cmp - /late"); r.Code != 0 {
+		t.Errorf("after the rollback: %s%s", r.Out, r.Err)
+	}
+	e.Must(t, "rollback", "--restart", "saved", "spoiled")
+	if got := e.Must(t, "exec", "saved", "cat", "/file"); got != "short" {
+		t.Errorf("after the other rollback: %q", got)
+	}
+	e.Must(t, "snapshots", "--rm", "spoiled", "--rm", "while-it-ran", "saved")
+	if got := e.Must(t, "snapshots", "-q"); got != "" {
+		t.Errorf("snapshots are left: %q", got)
+	}
+	e.Must(t, "rm", "-f", "saved")
+}
+
+// limited bounds a container's disk space where the driver can by itself.
+func limited(t *testing.T, e *harness.Engine, driver string) {
+	t.Helper()
+	switch driver {
+	case "vfs":
+		if r := e.Hezi("run", "--rm", "--storage-opt", "size=20m", "busybox", "true"); r.Code != 125 || !strings.Contains(r.Err, "vfs cannot limit a container's disk space") {
+			t.Errorf("a limit: %d %s", r.Code, r.Err)
+		}
+	case "btrfs":
+		fill := []string{"dd", "if=/dev/zero", "of=/more", "bs=1M", "count=40"}
+		if r := e.Hezi(append([]string{"run", "--name", "limited", "--storage-opt", "size=20m", "busybox"}, fill...)...); r.Code != 1 || !strings.Contains(r.Err, "Disk quota exceeded") {
+			t.Fatalf("40 MB of 20: %d %s", r.Code, r.Err)
+		}
+		e.Must(t, "snapshot", "limited", "full")
+		if r := e.Hezi("start", "-a", "limited"); r.Code != 1 || !strings.Contains(r.Err, "Disk quota exceeded") { // what is written anew
+			t.Errorf("40 MB of 20 after a snapshot: %d %s", r.Code, r.Err)
+		}
+		e.Must(t, "rollback", "limited", "full")
+		if r := e.Hezi("start", "-a", "limited"); r.Code != 1 || !strings.Contains(r.Err, "Disk quota exceeded") {
+			t.Errorf("40 MB of 20 after a rollback: %d %s", r.Code, r.Err)
+		}
+		e.Must(t, "rm", "limited")
+		e.Must(t, "run", "--rm", "--storage-opt", "size=60m", "busybox", "dd", "if=/dev/zero", "of=/more", "bs=1M", "count=40")
+		e.Must(t, append([]string{"run", "--rm", "busybox"}, fill...)...) // without a limit
+	}
 }
 
 // sizes asks how much containers take.

@@ -47,10 +47,7 @@ func ioctl(dir string, request uintptr, arg unsafe.Pointer) error {
 		return err
 	}
 	defer f.Close()
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(arg)); errno != 0 {
-		return errno
-	}
-	return nil
+	return control(f, request, arg)
 }
 
 // Make implements Kind.
@@ -77,6 +74,10 @@ func (Subvolumes) Copy(_ context.Context, from, to string) error {
 	}
 	return nil
 }
+
+// Sync implements Kind: a snapshot is made by a transaction that the kernel has
+// written out when it returns.
+func (Subvolumes) Sync(string) error { return nil }
 
 func notBtrfs(what, dir string, err error) error {
 	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {

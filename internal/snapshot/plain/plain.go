@@ -23,20 +23,32 @@ import (
 	cfs "github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/box"
 )
 
 // Kind is how trees are made.
 type Kind interface {
 	// Make makes an empty tree.
 	Make(dir string) error
-	// Copy makes a tree that is another's copy, to be written to.
+	// Copy makes a tree that is another's copy, with its limit, to be written to.
+	// Nobody writes to the other meanwhile.
 	Copy(ctx context.Context, from, to string) error
+	// Sync has a copy survive a power cut.
+	Sync(dir string) error
+	// Limit bounds the bytes that a tree takes, on top of what it has now. Error:
+	// NotImplemented where that cannot be done.
+	Limit(dir string, bytes int64) error
 	// Delete removes a tree; one that is not there is no error.
 	Delete(dir string) error
 }
 
 // Label is where Stat and Walk tell a snapshot's directory.
 const Label = "containerd.io/snapshot/overlay.upperdir"
+
+// CopyOf is the label with which Prepare makes a tree that is a copy of another
+// active one, which has the same parent, by its directory. It is synced.
+const CopyOf = "containerd.io/snapshot/copy-of"
 
 // Records keeps what a Snapshotter knows. *storage.MetaStore does.
 type Records interface {
@@ -135,7 +147,19 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 		if made, err = os.MkdirTemp(filepath.Join(s.root, "snapshots"), "new-"); err != nil {
 			return nil, fmt.Errorf("make a folder for a layer: %w", err)
 		}
-		if err := s.fill(ctx, made, parent); err != nil {
+		var asked snapshots.Info
+		for _, opt := range opts {
+			if err := opt(&asked); err != nil {
+				return nil, err
+			}
+		}
+		if from := asked.Labels[CopyOf]; from != "" {
+			err = s.duplicate(ctx, made, from)
+			opts = append(opts, func(i *snapshots.Info) error { delete(i.Labels, CopyOf); return nil })
+		} else {
+			err = s.fill(ctx, made, parent)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -182,6 +206,21 @@ func (s *Snapshotter) fill(ctx context.Context, dir, parent string) error {
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the directory %s of a layer is missing: `hezi system check --images --repair` unpacks it again", from))
 	}
 	return s.kind.Copy(ctx, from, filepath.Join(dir, "fs"))
+}
+
+// duplicate makes the tree in a new folder as a copy of another one.
+func (s *Snapshotter) duplicate(ctx context.Context, dir, from string) error {
+	if filepath.Dir(filepath.Dir(from)) != filepath.Join(s.root, "snapshots") {
+		return errdefs.ErrInvalidArgument.WithMessage("not a directory of a layer: " + from)
+	}
+	to := filepath.Join(dir, "fs")
+	if err := s.kind.Copy(ctx, from, to); err != nil {
+		return err
+	}
+	if err := s.kind.Sync(to); err != nil {
+		return fmt.Errorf("write the copy %s to the disk: %w", to, err)
+	}
+	return nil
 }
 
 // Mounts implements snapshots.Snapshotter.
@@ -301,35 +340,25 @@ func (Copies) Copy(ctx context.Context, from, to string) error {
 	if err := makeRoot(to); err != nil {
 		return err
 	}
-	// Attributes that this file system does not take, no copy of the file has.
-	lost := cfs.WithXAttrErrorHandler(func(_, _, _ string, err error) error {
-		if errors.Is(err, errors.ErrUnsupported) {
-			return nil
-		}
-		return err
-	})
-	if err := cfs.CopyDir(to, from, lost); err != nil {
+	if err := box.CopyLayer(ctx, from, to); err != nil {
 		return fmt.Errorf("copy the layer below: %w", err)
 	}
-	return times(ctx, from, to)
+	return nil
 }
 
-// times gives the folders of a copy their times, which change while they are filled.
-func times(ctx context.Context, from, to string) error {
-	return filepath.WalkDir(from, func(p string, d fs.DirEntry, err error) error {
-		if err = errors.Join(err, ctx.Err()); err != nil || !d.IsDir() {
-			return err
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(p, &st); err != nil {
-			return err
-		}
-		at := filepath.Join(to, strings.TrimPrefix(p, from))
-		if err := unix.UtimesNanoAt(unix.AT_FDCWD, at, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("the time of %s: %w", at, err)
-		}
-		return nil
-	})
+// Sync implements Kind.
+func (Copies) Sync(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// Limit implements Kind.
+func (Copies) Limit(string, int64) error {
+	return errdefs.ErrNotImplemented.WithMessage("the storage driver vfs cannot limit a container's disk space: leave --storage-opt size out, or use overlay2 on xfs or ext4 with project quotas, or btrfs")
 }
 
 // Delete implements Kind.
