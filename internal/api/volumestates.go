@@ -67,10 +67,13 @@ func volumeExport(c *call) error {
 }
 
 func volumeImport(c *call) error {
-	q := volume.CreateRequest{Name: c.arg, Labels: map[string]string{}}
+	q := volume.CreateRequest{Name: c.arg, Labels: map[string]string{}, DriverOpts: map[string]string{}}
 	for _, l := range c.query()["label"] {
 		key, value, _ := strings.Cut(l, "=")
 		q.Labels[key] = value
+	}
+	if size := c.get("size"); size != "" {
+		q.DriverOpts["size"] = size
 	}
 	return answerVolume(c, http.StatusCreated)(c.backend.VolumeStates.Import(c.ctx(), q, c.r.Body))
 }

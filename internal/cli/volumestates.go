@@ -86,6 +86,7 @@ func newVolumeImport(a *App) *cobra.Command {
 	cmd := &cobra.Command{Use: "[OPTIONS] VOLUME [FILE|-]", Args: rangeArgs(1, 2), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: "Make a volume of a tar archive, plain or compressed, from a file or standard input."}
 	cmd.Flags().Var(&labels, "label", "Set metadata for the volume")
+	size := cmd.Flags().String("size", "", "Limit what the volume takes (such as 10g)")
 	cmd.RunE = a.run(func(ctx context.Context, engine *endpoint.Connection, args []string) error {
 		if err := engine.RequireHezi(ctx, "volume import"); err != nil {
 			return err
@@ -102,7 +103,11 @@ func newVolumeImport(a *App) *cobra.Command {
 			}
 			in = file
 		}
-		resp, err := engine.Send(ctx, http.MethodPost, ownVolume(args[0], "import"), url.Values{"label": labels.GetSlice()}, http.Header{"Content-Type": {"application/x-tar"}}, io.NopCloser(in))
+		query := url.Values{"label": labels.GetSlice()}
+		if *size != "" {
+			query.Set("size", *size)
+		}
+		resp, err := engine.Send(ctx, http.MethodPost, ownVolume(args[0], "import"), query, http.Header{"Content-Type": {"application/x-tar"}}, io.NopCloser(in))
 		if err != nil {
 			return err
 		}

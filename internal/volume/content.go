@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/volume"
+	"github.com/moby/sys/mount"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box/copytree"
@@ -19,6 +20,7 @@ import (
 
 const (
 	newPrefix    = ".new-"
+	newMark      = ".new" // beside what a folder holds that has no record yet
 	snapshotsDir = "snapshots"
 )
 
@@ -105,7 +107,7 @@ func copyInto(ctx context.Context, from *os.File, path string) error {
 
 // Fill makes a volume whose content fill writes: it is there when that is done, or
 // not at all. Error: Conflict for a name that is there.
-func (s *Store) Fill(ctx context.Context, q volume.CreateRequest, fill func(path string) error) (volume.Volume, error) {
+func (s *Store) Fill(ctx context.Context, q volume.CreateRequest, fill func(path string) error) (_ volume.Volume, err error) {
 	if err := s.check(&q); err != nil {
 		return volume.Volume{}, err
 	}
@@ -123,7 +125,11 @@ func (s *Store) Fill(ctx context.Context, q volume.CreateRequest, fill func(path
 	if err != nil {
 		return failed(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		if rerr := s.removeAll(dir, q.Name); rerr != nil {
+			s.log.Warn("a volume that was not made is removed at the next start of hezid", "folder", dir, "error", rerr)
+		}
+	}()
 	data := filepath.Join(dir, q.Name, "_data")
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return failed(err)
@@ -131,7 +137,11 @@ func (s *Store) Fill(ctx context.Context, q volume.CreateRequest, fill func(path
 	if err := s.limit(&r, data); err != nil {
 		return failed(err)
 	}
-	if err := fill(data); err != nil {
+	if err := filled(&r, data, fill); err != nil {
+		return failed(err)
+	}
+	mark := filepath.Join(filepath.Dir(data), newMark)
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
 		return failed(err)
 	}
 	s.mu.Lock()
@@ -150,9 +160,68 @@ func (s *Store) Fill(ctx context.Context, q volume.CreateRequest, fill func(path
 	if err != nil {
 		return failed(errors.Join(err, os.Rename(folder, filepath.Dir(data))))
 	}
+	if err := os.Remove(filepath.Join(folder, newMark)); err != nil {
+		s.log.Warn("a file that means nothing any more stays with a volume", "volume", q.Name, "error", err)
+	}
 	s.all[q.Name], s.uses[q.Name] = r, newUse()
 	s.tell("create", q.Name, driver())
 	return r.shown(), nil
+}
+
+// filled has fill write into a new volume.
+func filled(r *record, data string, fill func(path string) error) (err error) {
+	if r.Limit != byFile {
+		return fill(data)
+	}
+	if err := mountDisk(filepath.Join(filepath.Dir(data), diskName), data); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, mount.Unmount(data)) }()
+	return fill(data)
+}
+
+// refill gives a volume that is a disk another one, which is made in dir.
+func refill(ctx context.Context, r *record, from *os.File, dir string) error {
+	n, err := size(r.Options)
+	if err != nil {
+		return err
+	}
+	data := filepath.Join(dir, "_data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		return err
+	}
+	if err := makeDisk(n, data); err != nil {
+		return err
+	}
+	if err := filled(r, data, func(path string) error { return copyInto(ctx, from, path) }); err != nil {
+		return err
+	}
+	home := filepath.Dir(r.Mountpoint)
+	if err := os.Rename(filepath.Join(dir, diskName), filepath.Join(home, diskName)); err != nil {
+		return err
+	}
+	return syncFolder(home)
+}
+
+// forgetUnmade removes folders that got their names, but no records before a former
+// engine ended.
+func forgetUnmade(s *Store) error {
+	marks, err := filepath.Glob(filepath.Join(s.root, "*", newMark))
+	if err != nil {
+		return err
+	}
+	for _, mark := range marks {
+		dir := filepath.Dir(mark)
+		if _, known := s.all[filepath.Base(dir)]; known {
+			err = os.Remove(mark)
+		} else {
+			err = os.RemoveAll(dir)
+		}
+		if err != nil {
+			return fmt.Errorf("remove a volume that was not made: %w", err)
+		}
+	}
+	return nil
 }
 
 func (s *Store) vacant(name string) error {
@@ -171,8 +240,8 @@ func (s *Store) vacantLocked(name string) error {
 	return nil
 }
 
-// Clone makes a volume with what another holds now, and its labels; blocks are
-// shared where the file system can.
+// Clone makes a volume with what another holds now, its labels and its limit of size;
+// blocks are shared where the file system can.
 func (s States) Clone(ctx context.Context, name, to string, pause bool) (volume.Volume, error) {
 	v, err := s.Get(ctx, name)
 	if err != nil {
@@ -183,7 +252,11 @@ func (s States) Clone(ctx context.Context, name, to string, pause bool) (volume.
 	if to == "" {
 		return volume.Volume{}, errdefs.ErrInvalidArgument.WithMessage("clone " + name + ": the clone needs a name")
 	}
-	return s.Fill(ctx, volume.CreateRequest{Name: to, Labels: labels}, func(path string) error {
+	q := volume.CreateRequest{Name: to, Labels: labels}
+	if size, ok := v.Options["size"]; ok {
+		q.DriverOpts = map[string]string{"size": size}
+	}
+	return s.Fill(ctx, q, func(path string) error {
 		from, done, err := s.Content(ctx, name, pause)
 		if err != nil {
 			return err
@@ -193,7 +266,7 @@ func (s States) Clone(ctx context.Context, name, to string, pause bool) (volume.
 	})
 }
 
-// own is a volume whose content lies in its folder.
+// own is a volume whose content lies in its folder, or in a disk there.
 func (s States) own(verb, name string) (record, *use, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,10 +274,7 @@ func (s States) own(verb, name string) (record, *use, error) {
 	if !ok {
 		return r, nil, unknown(name)
 	}
-	if r.Limit == byFile {
-		return r, nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s %s: its size is limited by a file, which cannot be shared: clone or export it", verb, name))
-	}
-	if r.mounts() {
+	if r.foreign() {
 		return r, nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s %s: it is a mount of %s: keep its states there, or clone it", verb, name, r.Options["device"]))
 	}
 	return r, s.uses[name], nil
@@ -352,6 +422,12 @@ func (s States) RestoreSnapshot(ctx context.Context, name, snapshot string) (err
 	}
 	remove := func() error { return os.RemoveAll(dir) }
 	defer func() { err = errors.Join(err, remove()) }() // with what the volume held until now
+	if r.Limit == byFile {
+		if err := refill(ctx, &r, from, dir); err != nil {
+			return failed(err)
+		}
+		return nil
+	}
 	if r.Limit == byProject {
 		n, err := size(r.Options)
 		if err == nil {

@@ -58,6 +58,32 @@ func TestOpenAfterDeath(t *testing.T) {
 	}
 }
 
+// TestNamedAndNotRecorded: a volume whose engine died before its record was stored is
+// not there, and its name is free; one whose record was stored is.
+func TestNamedAndNotRecorded(t *testing.T) {
+	root, db := t.TempDir(), &records{m: map[string][]byte{}}
+	s := open(t, root, db)
+	for _, name := range []string{"through", "dead"} {
+		_, err := s.Fill(t.Context(), volume.CreateRequest{Name: name}, func(path string) error {
+			return os.WriteFile(filepath.Join(path, "f"), []byte("text"), 0o644)
+		})
+		must(t, err, os.WriteFile(filepath.Join(s.root, name, newMark), nil, 0o600))
+	}
+	must(t, db.Delete(bucket, "dead"), os.MkdirAll(filepath.Join(s.root, "of-somebody/_data"), 0o755))
+	s = open(t, root, db)
+	holds(t, s, "through", "text")
+	_, err := s.Fill(t.Context(), volume.CreateRequest{Name: "dead"}, func(string) error { return nil })
+	must(t, err)
+	for _, name := range []string{"through", "dead"} {
+		if _, err := os.Lstat(filepath.Join(s.root, name, newMark)); err == nil {
+			t.Errorf("the mark of %s is left", name)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(s.root, "of-somebody/_data")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestHalfGivenUp: a removed volume that was given up in part does not come back.
 func TestHalfGivenUp(t *testing.T) {
 	ctx, root, db := context.Background(), t.TempDir(), &records{m: map[string][]byte{}}

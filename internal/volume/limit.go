@@ -70,6 +70,11 @@ func (s *Store) limit(r *record, data string) error {
 		}
 	}
 	r.Limit = byFile
+	return makeDisk(n, data)
+}
+
+// makeDisk makes a file of n bytes beside a folder, with a file system that is empty.
+func makeDisk(n uint64, data string) error {
 	disk := filepath.Join(filepath.Dir(data), diskName)
 	f, err := os.OpenFile(disk, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
