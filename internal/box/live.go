@@ -82,39 +82,15 @@ func lookInside(root int, p string) (int, error) {
 // elsewhere, or what is mounted there be source: the box could have the engine take
 // away what hides something from it. Error: os.ErrNotExist when nothing is mounted there.
 func (i *Inside) Detach(target, source string) error {
-	fail := func(what string, err error) (int, error) {
-		return -1, fmt.Errorf("unmount %s in the container: %s: %w", target, what, err)
+	fail := func(what string, err error) error {
+		return fmt.Errorf("unmount %s in the container: %s: %w", target, what, err)
 	}
 	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("the host's processes: %w", err)
 	}
 	defer unix.Close(proc)
-	var shown unix.Stat_t // by the path of the host's, of which a thread in the box knows nothing
-	if source != "" && unix.Stat(source, &shown) != nil {
-		source = ""
-	}
-	_, err = elsewhere(func() (int, error) {
-		if err := enterMounts(i.namespace, i.upper); err != nil {
-			return -1, err
-		}
-		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fail("open its root", err)
-		}
-		defer unix.Close(root)
-		at, err := lookInside(root, target)
-		if err != nil {
-			return fail("open it", err)
-		}
-		defer unix.Close(at)
-		var st unix.Statx_t
-		if err := unix.Statx(at, "", unix.AT_EMPTY_PATH, unix.STATX_INO, &st); err != nil {
-			return fail("look at it", err)
-		}
-		if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-			return fail("nothing is mounted there", os.ErrNotExist)
-		}
+	return i.at(target, source, fail, func(at int, same bool) error {
 		if err := unix.Fchdir(proc); err != nil {
 			return fail("the host's processes", err)
 		}
@@ -123,13 +99,55 @@ func (i *Inside) Detach(target, source string) error {
 		if err != nil {
 			return fail("find its place", err)
 		}
-		if name != path.Clean("/"+target) && (source == "" || !same(&st, &shown)) {
+		if name != path.Clean("/"+target) && !same {
 			return fail("the path leads to "+name+" now, which may be something else: stop the container first", os.ErrPermission)
 		}
 		if err := unix.Unmount(self, unix.MNT_DETACH); err != nil {
 			return fail("umount", err)
 		}
-		return -1, nil
+		return nil
+	})
+}
+
+// Shows says whether what is mounted at target in a box that runs is the host's path
+// source. Error: os.ErrNotExist when nothing is mounted there.
+func (i *Inside) Shows(target, source string) (same bool, err error) {
+	fail := func(what string, err error) error {
+		return fmt.Errorf("look at %s in the container: %s: %w", target, what, err)
+	}
+	err = i.at(target, source, fail, func(_ int, is bool) error { same = is; return nil })
+	return same, err
+}
+
+// at calls f in a box that runs with what is mounted at target, open, and whether that
+// is the host's path source.
+func (i *Inside) at(target, source string, fail func(what string, err error) error, f func(at int, same bool) error) error {
+	var shown unix.Stat_t // by the path of the host's, of which a thread in the box knows nothing
+	if source != "" && unix.Stat(source, &shown) != nil {
+		source = ""
+	}
+	_, err := elsewhere(func() (int, error) {
+		if err := enterMounts(i.namespace, i.upper); err != nil {
+			return -1, err
+		}
+		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, fail("open its root", err)
+		}
+		defer unix.Close(root)
+		at, err := lookInside(root, target)
+		if err != nil {
+			return -1, fail("open it", err)
+		}
+		defer unix.Close(at)
+		var st unix.Statx_t
+		if err := unix.Statx(at, "", unix.AT_EMPTY_PATH, unix.STATX_INO, &st); err != nil {
+			return -1, fail("look at it", err)
+		}
+		if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+			return -1, fail("nothing is mounted there", os.ErrNotExist)
+		}
+		return -1, f(at, source != "" && same(&st, &shown))
 	})
 	return err
 }

@@ -169,7 +169,8 @@ type record struct {
 	State    State
 	Exit     int // code
 	OOM      bool
-	Thaw     bool // it is paused for a moment, by this engine
+	Thaw     bool        // it is paused for a moment, by this engine
+	Changing *remounting `json:",omitempty"` // while its mounts are changed
 	Error    string
 	Started  time.Time // zero: never
 	Finished time.Time

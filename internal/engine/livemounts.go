@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -61,17 +62,105 @@ func (e Mounts) Change(ctx context.Context, ref string, add []mount.Mount, remov
 	}
 	next.Anonymous = slices.Concat(old.Anonymous, fresh.Anonymous)
 	if old.running() {
+		if _, err = e.change(c, func(r *record) {
+			r.Changing = &remounting{Run: r.Started, Added: fresh.Points, Anonymous: fresh.Anonymous, Gone: gone}
+		}); err != nil {
+			return err
+		}
+		undo = slices.Insert(undo, 0, func() error { // when the mounts are as they were
+			_, err := e.change(c, func(r *record) { r.Changing = nil })
+			return err
+		})
 		if err = l.remount(ctx, &fresh, gone, &undo); err != nil {
 			return err
 		}
 	}
 	if _, err = e.change(c, func(r *record) {
-		r.HostConfig, r.Points, r.Anonymous = next.HostConfig, next.Points, next.Anonymous
+		r.HostConfig, r.Points, r.Anonymous, r.Changing = next.HostConfig, next.Points, next.Anonymous, nil
 	}); err != nil {
 		return err
 	}
 	e.letGo(context.WithoutCancel(ctx), next, gone)
 	e.publish(next, events.ActionUpdate)
+	return nil
+}
+
+// remounting is a change of the mounts of a container that runs which is not through: the
+// record has the mounts before it. An engine that finds it takes the change back.
+type remounting struct {
+	Run       time.Time // when that run of the container was started
+	Added     []spec.Point
+	Anonymous []string // volumes that were made for those
+	Gone      []spec.Point
+}
+
+// takeBack has a container that runs mount what its record says, after an engine that
+// died while it changed that.
+func (e Mounts) takeBack(ctx context.Context, c *entry) (err error) {
+	r := c.latest.Load()
+	half := r.Changing
+	if half == nil {
+		return nil
+	}
+	if r.running() && half.Run.Equal(r.Started) {
+		l := live{Mounts: e, r: r}
+		if err := l.enter(); err != nil {
+			return err
+		}
+		err = l.takeBack(ctx, half)
+		l.close()
+		if err != nil {
+			return err
+		}
+	}
+	r, err = e.change(c, func(r *record) { r.Changing = nil })
+	if err != nil {
+		return err
+	}
+	e.letGo(ctx, r, half.Added)
+	for _, name := range half.Anonymous {
+		if err := e.o.Volumes.Remove(ctx, name, true); err != nil {
+			e.o.Log.Warn("a volume is left that was made for a mount which was not added", "container", r.ID, "volume", name, "error", err)
+		}
+	}
+	return nil
+}
+
+// takeBack does it in the container. What is there may be of before or after the change.
+func (l *live) takeBack(ctx context.Context, half *remounting) error {
+	was := func(target string) *spec.Point {
+		for i := range half.Gone {
+			if half.Gone[i].Target == target {
+				return &half.Gone[i]
+			}
+		}
+		return nil
+	}
+	for _, p := range slices.Backward(half.Added) {
+		source := l.shown(ctx, p)
+		if old := was(p.Target); old != nil {
+			if same, err := l.in.Shows(p.Target, l.shown(ctx, *old)); err == nil && same {
+				continue // it was not taken away yet
+			}
+		} else if source != "" {
+			if same, err := l.in.Shows(p.Target, source); err == nil && !same {
+				continue // it is the container's own
+			}
+		}
+		if err := l.in.Detach(p.Target, source); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	for _, p := range half.Gone {
+		if _, err := l.in.Shows(p.Target, ""); err == nil {
+			continue
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := l.attach(ctx, l.r, p); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

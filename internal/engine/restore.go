@@ -126,6 +126,11 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 			}
 		})
 	}
+	if err == nil && s.Exit == nil {
+		if err := (Mounts{e}).takeBack(ctx, c); err != nil {
+			e.o.Log.Error("a change of a container's mounts that was under way could not be taken back: a restart of the container does", "container", r.ID, "error", err)
+		}
+	}
 	if err != nil || r.Net == nil || s.Exit != nil {
 		return err // the keeper tells the exit again
 	}
