@@ -1,6 +1,7 @@
 package box
 
 import (
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +65,13 @@ func labelError(label string, err error) error {
 	return stepError(StepRoot, label, err, "cannot give the root file system the SELinux label "+strconv.Quote(label)+" (is SELinux enabled?)")
 }
 
+// ownLayer says whether a directory is one of those that a container has for itself: they
+// are in a folder beside the lowest layer, which all containers share.
+func ownLayer(o *Overlay, dir string) bool {
+	n := len(o.Lower)
+	return n > 0 && filepath.Dir(filepath.Dir(dir)) == filepath.Dir(o.Lower[n-1])
+}
+
 // overlayError explains the errors that overlay gives without words.
 func overlayError(fs int, o *Overlay, err error) error {
 	if step, ok := err.(*Error); ok {
@@ -81,7 +89,11 @@ func overlayError(fs int, o *Overlay, err error) error {
 		} else if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			what = " is no directory"
 		}
-		if what != "" && slices.Contains(o.Lower, dir) {
+		switch {
+		case what == "":
+		case ownLayer(o, dir): // one that somebody removed
+			what += " (it had what the container wrote, and somebody removed it: put it back, or remove the container)"
+		case slices.Contains(o.Lower, dir):
 			what += " (it is a layer of the image: `hezi system check --images --repair` unpacks it again)"
 		}
 		if what != "" {

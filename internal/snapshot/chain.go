@@ -85,6 +85,11 @@ func (s *Store) work(id, layer string) string {
 
 // Grow implements Saver: by an empty layer above the others.
 func (s *Store) Grow(_ context.Context, id string, c Chain) (Chain, error) {
+	for _, layer := range c.names() {
+		if _, err := os.Lstat(s.upper(id, layer)); errors.Is(err, fs.ErrNotExist) {
+			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the folder %s is gone, which had what the container wrote: somebody removed it: put it back, or use a snapshot that was made before", s.upper(id, layer)))
+		}
+	}
 	layer, err := s.grow(id, c.names()[0])
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,6 +113,11 @@ func TestFlatten(t *testing.T) {
 			t.Errorf("the file system is another: %d and %d bytes", len(before), len(after))
 		}
 	})
+
+	// A layer that somebody removed is said, and nothing is made.
+	if got, err := s.Grow(t.Context(), "aa", Chain{"77"}); !errdefs.IsFailedPrecondition(err) || got != nil {
+		t.Errorf("over a layer that is gone: %v, %v", got, err)
+	}
 
 	// What only the kernel can follow stays as it is.
 	must(t, os.Mkdir(filepath.Join(s.upper("aa", one), "renamed"), 0o755),

@@ -79,7 +79,7 @@ func (t *Tree) Extract(ctx context.Context, p string, r io.Reader, o Options) er
 	case unpack.Broken(err):
 		return broken(err)
 	case errors.As(err, new(*os.PathError)), errors.As(err, new(*os.LinkError)), errors.As(err, new(*os.SyscallError)), errors.As(err, new(unix.Errno)):
-		return fmt.Errorf("%s: %w", said(err, p), unwrapped(err))
+		return &told{said(err, p), unwrapped(err)}
 	}
 	return errdefs.ErrInvalidArgument.WithMessage(said(err, p))
 }
@@ -108,6 +108,15 @@ func destination(root int, p string) (int, error) {
 	}
 	return fd, nil
 }
+
+// told is an error whose text has its cause already.
+type told struct {
+	text  string
+	cause error
+}
+
+func (t *told) Error() string { return t.text }
+func (t *told) Unwrap() error { return t.cause }
 
 // said is an error's text with the path as the user knows it.
 func said(err error, p string) string {
