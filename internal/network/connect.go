@@ -2,8 +2,6 @@ package network
 
 import (
 	"context"
-	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -148,24 +146,4 @@ func (c *registry) both(containerID, ref string) (*member, *lan, error) {
 		return nil, nil, conflict("container %s has no network namespace of its own: it does not run, or it is in the host's or another container's", containerID)
 	}
 	return m, l, nil
-}
-
-// Addresses are those that the members of a network have, by container, for
-// tests and for the names that others resolve.
-func (c *registry) Addresses(networkID string) map[string][]netip.Addr {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l := c.lans[networkID]
-	if l == nil {
-		return nil
-	}
-	all := map[string][]netip.Addr{}
-	for id, k := range maps.Clone(l.links) {
-		for _, p := range []netip.Prefix{k.v4, k.v6} {
-			if p.IsValid() {
-				all[id] = append(all[id], p.Addr())
-			}
-		}
-	}
-	return all
 }

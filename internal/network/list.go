@@ -196,7 +196,7 @@ func labelled(labels map[string]string, want map[string]bool) bool {
 
 // Announce publishes that a running container was connected to a network, or
 // disconnected. A network that is gone by then has said so itself.
-func (c *registry) Announce(action events.Action, networkID, containerID string) {
+func (c *Controller) Announce(action events.Action, networkID, containerID string) {
 	c.mu.Lock()
 	l := c.lans[networkID]
 	c.mu.Unlock()

@@ -104,7 +104,7 @@ func TestUnstoredConnections(t *testing.T) {
 			t.Errorf("the routes are %s", out)
 		}
 	}
-	if list := c.Addresses(c.NetworkID("second")); len(list) != 0 {
+	if list := c.lans[c.NetworkID("second")].links; len(list) != 0 {
 		t.Errorf("in the second network are %v", list)
 	}
 	if _, err := c.Disconnect(ctx, "b", "second"); err != nil { // by the client that got no answer
