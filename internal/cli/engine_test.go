@@ -340,11 +340,13 @@ func (e *engine) attach(w http.ResponseWriter, r *http.Request, p *process) {
 		refuse(w, 500, err.Error())
 		return
 	}
+	printing.Lock() // nothing is said before the client is known
 	fmt.Fprint(rw, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
 	_ = rw.Flush()
 	e.mu.Lock()
 	p.client = conn
 	e.mu.Unlock()
+	printing.Unlock()
 	go func() {
 		select {
 		case <-p.started:

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -41,15 +42,33 @@ func (w *within) close() {
 // lives in memory. To be written to, one that is stopped stays locked until close:
 // two mounts must not write to one layer.
 func (e *Files) within(ctx context.Context, ref string, write bool) (*within, error) {
+	for tries := 1; ; tries++ {
+		w, over, err := e.open(ctx, ref, write)
+		if over == nil || tries == 3 {
+			return w, err
+		}
+		// It has ended, which the engine is told in a moment.
+		wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+		late := e.awaitEnd(wait, over)
+		cancel()
+		if late != nil {
+			return nil, err
+		}
+	}
+}
+
+// open is within. over is not nil where it failed as the container had just ended, and
+// is closed when the engine knows that.
+func (e *Files) open(ctx context.Context, ref string, write bool) (_ *within, over <-chan struct{}, err error) {
 	c, unlock, err := e.lock(ctx, ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r := c.latest.Load()
 	w := &within{r: r, done: unlock}
 	if c.removing {
 		unlock()
-		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot copy: container %s is being removed", r.ID))
+		return nil, nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot copy: container %s is being removed", r.ID))
 	}
 	if r.running() {
 		w.in, err = box.Enter(r.PID, e.o.Layers.Place(r.ID, r.Chain))
@@ -60,7 +79,7 @@ func (e *Files) within(ctx context.Context, ref string, write bool) (*within, er
 				w.users, w.IDs = r.Users, user.IdentityMapping{UIDMaps: idMaps(r.Users.UIDs), GIDMaps: idMaps(r.Users.GIDs)}
 			}
 		} else if errors.Is(err, os.ErrNotExist) {
-			err = errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s has ended just now: copy again", r.ID))
+			over, err = c.over, errdefs.ErrConflict.WithMessage(fmt.Sprintf("container %s has ended just now: copy again", r.ID))
 		}
 	} else {
 		var scratch string
@@ -75,11 +94,11 @@ func (e *Files) within(ctx context.Context, ref string, write bool) (*within, er
 	}
 	if err != nil {
 		unlock()
-		return nil, err
+		return nil, over, err
 	}
 	w.Root = w.in.Root
 	w.Do = func(f func() error) error { return w.in.Do(w.users, f) }
-	return w, nil
+	return w, nil, nil
 }
 
 func idMaps(list []box.IDMap) (out []user.IDMap) {

@@ -116,3 +116,14 @@ func TestCopyOwners(t *testing.T) {
 	}
 	_, _ = io.Copy(io.Discard, r)
 }
+
+// TestCopyWhileItEnds: a container that ends just then is copied from as one that has
+// stopped.
+func TestCopyWhileItEnds(t *testing.T) {
+	engine.Must(t, "create", "--name", "cp-ends", "busybox", "true")
+	t.Cleanup(func() { engine.Must(t, "rm", "-f", "cp-ends") })
+	for range 40 {
+		engine.Must(t, "start", "cp-ends")
+		engine.Must(t, "cp", "cp-ends:/etc/passwd", "-")
+	}
+}
