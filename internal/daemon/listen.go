@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +22,9 @@ import (
 	"hezi/internal/daemon/config"
 )
 
-// listen opens every host of the configuration; on an error none stays open.
+// listen opens every host of the configuration, and takes every socket that systemd has
+// passed, named there or not: a client that connects to one would wait for ever. On an
+// error none stays open.
 func listen(ctx context.Context, c *config.Config, log *slog.Logger) (_ []net.Listener, err error) {
 	var all []net.Listener
 	defer func() {
@@ -34,31 +37,42 @@ func listen(ctx context.Context, c *config.Config, log *slog.Logger) (_ []net.Li
 			}
 		}
 	}()
+	passed, err := inherited()
+	for _, p := range passed {
+		all = append(all, p.Listener)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range passed {
+		if err := p.give(c, log); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", p, err)
+		}
+		log.Info("listening", "on", p.String())
+	}
 	for _, host := range c.Hosts {
 		scheme, addr, _ := strings.Cut(host, "://")
-		var ls []net.Listener
+		var l net.Listener
 		switch scheme {
 		case "unix":
-			ls, err = one(listenUnix(addr, c.Group, log))
+			if slices.ContainsFunc(passed, func(p socket) bool { return p.path() == addr }) {
+				continue
+			}
+			l, err = listenUnix(addr, c.Group, log)
 		case "tcp":
-			ls, err = one(listenTCP(ctx, addr, c, log))
+			l, err = listenTCP(ctx, addr, c, log)
 		case "fd":
-			ls, err = inherited(addr)
+			err = named(passed, addr)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("listen on %s: %w", host, err)
 		}
-		all = append(all, ls...)
-		log.Info("listening", "on", host)
+		if l != nil {
+			all = append(all, l)
+			log.Info("listening", "on", host)
+		}
 	}
 	return all, nil
-}
-
-func one(l net.Listener, err error) ([]net.Listener, error) {
-	if err != nil {
-		return nil, err
-	}
-	return []net.Listener{l}, nil
 }
 
 // listenUnix opens a socket that root and the group may use. It is made under
@@ -168,39 +182,77 @@ func serverTLS(c *config.Config) (*tls.Config, error) {
 // firstFD is the first descriptor that systemd passes (sd_listen_fds(3)).
 const firstFD = 3
 
-// inherited are the sockets that a service manager passed: all of them, or the
-// one of that name or number.
-func inherited(which string) ([]net.Listener, error) {
-	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
-		return nil, errors.New("no sockets were passed to this process: fd:// needs a socket unit of systemd (hezi.socket)")
+// socket is one that a service manager passed.
+type socket struct {
+	net.Listener
+	name string // sd_listen_fds_with_names(3)
+	fd   int
+}
+
+// String is the socket as a host of the configuration.
+func (s socket) String() string {
+	if p := s.path(); p != "" {
+		return "unix://" + p + " (of systemd)"
 	}
+	return "fd://" + s.name
+}
+
+// path of a socket in the file system; else "".
+func (s socket) path() string {
+	if a, ok := s.Addr().(*net.UnixAddr); ok {
+		return a.Name
+	}
+	return ""
+}
+
+// give lets the group that was configured use the socket. That of the default is what the
+// socket unit says.
+func (s socket) give(c *config.Config, log *slog.Logger) error {
+	path := s.path()
+	if !filepath.IsAbs(path) || c.Group == config.DefaultGroup {
+		return nil
+	}
+	return errors.Join(os.Chmod(path, 0o660), os.Chown(path, 0, groupID(c.Group, log)))
+}
+
+// inherited are the sockets that a service manager passed to this process (sd_listen_fds(3)).
+func inherited() (all []socket, err error) {
 	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
-	if err != nil || n < 1 {
-		return nil, errors.New("no sockets were passed to this process: fd:// needs a socket unit of systemd (hezi.socket)")
+	if err != nil || n < 1 || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil, nil
 	}
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
-	var out []net.Listener
 	for i := range n {
-		name := ""
+		s := socket{fd: firstFD + i}
 		if i < len(names) {
-			name = names[i]
+			s.name = names[i]
 		}
-		if which != "" && which != name && which != strconv.Itoa(firstFD+i) {
-			continue
+		unix.CloseOnExec(s.fd)
+		f := os.NewFile(uintptr(s.fd), "socket "+s.name)
+		s.Listener, err = net.FileListener(f)
+		if cerr := f.Close(); err == nil && cerr != nil {
+			err = errors.Join(cerr, s.Close())
 		}
-		unix.CloseOnExec(firstFD + i)
-		f := os.NewFile(uintptr(firstFD+i), "socket "+name)
-		l, err := net.FileListener(f)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return nil, fmt.Errorf("descriptor %d: %w", firstFD+i, err)
+		if err != nil {
+			return all, fmt.Errorf("the socket that the service manager passed as descriptor %d: %w", s.fd, err)
 		}
-		if u, ok := l.(*net.UnixListener); ok {
+		if u, ok := s.Listener.(*net.UnixListener); ok {
 			u.SetUnlinkOnClose(false) // the name is systemd's
 		}
-		out = append(out, l)
+		all = append(all, s)
 	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("none of the %d passed sockets is %q", n, which)
+	return all, nil
+}
+
+// named says whether a socket of that name or number was passed; "" is any.
+func named(passed []socket, which string) error {
+	for _, s := range passed {
+		if which == "" || which == s.name || which == strconv.Itoa(s.fd) {
+			return nil
+		}
 	}
-	return out, nil
+	if len(passed) == 0 {
+		return errors.New("no sockets were passed to this process: fd:// needs a socket unit of systemd (hezi.socket)")
+	}
+	return fmt.Errorf("none of the %d passed sockets is %q", len(passed), which)
 }

@@ -104,6 +104,7 @@ const (
 	DefaultDataRoot = "/var/lib/hezi"
 	DefaultExecRoot = "/run/hezi"
 	DefaultFile     = "/etc/hezi/daemon.json"
+	DefaultGroup    = "hezi" // may use the socket
 	certificates    = "/etc/hezi"
 )
 
@@ -111,7 +112,7 @@ const (
 // container that writes for ever must not fill the disk.
 func defaults() *Config {
 	return &Config{
-		DataRoot: DefaultDataRoot, ExecRoot: DefaultExecRoot, Group: "hezi",
+		DataRoot: DefaultDataRoot, ExecRoot: DefaultExecRoot, Group: DefaultGroup,
 		LogLevel: "info", LogFormat: "text",
 		MaxConcurrentDownloads: registry.DefaultMaxDownloads, MaxConcurrentUploads: registry.DefaultMaxUploads, MaxDownloadAttempts: registry.DefaultMaxAttempts,
 		Network:        Network{IPForward: true, IPMasq: true, IPTables: true, IP6Tables: true, ICC: true, UserlandProxy: true, PublishPolicy: "bypass"},
