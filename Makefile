@@ -74,6 +74,26 @@ vm: build ## the one of these that needs no Debian in it (test/vm/engine.sh setu
 vm-powercut: build ## cut the power of a small virtual machine in pulls and loads, and look for what is lost (test/vm/powercut.sh setup)
 	test/vm/powercut.sh
 
+# What is installed beside the programs: man pages and completions.
+.PHONY: share
+share: build
+	@rm -rf dist/share && mkdir -p dist/share/man/man1 dist/share/man/man8 dist/share/completions
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s) $(GO) run ./packaging/man dist/share/man/man1
+	@mv dist/share/man/man1/hezid.8 dist/share/man/man8/
+	@for shell in bash zsh fish; do bin/hezi completion $$shell >dist/share/completions/hezi.$$shell || exit 1; done
+
 .PHONY: install
-install: build ## install into $(DESTDIR)/usr/local/bin
-	install -D -t $(DESTDIR)/usr/local/bin bin/hezi bin/hezid bin/hezi-keeper
+install: build share ## install the engine with its units, man pages and completions into PREFIX (/usr/local), as root
+	packaging/install.sh install
+
+.PHONY: uninstall
+uninstall: ## take it away again; data and configuration stay
+	packaging/install.sh uninstall
+
+.PHONY: deb
+deb: share ## make the Debian packages dist/hezi_*.deb and dist/hezi-docker_*.deb
+	packaging/debian/build.sh
+
+.PHONY: dev
+dev: build ## run an engine under a temporary root, with debug on, until ctrl-c; it leaves nothing
+	packaging/dev.sh

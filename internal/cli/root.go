@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"hezi/internal/cli/term"
 	"hezi/internal/version"
 )
 
@@ -63,6 +64,14 @@ func (a *App) addCommands(cmd *cobra.Command, words []string) {
 	if completing {
 		_ = cmd.RegisterFlagCompletionFunc("context", completeContexts(a)) // the flag exists
 	}
+}
+
+// Tree is the whole command line, for what describes it.
+func Tree() *cobra.Command {
+	a := &App{Streams: term.Standard(), builder: true}
+	cmd := a.root()
+	a.addCommands(cmd, nil)
+	return cmd
 }
 
 func (a *App) globalFlags(f *pflag.FlagSet) {

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Makes the Debian packages in dist, of this machine's architecture or of ARCH.
+# VERSION is what git describes; the same commit gives the same bytes.
+set -eu
+cd "$(dirname "$0")/../.."
+go=${GO:-go}
+ARCH=${ARCH:-$($go env GOARCH)}
+[ -n "${VERSION-}" ] || VERSION=$(git describe --tags --always --dirty 2>/dev/null || echo dev)
+stamp=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
+programs=$VERSION
+case $VERSION in # Debian's versions begin with a digit
+v[0-9]*) VERSION=${VERSION#v} ;;
+[0-9]*.*) ;;
+*) VERSION=0~$VERSION ;;
+esac
+VERSION=$(echo "$VERSION" | tr - +) # what is behind a minus is Debian's revision
+MAINTAINER=${MAINTAINER:-"The Hezi authors <hezi@localhost>"}
+export ARCH VERSION MAINTAINER SOURCE_DATE_EPOCH="$stamp"
+mkdir -p "bin/$ARCH" dist/deb
+CGO_ENABLED=0 GOARCH=$ARCH $go build -trimpath -ldflags "-s -w -X hezi/internal/version.Version=$programs" -o "bin/$ARCH/" ./cmd/hezi ./cmd/hezid ./cmd/hezi-keeper
+{
+	echo '#!/bin/sh'
+	cat packaging/preflight.sh packaging/debian/preinst
+} >dist/deb/preinst
+rm -rf dist/share/man-gz
+cp -r dist/share/man dist/share/man-gz
+find dist/share/man-gz -type f -exec gzip -9n {} +
+find dist/share dist/deb -exec touch -h -d "@$stamp" {} +
+for package in nfpm nfpm-docker; do
+	$go tool -modfile=packaging/tools/go.mod nfpm package -p deb -f packaging/debian/$package.yaml -t dist/
+done
