@@ -8,6 +8,7 @@
 #        debian.sh short      the most important of the first two, in the shortest time
 #        debian.sh hybrid     systemd's hybrid of cgroup v1 and v2
 #        debian.sh legacy     cgroup v1 alone
+#        debian.sh install    the Debian packages: install, use, upgrade, reboot, remove, purge
 #        debian.sh setup      installs what it needs and makes the root image (as root, on Debian)
 # KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the
 # programs, CACHE that of the root image, LIMIT how many seconds a machine may take,
@@ -68,9 +69,10 @@ if [ "${1-}" = setup ]; then
 	[ -e "$image" ] && [ "$(cat "$image.packages" 2>/dev/null)" = "$packages $made" ] || make_image
 	exit
 fi
-mode=${1-}
+mode=${1-} guest=test/vm/systemd-guest.sh
 case $mode in
 unified | reboot | short) options= ;;
+install) options= guest=test/vm/install-guest.sh ;;
 hybrid) options=systemd.unified_cgroup_hierarchy=0 ;;
 legacy) options="systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1" ;;
 *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
@@ -144,16 +146,24 @@ done
 echo 'root:x:0:0:root:/root:/bin/sh' >"$test/image/etc/passwd"
 echo 'root:x:0:' >"$test/image/etc/group"
 cp test/vm/guest-lib.sh "$test/lib"
-cp test/vm/systemd-guest.sh "$test/guest"
+cp $guest "$test/guest"
+if [ "$mode" = install ]; then # two versions, of which the guest has no others
+	rm -f "$test"/bin/* dist/hezi*.deb
+	for release in 1.0 2.0; do
+		VERSION=$release packaging/debian/build.sh >/dev/null
+		mv dist/hezi_$release*.deb "$test/hezi-$release.deb"
+		mv dist/hezi-docker_$release*.deb "$test/hezi-docker-$release.deb"
+	done
+fi
 echo "$mode" >"$test/mode"
 copy_modules "$test/modules" "$test/modules.list" overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink loop bfq
-mkfs.ext4 -q -d "$test" "$dir/test.ext4" 160M
+mkfs.ext4 -q -d "$test" "$dir/test.ext4" 200M
 
 # A reboot is a new qemu on the same disk: one that boots again itself takes many
 # times as long to write over what it has translated.
 disk="file=$image,snapshot=on"
 case $mode in
-reboot | short)
+reboot | short | install)
 	cp --sparse=always "$image" "$dir/disk"
 	disk=file=$dir/disk
 	;;

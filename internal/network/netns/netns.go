@@ -499,7 +499,9 @@ func Bridge(c BridgeConfig) (index int, made bool, err error) {
 	if errors.As(err, &missing) && !c.Foreign {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU, attrs.HardwareAddr = c.Name, c.MTU, c.MAC
-		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); errors.Is(err, unix.EOPNOTSUPP) {
+			return 0, false, fmt.Errorf("make the bridge %s: the kernel has no bridges: load the module (modprobe bridge, and write bridge into /etc/modules-load.d/hezi.conf)", c.Name)
+		} else if err != nil {
 			return 0, false, fmt.Errorf("make the bridge %s: %w", c.Name, err)
 		}
 		made = true
