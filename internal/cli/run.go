@@ -121,10 +121,10 @@ func (r *running) refuse(a *App, err error) error {
 	}
 	text := err.Error()
 	code := 125
-	switch program := strings.Contains(text, `exec: "`); { // or a file of the engine is meant
+	switch program := strings.Contains(text, `exec: "`) || strings.Contains(text, "exec /"); { // or a file of the engine is meant
 	case strings.Contains(text, "executable file not found"), program && strings.Contains(text, syscall.ENOENT.Error()):
 		code = 127
-	case program && (strings.Contains(text, syscall.EACCES.Error()) || strings.Contains(text, syscall.EISDIR.Error())):
+	case program && (strings.Contains(text, syscall.EACCES.Error()) || strings.Contains(text, syscall.EISDIR.Error()) || strings.Contains(text, syscall.ENOEXEC.Error())):
 		code = 126
 	}
 	if args := r.options.Args; code == 127 && len(args) > 0 && strings.HasPrefix(args[0], "-") && !strings.Contains(text, "go before the image") {
