@@ -16,6 +16,7 @@ clean() {
 }
 trap clean EXIT
 trap 'exit 130' INT TERM
+echo '{}' >"$dir/daemon.json"
 setsid bin/hezid --debug --config-file "$dir/daemon.json" --data-root "$dir/data" --exec-root "$dir/run" "$@" &
 engine=$!
 until bin/hezi version >/dev/null 2>&1; do

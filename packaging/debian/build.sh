@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes the Debian packages in dist, of this machine's architecture or of ARCH.
+# Makes the Debian packages in dist, of this machine's architecture.
 # VERSION is what git describes; the same commit gives the same bytes.
 set -eu
 cd "$(dirname "$0")/../.."
 go=${GO:-go}
-ARCH=${ARCH:-$($go env GOARCH)}
+ARCH=$($go env GOHOSTARCH) # the keeper carries programs that gcc has made for this machine
 [ -n "${VERSION-}" ] || VERSION=$(git describe --tags --always --dirty 2>/dev/null || echo dev)
 stamp=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 programs=$VERSION
