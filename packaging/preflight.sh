@@ -1,5 +1,6 @@
 # What this machine needs to run Hezi; sourced by the installers before they change
-# anything. What is missing is said on standard error; preflight then fails.
+# anything. What is missing is said on standard error; preflight fails where hezid could
+# not start a container.
 preflight() {
 	bad=
 	say() {
@@ -9,16 +10,18 @@ preflight() {
 	release=$(uname -r)
 	major=${release%%.*} minor=${release#*.}
 	minor=${minor%%[!0-9]*}
-	if [ "$major" -lt 5 ] || { [ "$major" -eq 5 ] && [ "${minor:-0}" -lt 10 ]; }; then
-		say "the kernel $release is too old: 5.10 or newer is needed"
+	if [ "$major" -lt 5 ] || { [ "$major" -eq 5 ] && [ "${minor:-0}" -lt 12 ]; }; then
+		say "the kernel $release is too old: 5.12 or newer is needed (mount_setattr)"
 	fi
-	module() { # module NAME: it is in the kernel, or can be loaded
-		[ -d "/sys/module/$1" ] || grep -qw "$1" "/lib/modules/$release/modules.builtin" 2>/dev/null || modprobe -n -q "$1" 2>/dev/null
+	has() { # has MODULE FUNCTION: it is in the kernel, by one of its functions, or can be loaded
+		grep -q " $2\>" /proc/kallsyms || modprobe -n -q "$1" 2>/dev/null
 	}
-	grep -qw overlay /proc/filesystems || module overlay ||
+	grep -qw overlay /proc/filesystems || has overlay ovl_fill_super ||
 		echo "hezi: the kernel has no overlay file system: another storage driver is chosen at the first start, which is slower (load the module overlay, or install fuse-overlayfs)" >&2
-	[ -e /proc/net/netfilter/nf_log ] && { module nf_tables || zcat /proc/config.gz 2>/dev/null | grep -q '^CONFIG_NF_TABLES=y'; } ||
-		echo "hezi: the kernel seems to have no nf_tables: hezid starts only with \"iptables\": false in /etc/hezi/daemon.json, and no port can be published (load the module nf_tables)" >&2
-	[ -w "${DESTDIR:-}/etc" ] || [ -n "${DESTDIR:-}" ] || say "/etc cannot be written to: the group hezi and the configuration go there"
+	has bridge br_add_if || say "the kernel has no bridges: load the module bridge"
+	has veth veth_newlink || say "the kernel has no veth devices: load the module veth"
+	has nf_tables nft_do_chain ||
+		echo "hezi: the kernel has no nf_tables: hezid starts only with \"iptables\": false in /etc/hezi/daemon.json, and no port can be published (load the module nf_tables)" >&2
+	[ -n "${DESTDIR:-}" ] || [ -w /etc ] || say "/etc cannot be written to: the group hezi and the configuration go there"
 	[ -z "$bad" ]
 }
