@@ -74,7 +74,9 @@ signal_keeper() {
 ends_unseen() {
 	rm -rf /var/go && mkdir /var/go
 	hezi run -d --name unseen -m 16m --memory-swap 16m -v /var/go:/go busybox sh -c "until [ -e /go/now ]; do sleep 0.1; done; $2" >/dev/null
-	dir=/sys/fs/cgroup/system.slice/$(scope unseen)
+	dir=/sys/fs/cgroup/system.slice
+	[ -d "$dir" ] || dir=/sys/fs/cgroup/memory/system.slice
+	dir=$dir/$(scope unseen)
 	signal_keeper STOP
 	touch /var/go/now
 	eventually test ! -e "$dir"
@@ -293,6 +295,9 @@ v1() {
 	check "its limits after a reload" "67108864 50" hezi exec oci sh -c 'cd /sys/fs/cgroup; echo $(cat memory/memory.limit_in_bytes pids/pids.max)'
 	check "its devices" "Operation not permitted" hezi exec oci sh -c 'mknod /tmp/d b 254 0; dd if=/tmp/d of=/dev/null count=1'
 	hezi rm -f oci >/dev/null
+	ends_unseen "out of memory in a scope that is removed at once" 'a=x; while :; do a=$a$a; done' "true 137"
+	ends_unseen "a child out of memory there" 'sh -c "a=x; while :; do a=\$a\$a; done"; exit 3' "true 3"
+	ends_unseen "an end for another reason there" 'kill -9 $$; exit 4' "false 4"
 	check "each hierarchy" "0" sh -c "grep -v ':[^:]*:/system.slice/$(scope box)' /proc/$(pid box)/cgroup | grep -v '^0::' | wc -l"
 	life
 	check "no directory is left" "" sh -c 'find /sys/fs/cgroup -name "hezi-*.scope"'

@@ -18,7 +18,7 @@ import (
 //
 // What a slice cannot tell apart are kills in several groups that go within the
 // same few milliseconds unread. The root group, above a scope in "-.slice", has
-// no such count, nor has a group of cgroup v1.
+// no such count. See signals for cgroup v1.
 type slice struct {
 	dir   string
 	key   int32 // of inotify
@@ -149,6 +149,9 @@ func (w *Watcher) below(s *slice) (list []*watched) {
 // lost says, of a scope that has ended, whether the kernel killed a process in it
 // whose count nobody could read.
 func (w *Watcher) lost(x *watched) bool {
+	if !x.v2 {
+		return w.lostV1(x)
+	}
 	s := x.above
 	if s == nil {
 		return false

@@ -42,6 +42,8 @@ type watched struct {
 	kills     uint64 // told; guarded by the watcher's mu
 	v2        bool
 
+	signals signals // of a v1 group; guarded by the watcher's mu
+
 	above *slice // of a scope of systemd's; else nil
 	// Guarded by the slice's reading: whether the scope was read when it was first
 	// watched, its count, and what its slice's could not be explained by when both
@@ -249,8 +251,7 @@ func (w *Watcher) readV1(poll *os.File) {
 			w.mu.Lock()
 			x := w.byKey[e.Fd]
 			if x != nil {
-				var count [8]byte
-				_, _ = unix.Read(int(e.Fd), count[:]) // back to 0: it may be there already
+				x.drainLocked()
 			}
 			w.mu.Unlock()
 			if x != nil {
@@ -298,6 +299,9 @@ func (w *Watcher) look(x *watched, again time.Duration) {
 	more := kills > x.kills && w.groups[x.id] == x
 	if more {
 		x.kills = kills
+	}
+	if !x.v2 {
+		x.explainLocked(text, more)
 	}
 	w.mu.Unlock()
 	switch {

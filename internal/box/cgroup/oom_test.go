@@ -141,3 +141,55 @@ func TestWatcherOfScopes(t *testing.T) {
 		}
 	})
 }
+
+// TestWatcherOfRemovedGroups: systemd removes a v1 group with its count of kills
+// before anyone has read it; the signals say what it was.
+func TestWatcherOfRemovedGroups(t *testing.T) {
+	each(t, true, func(t *testing.T, d *Driver) {
+		if d.Version != 1 {
+			t.Skip("on cgroup v2 the count of the group above has it")
+		}
+		w := NewWatcher(func(OOM) {})
+		defer w.Close()
+		for name, x := range map[string]struct {
+			mode string
+			stop bool          // nobody reads while it ends
+			late time.Duration // until it is asked
+			want bool
+		}{
+			"killed, seen late":             {"memory", true, 0, true},
+			"killed, seen very late":        {"memory", true, 300 * time.Millisecond, true},
+			"killed, seen":                  {"memory", false, 0, true},
+			"not killed":                    {"end", true, 0, false},
+			"not killed, seen after it all": {"end", true, 300 * time.Millisecond, false},
+		} {
+			g := create(t, d, Resources{Memory: 16 << 20, MemorySwap: 16 << 20}, Devices{})
+			if err := g.ApplyLate(); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Add(name, g.Paths(), 0); err != nil {
+				t.Fatal(err)
+			}
+			if x.stop {
+				w.mu.Lock()
+			}
+			p := inside(t, g, x.mode)
+			p.start(t)
+			_ = p.Wait()
+			err := g.Remove()
+			time.Sleep(x.late)
+			if x.stop {
+				w.mu.Unlock()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.mu.Lock()
+			told := w.groups[name].kills > 0 // in time
+			w.mu.Unlock()
+			if got := w.Remove(name) || told; got != x.want {
+				t.Errorf("%s: %v", name, got)
+			}
+		}
+	})
+}
