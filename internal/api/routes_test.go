@@ -23,7 +23,7 @@ import (
 
 func newTestServer(t *testing.T, b Backend) *Server {
 	t.Helper()
-	s := NewServer(slog.New(slog.NewTextHandler(io.Discard, nil)), func() bool { return false })
+	s := NewServer(slog.New(slog.NewTextHandler(io.Discard, nil)), func() bool { return false }, func(err error) error { return err })
 	s.Ready(b)
 	return s
 }

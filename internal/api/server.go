@@ -46,6 +46,7 @@ type Backend struct {
 type Server struct {
 	log     *slog.Logger
 	debug   func() bool
+	explain func(error) error
 	ready   chan struct{}
 	ending  chan struct{}
 	endOnce sync.Once
@@ -54,9 +55,10 @@ type Server struct {
 }
 
 // NewServer makes a server whose requests wait for Ready. debug says whether
-// the daemon runs in debug mode now; only then is /debug/pprof served.
-func NewServer(log *slog.Logger, debug func() bool) *Server {
-	return &Server{log: log, debug: debug, ready: make(chan struct{}), ending: make(chan struct{}), router: newRouter(routes())}
+// the daemon runs in debug mode now; only then is /debug/pprof served. explain adds
+// to an error what a user can do about it, or nothing.
+func NewServer(log *slog.Logger, debug func() bool, explain func(error) error) *Server {
+	return &Server{log: log, debug: debug, explain: explain, ready: make(chan struct{}), ending: make(chan struct{}), router: newRouter(routes())}
 }
 
 // Ready lets the waiting requests through. It is called once.
@@ -172,6 +174,7 @@ func (c *call) fail(err error) {
 		c.log.Debug("a request failed after its answer began", "path", c.r.URL.Path, "error", err)
 		return
 	}
+	err = c.explain(err)
 	writeError(c.w, err)
 	if statusOf(err) == http.StatusInternalServerError { // the others are answers, not failures
 		c.log.Error("request failed", "method", c.r.Method, "path", c.r.URL.Path, "error", err)

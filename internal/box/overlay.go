@@ -58,7 +58,22 @@ func finishOverlay(fs int, o *Overlay) (int, error) {
 	if err != nil {
 		return -1, overlayError(fs, o, err)
 	}
-	return fd, nil
+	return writableOverlay(fd, o)
+}
+
+// writableOverlay refuses an overlay that the kernel has mounted read-only, since it
+// could not make its work directory, and has only told its own log.
+func writableOverlay(fd int, o *Overlay) (int, error) {
+	var st unix.Statfs_t
+	if o.Upper == "" || unix.Fstatfs(fd, &st) != nil || st.Flags&unix.ST_RDONLY == 0 {
+		return fd, nil
+	}
+	unix.Close(fd)
+	cause := unix.ENOSPC
+	if unix.Statfs(o.Work, &st) == nil && st.Flags&unix.ST_RDONLY != 0 {
+		cause = unix.EROFS
+	}
+	return -1, stepError(StepRoot, "overlay", cause, "cannot mount the container's root file system (overlay) writable")
 }
 
 func labelError(label string, err error) error {

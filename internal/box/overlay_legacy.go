@@ -97,7 +97,7 @@ func mountPrivately(o *Overlay) (int, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return fd, nil
+	return writableOverlay(fd, o)
 }
 
 // commonDir is the deepest directory that all paths are below.

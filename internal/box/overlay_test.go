@@ -52,3 +52,32 @@ func TestOverlays(t *testing.T) {
 		})
 	}
 }
+
+// TestOverlayWithoutInodes: the kernel mounts an overlay read-only where it cannot make its
+// work directory, and says so nowhere but in its log.
+func TestOverlayWithoutInodes(t *testing.T) {
+	for name, mount := range map[string]func(*Overlay) (int, error){"one by one": mountOverlay, "one string": mountLegacyOverlay} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			if err := unix.Mount("tmpfs", root, "tmpfs", 0, "nr_inodes=8"); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = unix.Unmount(root, unix.MNT_DETACH) }()
+			o := &Overlay{Lower: []string{filepath.Join(root, "lower")}, Upper: filepath.Join(root, "upper"), Work: filepath.Join(root, "work")}
+			for _, dir := range []string{o.Lower[0], o.Upper, o.Work} {
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := 0; os.Mkdir(filepath.Join(root, fmt.Sprint(i)), 0o755) == nil; i++ {
+			}
+			fd, err := mount(o)
+			if err == nil {
+				unix.Close(fd)
+			}
+			if step, ok := err.(*Error); !ok || step.Errno != int(unix.ENOSPC) {
+				t.Errorf("it is mounted: %v", err)
+			}
+		})
+	}
+}

@@ -21,6 +21,7 @@ import (
 
 	"hezi/internal/api"
 	"hezi/internal/daemon/config"
+	"hezi/internal/disk"
 	"hezi/internal/engine"
 	"hezi/internal/image/registry"
 	"hezi/internal/version"
@@ -77,7 +78,8 @@ func newDaemon(c *config.Config, args []string, stderr io.Writer) *daemon {
 	}
 	slog.SetDefault(d.log)
 	d.applyLevel(c)
-	d.api = api.NewServer(d.log, func() bool { return d.conf.Load().Debug })
+	d.api = api.NewServer(d.log, func() bool { return d.conf.Load().Debug },
+		func(err error) error { return disk.Explain(d.conf.Load().DataRoot, err) })
 	return d
 }
 

@@ -14,6 +14,8 @@ import (
 	imagetypes "github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"hezi/internal/disk"
 )
 
 // Annotations of attestations, as BuildKit writes them
@@ -64,7 +66,7 @@ func (s *depot) readAttestation(ctx context.Context, d ocispec.Descriptor, of di
 func (f *fetch) attestations(ctx context.Context, ref reference.Named, index ocispec.Index, of digest.Digest) error {
 	for _, i := range attestationsOf(index, of) {
 		err := f.attestation(ctx, index.Manifests[i])
-		if ctx.Err() != nil || isFull(err) {
+		if ctx.Err() != nil || disk.IsFull(err) {
 			return err
 		}
 		if err != nil {

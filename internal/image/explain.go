@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/disk"
 	"hezi/internal/image/unpack"
 )
 
@@ -27,23 +28,19 @@ func (t *told) Error() string { return t.text }
 
 func (t *told) Unwrap() []error { return t.causes }
 
-// isFull says whether the disk, or its owner's share of it, is full.
-func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
-
 // diskError tells what to do about a full disk; other errors stay as they are.
 func (s *depot) diskError(err error) error {
 	var t *told
-	if !isFull(err) || errors.As(err, &t) {
+	if !disk.IsFull(err) || errors.As(err, &t) {
 		return err
 	}
-	return &told{causes: []error{errdefs.ErrResourceExhausted, err}, text: fmt.Sprintf(
-		"no space left on device: the disk of %s is full: remove images and containers that you no longer need, or give it more space", s.root)}
+	return &told{causes: []error{errdefs.ErrResourceExhausted, err}, text: "no space left on device: " + disk.NoSpace(s.root)}
 }
 
 // unpackError names what is wrong with a layer by the layer's own paths, not
 // by those of our store.
 func (s *depot) unpackError(root string, err error) error {
-	if isFull(err) {
+	if disk.IsFull(err) {
 		return s.diskError(err)
 	}
 	var at *os.PathError
@@ -65,7 +62,7 @@ func (s *depot) unpackError(root string, err error) error {
 // still cannot be unpacked was made so.
 func layerError(l layer, err error) error {
 	var t *told
-	if errors.As(err, &t) && !isFull(err) {
+	if errors.As(err, &t) && !disk.IsFull(err) {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("layer %s cannot be unpacked: %v: the image is broken where it was built; build it again", l.blob.Digest, err))
 	}
 	return fmt.Errorf("unpack layer %s: %w", l.blob.Digest, err)

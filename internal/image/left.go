@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
 	bolt "go.etcd.io/bbolt"
+
+	"hezi/internal/disk"
 )
 
 // Labels of leases; the value is the digest of what is, or was, pulled.
@@ -20,7 +22,7 @@ const (
 // mayPass says whether the next try of a pull may succeed: the client went
 // away, or the registry failed.
 func mayPass(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) && !isFull(err)
+	return ctx.Err() != nil || errdefs.IsUnavailable(err) || errdefs.IsResourceExhausted(err) && !disk.IsFull(err)
 }
 
 // leaveDownloads keeps the whole blobs of a pull that is cut off for a day.

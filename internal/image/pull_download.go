@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/readahead"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"hezi/internal/disk"
 	"hezi/internal/image/registry"
 )
 
@@ -92,7 +93,7 @@ func (f *fetch) download(ctx context.Context, d ocispec.Descriptor, t tap, w wat
 	err = x.run(ctx)
 	x.endTap(err)
 	if err != nil {
-		if errdefs.IsDataLoss(err) || isFull(err) || x.at == 0 { // nothing to go on from
+		if errdefs.IsDataLoss(err) || disk.IsFull(err) || x.at == 0 { // nothing to go on from
 			x.out.Close()
 			if aerr := f.s.blobs.Abort(f.plain, ingest); aerr != nil && !errdefs.IsNotFound(aerr) {
 				f.s.log.Warn("drop a broken download", "blob", d.Digest, "error", aerr)

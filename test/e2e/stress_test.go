@@ -121,18 +121,66 @@ func (s *stress) act(name string) {
 	}
 }
 
+func newStress(t *testing.T) *stress {
+	socket := strings.TrimPrefix(engine.Host, "unix://")
+	s := &stress{t: t, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}}}
+	t.Cleanup(s.http.CloseIdleConnections)
+	return s
+}
+
+// TestPauseWhileExecsStart: an exec that starts when its container is paused is either
+// refused or has started; its client never waits for somebody to unpause.
+func TestPauseWhileExecsStart(t *testing.T) {
+	s := newStress(t)
+	engine.Must(t, "run", "-d", "--name", "still", "busybox", "sleep", "1000")
+	t.Cleanup(func() { engine.Hezi("rm", "-f", "still") })
+	started := 0
+	for range 40 {
+		answers := make(chan int, 4)
+		for range cap(answers) {
+			go func() {
+				var x struct{ ID string }
+				code := s.call("POST", "/containers/still/exec", map[string]any{"Cmd": []string{"true"}}, &x)
+				if code == http.StatusCreated {
+					code = s.call("POST", "/exec/"+x.ID+"/start", map[string]any{"Detach": true}, nil)
+				}
+				answers <- code
+			}()
+		}
+		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
+		s.call("POST", "/containers/still/pause", nil, nil)
+		for range cap(answers) {
+			select {
+			case code := <-answers:
+				if code == http.StatusOK {
+					started++
+				} else if code != http.StatusConflict {
+					t.Errorf("an exec beside a pause: %d", code)
+				}
+			case <-time.After(30 * time.Second):
+				t.Error("an exec waits in a container that is paused")
+			}
+		}
+		s.call("POST", "/containers/still/unpause", nil, nil)
+		if t.Failed() {
+			return
+		}
+	}
+	if started == 0 {
+		t.Error("no exec started")
+	}
+}
+
 // TestManyHandsOnOneContainer: clients that start, stop, kill, pause, restart
 // and remove the same containers at the same time get an answer each, no
 // container is ever in two states, and nothing is left.
 func TestManyHandsOnOneContainer(t *testing.T) {
 	engine.Must(t, "run", "--rm", "busybox", "true")
 	before := engine.Count()
-	socket := strings.TrimPrefix(engine.Host, "unix://")
-	s := &stress{t: t, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}}}}
-	defer s.http.CloseIdleConnections()
+	s := newStress(t)
 	end := time.Now().Add(5 * time.Second)
 	var clients sync.WaitGroup
 	for range 12 {

@@ -80,6 +80,8 @@ type process struct {
 	dropped  bool // the container is taken out, and the execs it had then
 	// leftGroups are the directories of groups that had processes yet when their execs ended.
 	leftGroups []string
+	starting   int           // execs whose start is under way
+	still      chan struct{} // while a freeze waits for those: closed by the last of them
 
 	ready    chan struct{} // closed when output may be read
 	exited   chan struct{} // closed once rec.Exit is set

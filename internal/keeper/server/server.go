@@ -355,19 +355,6 @@ func (s *Server) act(p *process, op keeper.Op, t *keeper.Target) error {
 	return keeper.Classed(errdefs.ErrInvalidArgument, fmt.Sprintf("the keeper does not know the request %q: it is of an older version", op))
 }
 
-func (s *Server) pause(p *process, freeze bool) error {
-	if p.exit() != nil {
-		return keeper.Classed(errdefs.ErrFailedPrecondition, fmt.Sprintf("container %s is not running", p.rec.ContainerID))
-	}
-	if err := standStill(s, p.snapshot(), freeze); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	p.rec.Paused = freeze
-	p.mu.Unlock()
-	return p.update()
-}
-
 func (s *Server) lookup(id, execID string) (*process, error) {
 	s.mu.Lock()
 	p := s.containers[id]

@@ -170,7 +170,13 @@ func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	}
 	pr.Group = cgroup.ExecName(req.ExecID)
 	p := newProcess(s, record{ContainerID: req.ContainerID, ExecID: req.ExecID, StdinOnce: req.StdinOnce, Terminal: pr.Terminal, KillOnDisconnect: req.KillOnDisconnect})
+	if err := c.beginExec(); err != nil {
+		ps.closeTheirs()
+		ps.closeOurs()
+		return keeper.Started{}, err
+	}
 	proc, err := beside(s, c, pr, ps.theirs)
+	c.endExec()
 	ps.closeTheirs()
 	if err != nil {
 		ps.closeOurs()

@@ -1,0 +1,47 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// little is what a file system has left, in bytes, that is taken for full.
+const little = 16 << 20
+
+// NoSpace says why a data root takes nothing more (ENOSPC, EDQUOT), and what to do.
+func NoSpace(root string) string {
+	var st unix.Statfs_t
+	if unix.Statfs(root, &st) == nil && st.Files > 0 && st.Ffree == 0 {
+		return fmt.Sprintf("the file system of %s has no inodes left, though it may have space: remove images, containers and volumes that you no longer need, or make it anew with more inodes (mkfs.ext4 -N)", root)
+	}
+	return fmt.Sprintf("the disk of %s is full: remove images and containers that you no longer need, or give it more space", root)
+}
+
+// Explain adds to an error what is wrong with the file system of the data root, and
+// what to do, if that is what the error is of. One that came as a text, from another
+// process, is known by its end.
+func Explain(root string, err error) error {
+	is := func(errs ...unix.Errno) bool {
+		for _, e := range errs {
+			if errors.Is(err, e) || strings.HasSuffix(err.Error(), e.Error()) {
+				return true
+			}
+		}
+		return false
+	}
+	why := ""
+	var st unix.Statfs_t
+	switch {
+	case is(unix.ENOSPC, unix.EDQUOT) && unix.Statfs(root, &st) == nil && (st.Bfree*uint64(st.Bsize) < little || st.Files > 0 && st.Ffree == 0):
+		why = NoSpace(root)
+	case is(unix.EROFS) && unix.Statfs(root, &st) == nil && st.Flags&unix.ST_RDONLY != 0:
+		why = fmt.Sprintf("the file system of %s is mounted read-only (after an error of the disk? `dmesg` tells): mount it writable", root)
+	}
+	if why == "" || strings.Contains(err.Error(), why) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, why)
+}
