@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
 )
 
 // Limits are what a configuration says about the disk.
@@ -183,6 +184,10 @@ func (b *Budget) spare(ctx context.Context) {
 	free, _, err := space(b.root)
 	if short := scarce*b.reserve.size - free; err == nil && short > 0 {
 		_, err = b.Trash(ctx, short)
+	}
+	var st unix.Statfs_t
+	for freed := int64(1); err == nil && freed > 0 && unix.Statfs(b.root, &st) == nil && noInodes(&st); {
+		freed, err = b.Trash(ctx, 1)
 	}
 	if err != nil && ctx.Err() == nil {
 		b.log.Warn("removed volumes could not be given up", "error", err)

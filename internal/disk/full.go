@@ -8,13 +8,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// little is what a file system has left, in bytes, that is taken for full.
-const little = 16 << 20
+// What a file system has left, in bytes and inodes, that is taken for full.
+const (
+	little = 16 << 20
+	few    = 64
+)
+
+// noInodes says whether a file system has hardly any left.
+func noInodes(st *unix.Statfs_t) bool { return st.Files > 0 && st.Ffree <= min(few, st.Files/16) }
 
 // NoSpace says why a data root takes nothing more (ENOSPC, EDQUOT), and what to do.
 func NoSpace(root string) string {
 	var st unix.Statfs_t
-	if unix.Statfs(root, &st) == nil && st.Files > 0 && st.Ffree == 0 {
+	if unix.Statfs(root, &st) == nil && noInodes(&st) {
 		return fmt.Sprintf("the file system of %s has no inodes left, though it may have space: remove images, containers and volumes that you no longer need, or make it anew with more inodes (mkfs.ext4 -N)", root)
 	}
 	return fmt.Sprintf("the disk of %s is full: remove images and containers that you no longer need, or give it more space", root)
@@ -35,7 +41,7 @@ func Explain(root string, err error) error {
 	why := ""
 	var st unix.Statfs_t
 	switch {
-	case is(unix.ENOSPC, unix.EDQUOT) && unix.Statfs(root, &st) == nil && (st.Bfree*uint64(st.Bsize) < little || st.Files > 0 && st.Ffree == 0):
+	case is(unix.ENOSPC, unix.EDQUOT) && unix.Statfs(root, &st) == nil && (st.Bfree*uint64(st.Bsize) < little || noInodes(&st)):
 		why = NoSpace(root)
 	case is(unix.EROFS) && unix.Statfs(root, &st) == nil && st.Flags&unix.ST_RDONLY != 0:
 		why = fmt.Sprintf("the file system of %s is mounted read-only (after an error of the disk? `dmesg` tells): mount it writable", root)

@@ -1,8 +1,10 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,5 +56,33 @@ func TestExplain(t *testing.T) {
 		if again := Explain(x.root, got); again.Error() != got.Error() {
 			t.Errorf("explained twice: %v", again)
 		}
+	}
+}
+
+// TestTrashWithoutInodes: removed volumes are given up one by one, as far as is needed.
+func TestTrashWithoutInodes(t *testing.T) {
+	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "nr_inodes=400"); err != nil {
+		t.Skip("mounts need root:", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
+	n := 0
+	for ; os.Mkdir(filepath.Join(root, fmt.Sprint(n)), 0o700) == nil; n++ {
+	}
+	b := NewBudget(&Meter{Root: root}, nil, OpenReserve(root, 0, slog.New(slog.DiscardHandler)), Limits{}, slog.New(slog.DiscardHandler))
+	given := 0
+	b.Trash = func(context.Context, int64) (int64, error) {
+		for range 10 {
+			if err := os.Remove(filepath.Join(root, fmt.Sprint(given))); err != nil {
+				return 0, err
+			}
+			given++
+		}
+		return 1, nil
+	}
+	b.spare(t.Context())
+	b.spare(t.Context())
+	if given != 30 { // 25 are hardly any of 400
+		t.Errorf("%d of %d inodes were given up", given, n)
 	}
 }

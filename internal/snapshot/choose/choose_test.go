@@ -3,7 +3,10 @@ package choose
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestChoiceIsKeptByItsOwnerAlone(t *testing.T) {
@@ -40,5 +43,32 @@ func TestChoiceIsKeptByItsOwnerAlone(t *testing.T) {
 	}
 	if c, err = read(root); err != nil || c.Driver != "vfs" {
 		t.Fatalf("%+v, %v", c, err)
+	}
+}
+
+// TestChoiceWithoutInodes: however few are left, the engine starts with the driver that it
+// had, so that things can be removed.
+func TestChoiceWithoutInodes(t *testing.T) {
+	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "nr_inodes=200"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(root, unix.MNT_DETACH) }()
+	if err := (Choice{Driver: "overlay2"}).Keep(root); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for ; os.Mkdir(filepath.Join(root, strconv.Itoa(n)), 0o700) == nil; n++ {
+	}
+	for free := range 40 {
+		if c, err := For(root, ""); err != nil || c.Driver != "overlay2" {
+			t.Errorf("%d inodes are left: %+v, %v", free, c, err)
+		}
+		if err := os.Remove(filepath.Join(root, strconv.Itoa(free))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := For(t.TempDir(), "overlay2"); err != nil {
+		t.Error(err)
 	}
 }

@@ -138,6 +138,9 @@ func overlayMount(dir string, err error) error {
 	if refused(err) {
 		return overlayCannot(dir, "SELinux refuses the mount: "+err.Error(), "give the data root the label of container files (semanage fcontext -a -t container_var_lib_t 'DATAROOT(/.*)?'; restorecon -R DATAROOT); `ausearch -m avc` says what was refused")
 	}
+	if step, ok := errors.AsType[*box.Error](err); ok && noRoom(unix.Errno(step.Errno)) {
+		return unix.Errno(step.Errno)
+	}
 	return overlayCannot(dir, err.Error(), "")
 }
 
