@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -99,23 +100,52 @@ func (e *Execs) ExecStart(ctx context.Context, id string, o ExecStartOptions, hi
 		return err
 	}
 	e.publishExec(r, v, events.ActionExecStart+": "+events.Action(strings.Join(v.Config.Cmd, " ")))
-	began, err := e.o.Keeper.Exec(ctx, q)
+	a := keeper.AttachRequest{ContainerID: r.ID, ExecID: id, Stdin: v.Config.Stdin, Stdout: v.Config.Stdout, Stderr: v.Config.Stderr,
+		Stream: true, DetachKeys: keys, Starter: true, Terminal: o.Tty, ExitFrame: o.ExitFrame}
+	var began keeper.Started
+	if o.ExitFrame && hijack != nil {
+		q.Client = &a
+		began, err = e.execAtOnce(ctx, v, q, hijack)
+	} else if began, err = e.o.Keeper.Exec(ctx, q); err != nil {
+		err = e.execFailed(v, err)
+	}
 	if err != nil {
-		return e.execFailed(v, err)
+		return err
 	}
 	e.index.Began(id, began.PID)
 	if !v.Config.Check {
 		e.o.Images.Touch(digest.Digest(r.ImageID))
 	}
-	if hijack == nil {
+	if hijack == nil || o.ExitFrame {
 		return nil
 	}
-	a := keeper.AttachRequest{ContainerID: r.ID, ExecID: id, Stdin: v.Config.Stdin, Stdout: v.Config.Stdout, Stderr: v.Config.Stderr,
-		Stream: true, DetachKeys: keys, Starter: true, Terminal: o.Tty, ExitFrame: o.ExitFrame}
-	if !o.ExitFrame { // who knows of it loses nothing
-		hijack = readFirst(hijack)
+	return e.handOver(readFirst(hijack), outputWording(o.Tty), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
+}
+
+// execAtOnce gives the client's connection to the keeper with the exec, so that its
+// answer waits for nobody here. What fails from then on is said there too, with the
+// exit code.
+func (e *Execs) execAtOnce(ctx context.Context, v *execs.Execution, q keeper.ExecRequest, hijack Hijack) (began keeper.Started, err error) {
+	conn, buffered, err := hijack()
+	if err != nil {
+		return began, e.execFailed(v, err)
 	}
-	return e.handOver(hijack, outputWording(o.Tty), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, a, conn, buffered) })
+	q.Buffered = buffered
+	began, err = e.o.Keeper.ExecFor(ctx, q, conn)
+	if err == nil {
+		return began, nil
+	}
+	if began.PID == 0 {
+		err = e.execFailed(v, err)
+	}
+	code := 126
+	if ended, lost := e.index.Get(v.ID); lost == nil && ended.Exit != nil {
+		code = *ended.Exit
+	}
+	last := binary.BigEndian.AppendUint32([]byte{StreamExit, 0, 0, 0, 0, 0, 0, 4}, uint32(code))
+	_, _ = conn.Write(append(outputWording(false)(err), last...)) // the client may be gone
+	_ = conn.Close()                                              // err says what went wrong
+	return began, err
 }
 
 func (e *Execs) execFailed(v *execs.Execution, err error) error {

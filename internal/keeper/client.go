@@ -94,6 +94,10 @@ func containerOf(body any) string {
 }
 
 func (c *Client) openOnce(ctx context.Context, op Op, body, answer any, fds ...int) (*net.UnixConn, error) {
+	var tail []byte
+	if r, ok := body.(interface{ apart() (any, []byte) }); ok {
+		body, tail = r.apart()
+	}
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
@@ -104,7 +108,7 @@ func (c *Client) openOnce(ctx context.Context, op Op, body, answer any, fds ...i
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	err = func() error {
-		if err := WriteFrame(conn, Request{Op: op, Body: raw}, fds...); err != nil {
+		if err := writeFrame(conn, Request{Op: op, Body: raw, Tail: len(tail)}, tail, fds); err != nil {
 			return err
 		}
 		var r Response
@@ -231,6 +235,27 @@ func (c *Client) Prepare(ctx context.Context, r PrepareRequest) (Prepared, error
 func (c *Client) Exec(ctx context.Context, r ExecRequest) (Started, error) {
 	var s Started
 	err := c.call(ctx, OpExec, r, &s)
+	return s, err
+}
+
+// ExecFor is Exec with r.Client attached to it, in one request. On success conn is
+// the keeper's, or relayed; on error it stays the caller's, and the process may run.
+func (c *Client) ExecFor(ctx context.Context, r ExecRequest, conn net.Conn) (s Started, err error) {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		a := r.Client
+		r.Client, r.AwaitAttach = nil, true
+		if s, err = c.Exec(ctx, r); err == nil {
+			err = c.Attach(ctx, *a, conn, r.Buffered)
+		}
+		return s, err
+	}
+	if err = c.sendConn(ctx, OpExec, r, &s, u); err == nil {
+		err = s.Unattached.Err()
+	}
+	if err == nil {
+		err = u.Close()
+	}
 	return s, err
 }
 

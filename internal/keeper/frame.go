@@ -24,7 +24,10 @@ const (
 )
 
 // WriteFrame sends v as one message with fds on it. The caller keeps fds.
-func WriteFrame(c *net.UnixConn, v any, fds ...int) error {
+func WriteFrame(c *net.UnixConn, v any, fds ...int) error { return writeFrame(c, v, nil, fds) }
+
+// writeFrame is WriteFrame with a tail after the message, for ReadTail.
+func writeFrame(c *net.UnixConn, v any, tail []byte, fds []int) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -35,20 +38,34 @@ func WriteFrame(c *net.UnixConn, v any, fds ...int) error {
 	if len(fds) > MaxFiles {
 		return fmt.Errorf("a message with %d descriptors is over the limit of %d", len(fds), MaxFiles)
 	}
-	buf := make([]byte, frameHeader, frameHeader+len(body))
+	buf := make([]byte, frameHeader, frameHeader+len(body)+len(tail))
 	binary.BigEndian.PutUint32(buf, frameMagic)
 	binary.BigEndian.PutUint32(buf[4:], uint32(len(body)))
-	if len(fds) == 0 {
-		_, err = c.Write(append(buf, body...))
-		return err
-	}
-	n, _, err := c.WriteMsgUnix(buf, unix.UnixRights(fds...), nil)
-	if err != nil {
-		return err
+	n := 0
+	if len(fds) > 0 {
+		if n, _, err = c.WriteMsgUnix(buf, unix.UnixRights(fds...), nil); err != nil {
+			return err
+		}
 	}
 	// The rights went with the first byte.
-	_, err = c.Write(append(buf, body...)[n:])
+	_, err = c.Write(append(append(buf, body...), tail...)[n:])
 	return err
+}
+
+// MaxTail is the longest tail of a message in bytes.
+const MaxTail = 1 << 20
+
+// ReadTail receives what follows a message that announced n bytes of it.
+func ReadTail(c *net.UnixConn, n int) ([]byte, error) {
+	if n < 0 || n > MaxTail {
+		return nil, fmt.Errorf("a message with %d bytes behind it is over the limit of %d", n, MaxTail)
+	}
+	if n == 0 {
+		return nil, nil
+	}
+	tail := make([]byte, n)
+	_, err := io.ReadFull(c, tail)
+	return tail, err
 }
 
 // ErrFilesLost: a message came without its descriptors. It was read, and the next

@@ -11,7 +11,7 @@ import (
 // ProtocolVersion is raised when a message changes so that an older keeper
 // would misread it. hezid asks a keeper of an older build to replace itself
 // by execve (Client.Upgrade) before it uses newer messages.
-const ProtocolVersion = 4
+const ProtocolVersion = 5
 
 // LogConfig says where a container's output is written. Only file formats are
 // written by the keeper; Driver "none" writes nothing.
@@ -84,6 +84,8 @@ type Started struct {
 	CgroupPaths map[string]string
 	// Pipes are the inodes of standard output's and error's pipe, 0 without.
 	Pipes [2]uint64
+	// Unattached is why an exec's client is not attached; its process runs.
+	Unattached *WireError `json:",omitempty"`
 }
 
 // AdoptRequest names a container that runs, as Started told it: a keeper that
@@ -121,6 +123,10 @@ type ExecRequest struct {
 	KillOnDisconnect bool
 	// AwaitAttach holds the streams until an Attach for ExecID has come.
 	AwaitAttach bool
+	// Client is attached at once where the request carries its connection, from which
+	// Buffered was read already.
+	Client   *AttachRequest `json:",omitempty"`
+	Buffered []byte         `json:",omitempty"`
 }
 
 // AttachRequest joins a client's connection to a process. ExecID is "" for

@@ -12,7 +12,7 @@ import (
 // through a socketpair for as long as this process lives.
 func (c *Client) takeOver(ctx context.Context, op Op, t TakeOver, conn net.Conn) error {
 	if u, ok := conn.(*net.UnixConn); ok {
-		if err := c.sendConn(ctx, op, t, u); err != nil {
+		if err := c.sendConn(ctx, op, t, nil, u); err != nil {
 			return err
 		}
 		return u.Close()
@@ -21,7 +21,7 @@ func (c *Client) takeOver(ctx context.Context, op Op, t TakeOver, conn net.Conn)
 	if err != nil {
 		return err
 	}
-	err = c.sendConn(ctx, op, t, far)
+	err = c.sendConn(ctx, op, t, nil, far)
 	far.Close()
 	if err != nil {
 		near.Close()
@@ -31,14 +31,14 @@ func (c *Client) takeOver(ctx context.Context, op Op, t TakeOver, conn net.Conn)
 	return nil
 }
 
-func (c *Client) sendConn(ctx context.Context, op Op, t TakeOver, conn syscall.Conn) error {
+func (c *Client) sendConn(ctx context.Context, op Op, body, answer any, conn syscall.Conn) error {
 	rc, err := conn.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("take over a connection: %w", err)
 	}
 	// Control keeps the descriptor from being closed while it is sent.
 	var callErr error
-	if err := rc.Control(func(fd uintptr) { callErr = c.call(ctx, op, t, nil, int(fd)) }); err != nil {
+	if err := rc.Control(func(fd uintptr) { callErr = c.call(ctx, op, body, answer, int(fd)) }); err != nil {
 		return fmt.Errorf("take over a connection: %w", err)
 	}
 	return callErr

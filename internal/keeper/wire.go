@@ -47,6 +47,22 @@ const (
 type Request struct {
 	Op   Op
 	Body json.RawMessage
+	// Tail is how many bytes follow the message: the process's seccomp filter, which
+	// would be most of it, and dear as JSON.
+	Tail int `json:",omitempty"`
+}
+
+// apart is a request without its process's seccomp filter, and that.
+func (r StartRequest) apart() (any, []byte) {
+	filter := r.Spec.Process.Seccomp
+	r.Spec.Process.Seccomp = nil
+	return r, filter
+}
+
+func (r ExecRequest) apart() (any, []byte) {
+	filter := r.Process.Seccomp
+	r.Process.Seccomp = nil
+	return r, filter
 }
 
 // Response is the keeper's answer.

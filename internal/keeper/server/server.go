@@ -133,6 +133,10 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 	if err != nil {
 		return // the peer left before it had asked
 	}
+	filter, err := keeper.ReadTail(c, req.Tail)
+	if err != nil {
+		return
+	}
 	if s.isLeaving() {
 		respond(c, nil, errReplaced) // the new image does not know this connection
 		return
@@ -176,7 +180,16 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn) {
 		if r, err = decode[keeper.StartRequest](req.Body); err == nil {
 			n := len(fds) - min(max(r.NameSockets, 0), len(fds))
 			r.Ports, r.Names, fds = fds[:n], fds[n:], nil
+			r.Spec.Process.Seccomp = filter
 			answer, err = s.start(r)
+		}
+	case keeper.OpExec:
+		var r *keeper.ExecRequest
+		if r, err = decode[keeper.ExecRequest](req.Body); err == nil {
+			conn := fds
+			fds = nil
+			r.Process.Seccomp = filter
+			answer, err = execFor(s, r, conn)
 		}
 	case keeper.OpPorts:
 		var r *keeper.PortsRequest
@@ -269,12 +282,6 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn, req keeper.Request
 		return s.list(), nil
 	case keeper.OpStop:
 		return nil, s.mayStop()
-	case keeper.OpExec:
-		r, err := decode[keeper.ExecRequest](req.Body)
-		if err != nil {
-			return nil, err
-		}
-		return s.exec(r)
 	case keeper.OpPrepare:
 		r, err := decode[keeper.PrepareRequest](req.Body)
 		if err != nil {

@@ -148,6 +148,32 @@ func killAndReap(pid int) {
 	}
 }
 
+// execFor is exec, with the connection of a client that is attached to it, if the
+// request carries one.
+func execFor(s *Server, req *keeper.ExecRequest, fds []int) (started keeper.Started, err error) {
+	if req.Client == nil {
+		keeper.CloseFDs(fds)
+		return s.exec(req)
+	}
+	if len(fds) != 1 {
+		keeper.CloseFDs(fds)
+		return started, keeper.Classed(errdefs.ErrInvalidArgument, "the request must carry exactly one connection")
+	}
+	conn, err := keeper.FileConn(fds[0])
+	if err != nil {
+		return started, err
+	}
+	if started, err = s.exec(req); err != nil {
+		conn.Close()
+		return started, err
+	}
+	if _, err := s.attach(&keeper.TakeOver{Attach: req.Client, Buffered: req.Buffered}, conn); err != nil {
+		conn.Close()
+		started.Unattached = keeper.NewWireError(err)
+	}
+	return started, nil
+}
+
 func (s *Server) exec(req *keeper.ExecRequest) (keeper.Started, error) {
 	c, err := s.lookup(req.ContainerID, "")
 	if err != nil {
