@@ -124,50 +124,12 @@ func Detach(path, name string) error {
 	}, nil)
 }
 
-// Route replaces the default routes of the namespace at path: those of the family
-// lead by the gateway on the interface, or nowhere if name is "".
-func Route(path, name string, g Gateway) error {
-	return within(path, func(in *netlink.Handle, _ *nl.NetlinkSocket) error {
-		family := netlink.FAMILY_V4
-		if g.V6 {
-			family = netlink.FAMILY_V6
-		}
-		routes, err := Dump(func() ([]netlink.Route, error) { return in.RouteList(nil, family) })
-		if err != nil {
-			return fmt.Errorf("read a container's routes: %w", err)
-		}
-		for _, r := range routes {
-			if isDefault(&r) && r.Protocol != unix.RTPROT_RA {
-				if err := in.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-					return fmt.Errorf("remove a container's default route: %w", err)
-				}
-			}
-		}
-		if name == "" {
-			return nil
-		}
-		link, err := in.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("find %s in a container: %w", name, err)
-		}
-		return route(in, link, g)
-	}, nil)
-}
-
-func isDefault(r *netlink.Route) bool {
-	if r.Dst == nil {
-		return true
-	}
-	ones, _ := r.Dst.Mask.Size()
-	return ones == 0
-}
-
 // bridgePort sets what a port of a bridge cannot be made with. Hairpin mode lets the
 // bridge send a packet back to where it came from: a container that asks for its
 // own published port needs it when br_netfilter is loaded, because the address is
 // then rewritten inside the bridge.
 func bridgePort(ep *Endpoint) error {
-	link, err := netlink.LinkByName(ep.Outside)
+	link, err := settled(func() (netlink.Link, error) { return netlink.LinkByName(ep.Outside) })
 	if err == nil {
 		err = netlink.LinkSetHairpin(link, true)
 	}
@@ -176,6 +138,9 @@ func bridgePort(ep *Endpoint) error {
 	}
 	if err != nil {
 		return fmt.Errorf("set the bridge port %s: %w", ep.Outside, err)
+	}
+	if _, err := settled(func() (netlink.Link, error) { return netlink.LinkByIndex(ep.Parent) }); err != nil {
+		return fmt.Errorf("find the bridge of the port %s: %w", ep.Outside, err)
 	}
 	return nil
 }
@@ -383,9 +348,17 @@ func address(in *netlink.Handle, ep *Endpoint) error {
 	if err := in.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring %s up: %w", ep.Inside, err)
 	}
+	if _, err := settled(func() (netlink.Link, error) { return in.LinkByIndex(link.Attrs().Index) }); err != nil {
+		return fmt.Errorf("find %s when it is up: %w", ep.Inside, err)
+	}
 	for _, g := range ep.Gateways {
-		if err := route(in, link, g); err != nil {
-			return err
+		if err := in.RouteAdd(route(link, g)); err != nil {
+			return fmt.Errorf("route by %s: %w", g.Address, err)
+		}
+	}
+	for _, a := range ep.Addresses {
+		if a.Addr().Is6() {
+			owned(in, a.Addr())
 		}
 	}
 	return nil
@@ -415,26 +388,6 @@ func sysctls(ep *Endpoint) error {
 		if err := Sysctl(key, value); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func route(in *netlink.Handle, link netlink.Link, g Gateway) error {
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Family: netlink.FAMILY_V4}
-	if g.V6 {
-		r.Family = netlink.FAMILY_V6
-	}
-	if g.Address.IsValid() {
-		r.Gw, r.Scope = g.Address.AsSlice(), netlink.SCOPE_UNIVERSE
-	} else { // a route without a gateway needs its network said
-		zero, bits := net.IPv4zero.To4(), 32
-		if g.V6 {
-			zero, bits = net.IPv6zero, 128
-		}
-		r.Dst = &net.IPNet{IP: zero, Mask: net.CIDRMask(0, bits)}
-	}
-	if err := in.RouteAdd(r); err != nil {
-		return fmt.Errorf("route by %s: %w", g.Address, err)
 	}
 	return nil
 }

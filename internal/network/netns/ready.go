@@ -1,0 +1,36 @@
+package netns
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What the kernel does behind while an interface comes up, and what is lost meanwhile: the
+// first packet asks for a neighbour's address, and is sent again only after a second.
+
+// settled waits until a device whose other end is up is in use (the link watch): until
+// then it drops all packets. From Linux 6.8 on that is done before the answer of find.
+func settled(find func() (netlink.Link, error)) (link netlink.Link, err error) {
+	for range 100 {
+		link, err = find()
+		if err != nil || link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 || link.Attrs().OperState == netlink.OperUp {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return link, err
+}
+
+// owned waits until an address of IPv6 is one of the namespace's own, as its answers are:
+// until then the kernel would send them on.
+func owned(in *netlink.Handle, a netip.Addr) {
+	for range 100 {
+		if r, err := in.RouteGet(a.AsSlice()); err == nil && len(r) > 0 && r[0].Type == unix.RTN_LOCAL {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
