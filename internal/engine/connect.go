@@ -62,6 +62,7 @@ func (e Attachments) Connect(ctx context.Context, ref, net string, s *network.En
 	}
 	if err == nil {
 		e.moved(r, box)
+		e.resolves(ctx, r, box)
 		if r.running() {
 			e.o.Networks.Announce(events.ActionConnect, id, r.ID)
 		}

@@ -81,3 +81,28 @@ func keepNames(ctx context.Context, o *Options, id string) {
 		o.Log.Warn("the sockets by which a container asks for names are not kept: while hezid is away it gets no answers", "container", id, "error", err)
 	}
 }
+
+// resolves has a running container that was in no network so far ask the name service that
+// it has now. What somebody has written into its resolv.conf since it started stays.
+func (e Attachments) resolves(ctx context.Context, r *record, box *network.Sandbox) {
+	if !r.running() || r.Net.Asks || !box.Asks {
+		return
+	}
+	keepNames(ctx, &e.o, r.ID)
+	path := e.etcFile(r, "resolv.conf")
+	text, err := e.launcher.resolvConf(r, box)
+	var info os.FileInfo
+	if err == nil {
+		info, err = os.Stat(path)
+	}
+	switch {
+	case err != nil:
+	case info.ModTime().After(r.Started):
+		err = errors.New("it was changed since the container started")
+	default:
+		err = os.WriteFile(path, text, 0o644) // in place, since it is mounted
+	}
+	if err != nil {
+		e.o.Log.Warn("a container's /etc/resolv.conf does not name its name service (nameserver 127.0.0.11): write it there, or restart the container", "container", r.ID, "error", err)
+	}
+}

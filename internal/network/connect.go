@@ -32,7 +32,9 @@ func (c *Controller) Connect(_ context.Context, containerID string, req Endpoint
 		return nil, err
 	}
 	k := m.links[len(m.links)-1]
-	err = c.moved(m)
+	if err = (resolver{&c.registry}).begin(m); err == nil {
+		err = c.moved(m)
+	}
 	c.mu.Lock()
 	switch {
 	case err != nil:

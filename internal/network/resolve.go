@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -89,16 +90,36 @@ func (c resolver) regain(m *member, kept []int, had bool) {
 	if !had {
 		return
 	}
-	err := netns.Do(m.path, func() error {
+	if err := equip(m); err != nil {
+		slog.Error("a running container's name service could not be made again: it resolves no names until it is started again", "container", m.id, "error", err)
+	}
+}
+
+// equip gives a running container the sockets to ask for names by.
+func equip(m *member) error {
+	return netns.Do(m.path, func() error {
 		p, err := sockets.Open(true)
 		if err == nil {
 			m.pair = &p
 		}
 		return err
 	})
-	if err != nil {
-		slog.Error("a running container's name service could not be made again: it resolves no names until it is started again", "container", m.id, "error", err)
+}
+
+// begin gives a running container that was in no network its name service.
+func (c resolver) begin(m *member) error {
+	if m.asks() {
+		return nil
 	}
+	if err := equip(m); err != nil {
+		return err
+	}
+	err := c.serve(m)
+	if err != nil {
+		err = errors.Join(err, m.pair.Close())
+		m.pair = nil
+	}
+	return err
 }
 
 // drop closes sockets that were kept for a container and are not taken.

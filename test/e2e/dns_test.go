@@ -173,6 +173,28 @@ func TestNamesOutside(t *testing.T) {
 	}
 }
 
+// TestNamesOfOneThatWasInNone: a container that got its first network while it ran asks for
+// names over an engine that is killed, as others do.
+func TestNamesOfOneThatWasInNone(t *testing.T) {
+	e := harness.Start(t)
+	if err := e.LoadBusybox(); err != nil {
+		t.Fatal(err)
+	}
+	e.Must(t, "network", "create", "later")
+	e.Must(t, "run", "-d", "--name", "left", "--network", "none", "busybox", "sleep", "1000")
+	e.Must(t, "network", "disconnect", "none", "left")
+	e.Must(t, "network", "connect", "later", "left")
+	for _, when := range []string{"when it was connected", "after hezid was killed"} {
+		if got := e.Must(t, "exec", "left", "nslookup", "-type=a", "left"); !strings.Contains(got, "Name:") {
+			t.Errorf("%s: %q", when, got)
+		}
+		e.Kill()
+		if err := e.Up(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestNamesWhileHezidIsAway: what a container asks while hezid is dead is answered when
 // it is back, whether or not the keeper died too; and no look-up fails for good.
 func TestNamesWhileHezidIsAway(t *testing.T) {
