@@ -351,9 +351,12 @@ func (d *daemon) keeperInBackground(ctx context.Context, c *config.Config, id st
 // networkOptions of a configuration, which has checked the texts.
 func (d *daemon) networkOptions(ctx context.Context, c *config.Config, id string) (network.Options, error) {
 	o := network.Options{
-		Identity: id, DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, MTU: c.MTU, Bridge: c.Bridge, IPv6: c.IPv6, ICC: c.ICC,
+		Identity: id, DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, MTU: c.MTU, Bridge: c.Bridge, NoBridge: c.Bridge == "none", IPv6: c.IPv6, ICC: c.ICC,
 		IPForward: c.IPForward, IPMasq: c.IPMasq, IPTables: c.IPTables, Pools: c.Pools, DefaultOptions: c.NetworkOptions,
 		ResolvConf: c.ResolvConf, Judged: c.PublishPolicy == "firewall", DirectRouting: c.DirectRouting,
+	}
+	if o.NoBridge {
+		o.Bridge = ""
 	}
 	for _, f := range []struct {
 		key, text string

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
 
 	"hezi/internal/engine/attach"
 	"hezi/internal/engine/health"
@@ -35,9 +36,13 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err := spec.Check(q.Config, host); err != nil {
 		return container.CreateResponse{}, err
 	}
+	noBridge := defaultNetwork(e.o.Networks.Resolve, q.Networking, host)
 	wanted, err := attach.Check(q.Networking, host)
 	if err == nil {
 		wanted, err = wanted.Named(e.o.Networks.Resolve)
+	}
+	if err == nil && noBridge && wanted[network.NetworkBridge] != nil {
+		err = hostnet.ErrNoBridge
 	}
 	if err != nil {
 		return container.CreateResponse{}, err
@@ -133,6 +138,25 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	e.o.Images.Touch(img.ID)
 	e.publish(r, events.ActionCreate)
 	return container.CreateResponse{ID: r.ID, Warnings: append(warned, warnings(r)...)}, nil
+}
+
+// defaultNetwork names it in place of "default" where that is not the network bridge: this
+// it answers.
+func defaultNetwork(resolve func(ref string) (id, name string, err error), n *network.NetworkingConfig, h *container.HostConfig) bool {
+	_, name, err := resolve(network.NetworkDefault)
+	if err != nil || name == network.NetworkBridge {
+		return false
+	}
+	if h.NetworkMode == "" || h.NetworkMode.IsDefault() {
+		h.NetworkMode = container.NetworkMode(name)
+	}
+	if n != nil {
+		if s, there := n.EndpointsConfig[network.NetworkDefault]; there {
+			delete(n.EndpointsConfig, network.NetworkDefault)
+			n.EndpointsConfig[name] = s
+		}
+	}
+	return true
 }
 
 // limitLayer bounds a new layer by --storage-opt size.

@@ -87,6 +87,9 @@ func (namedNetworks) Release(string) {}
 func (namedNetworks) MayRestrain(string) error { return nil }
 
 func (namedNetworks) Resolve(ref string) (id, name string, err error) {
+	if ref == "default" {
+		ref = "bridge"
+	}
 	return "id-of-" + ref, ref, nil
 }
 

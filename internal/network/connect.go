@@ -21,6 +21,8 @@ func (c *Controller) Connect(_ context.Context, containerID string, req Endpoint
 	m.work.Lock()
 	defer m.work.Unlock()
 	switch {
+	case l.shut:
+		return nil, ErrNoBridge
 	case slices.ContainsFunc(m.links, func(k *link) bool { return k.lan == l }):
 		return nil, forbidden("endpoint with name %s already exists in network %s", strings.TrimPrefix(m.name, "/"), l.Name)
 	case l.Driver == driverHost:

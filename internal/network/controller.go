@@ -38,6 +38,7 @@ type Options struct {
 	Identity           string
 	DataRoot, ExecRoot string
 	Bridge             string       // a bridge of the host's to use as the network bridge; "": one of ours
+	NoBridge           bool         // there is no network bridge; what is in one of before stays
 	BIP                netip.Prefix // the bridge's address and subnet; zero: chosen once
 	BIP6               netip.Prefix // the same of IPv6
 	FixedCIDR          netip.Prefix // containers get addresses of this range; zero: of the subnet
@@ -287,11 +288,11 @@ func (c *registry) openNetworks(bridge string) error {
 	if c.st, err = loadState(c.o, bridge, stored); err != nil {
 		return err
 	}
-	if f := c.o.FixedCIDR; f.IsValid() && (!c.st.Subnet.Contains(f.Addr()) || f.Bits() < c.st.Subnet.Bits()) {
+	if f := c.o.FixedCIDR; f.IsValid() && !c.o.NoBridge && (!c.st.Subnet.Contains(f.Addr()) || f.Bits() < c.st.Subnet.Bits()) {
 		return fmt.Errorf("fixed-cidr %s is not in the bridge's subnet %s", f, c.st.Subnet)
 	}
 	for way, subnet := range map[netip.Addr]netip.Prefix{c.o.Way: c.st.Subnet, c.o.Way6: c.st.Subnet6} {
-		if way.IsValid() && subnet.IsValid() && !subnet.Contains(way) {
+		if way.IsValid() && !c.o.NoBridge && subnet.IsValid() && !subnet.Contains(way) {
 			return fmt.Errorf("the default gateway %s is not in the bridge's subnet %s", way, subnet)
 		}
 	}
@@ -304,7 +305,7 @@ func (c *registry) openNetworks(bridge string) error {
 		if err != nil {
 			return fmt.Errorf("the network %s: %w", conf.Name, err)
 		}
-		l.direct = c.o.DirectRouting
+		l.direct, l.shut = c.o.DirectRouting, c.o.NoBridge && conf.Name == network.NetworkBridge
 		c.lans[l.ID] = l
 		if err := c.raise(l); err != nil {
 			if isPredefined(conf.Name) {
@@ -313,11 +314,13 @@ func (c *registry) openNetworks(bridge string) error {
 			slog.Error("a network cannot be used", "network", conf.Name, "error", err)
 		}
 	}
-	c.bridge().warm = max(c.o.Pool, 0)
+	if b := c.bridge(); b != nil && !c.o.NoBridge {
+		b.warm = max(c.o.Pool, 0)
+	}
 	return nil
 }
 
-// bridge is the predefined network of that name.
+// bridge is the predefined network of that name; nil if there is none.
 func (c *registry) bridge() *lan { return c.lans[c.st.IDs[network.NetworkBridge]] }
 
 // find marks the addresses that a former engine gave as used.
@@ -354,7 +357,7 @@ func (c *registry) find() error {
 // Gateways are the network bridge's addresses: what host-gateway means in a container.
 func (c *registry) Gateways() (list []netip.Addr) {
 	for _, a := range []netip.Addr{c.st.Gateway, c.st.Gateway6} {
-		if a.IsValid() {
+		if a.IsValid() && !c.o.NoBridge {
 			list = append(list, a)
 		}
 	}

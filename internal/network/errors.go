@@ -32,6 +32,12 @@ func notThere(format string, args ...any) error {
 	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(format, args...))
 }
 
+// noBridge is said to those who ask for the network bridge where there is none.
+const noBridge = `network bridge not found: hezid is to make none ("bridge": "none" in its configuration): make a network (hezi network create) and name it with --network`
+
+// ErrNoBridge is an InvalidArgument, of containers.
+var ErrNoBridge = errdefs.ErrInvalidArgument.WithMessage(noBridge)
+
 func parseEndpoint(r EndpointRequest) (options.Endpoint, error) {
 	if len(r.DriverOpts) == 0 { // every start comes here
 		return options.Endpoint{}, nil

@@ -301,6 +301,8 @@ func (c *registry) resolveAll(list []EndpointRequest) ([]*lan, error) {
 			return nil, err
 		}
 		switch {
+		case l.shut:
+			return nil, ErrNoBridge
 		case l.Driver == driverHost:
 			return nil, errdefs.ErrInvalidArgument.WithMessage("a container in the network host has no namespace of its own")
 		case l.Driver == driverNull && len(list) > 1:

@@ -69,6 +69,7 @@ type lan struct {
 	warm    int       // slots to keep ready
 	wanted  time.Time // when one was asked for last
 	dead    bool      // it is being removed
+	shut    bool      // nobody joins any more: the network bridge, where there is to be none
 }
 
 // link is an interface of a container.

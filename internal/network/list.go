@@ -20,7 +20,9 @@ import (
 // resolveLocked finds a network by name, id or the beginning of an id.
 func (c *registry) resolveLocked(ref string) (*lan, error) {
 	if ref == "" || ref == network.NetworkDefault {
-		return c.bridge(), nil
+		if ref = network.NetworkBridge; c.o.NoBridge {
+			ref = network.NetworkNone
+		}
 	}
 	if l := c.lans[ref]; l != nil {
 		return l, nil
@@ -38,6 +40,9 @@ func (c *registry) resolveLocked(ref string) (*lan, error) {
 	case 1:
 		return found[0], nil
 	case 0:
+		if ref == network.NetworkBridge {
+			return nil, notFound(noBridge)
+		}
 		return nil, notFound("network %s not found", ref)
 	}
 	return nil, invalid("network %s is ambiguous (%d matches found based on ID prefix)", ref, len(found))

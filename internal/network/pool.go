@@ -253,7 +253,8 @@ const refillLull = 30 * time.Millisecond
 func (c *pools) lull() bool {
 	for {
 		c.mu.Lock()
-		empty := len(c.bridge().pool) == 0
+		b := c.bridge()
+		empty := b != nil && !b.shut && len(b.pool) == 0
 		c.mu.Unlock()
 		if empty {
 			return true
@@ -333,7 +334,7 @@ func (c *pools) hungry() *lan {
 	if c.closed {
 		return nil
 	}
-	if b := c.bridge(); len(b.pool) < b.warm {
+	if b := c.bridge(); b != nil && len(b.pool) < b.warm {
 		return b
 	}
 	for _, l := range c.lans {

@@ -72,6 +72,7 @@ func (c *Controller) Sweep() error {
 	if err := errors.Join(restrainer{&c.registry}.guardAdopted(), c.dns.Begin()); err != nil {
 		return err
 	}
+	c.retire()
 	if c.o.Relay != nil {
 		c.o.Relay.Begin()
 	}

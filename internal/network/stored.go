@@ -96,10 +96,16 @@ func setAsides(dataRoot string) (w []string) {
 	return w
 }
 
-// predefined are bridge, host and none.
+// predefined are bridge, host and none. The first, where it is to be there no more, is
+// while its device is: containers may run on with it.
 func (c *registry) predefined(bridge string) []Config {
 	var list []Config
 	for _, name := range predefined {
+		if name == network.NetworkBridge && c.o.NoBridge {
+			if _, err := netlink.LinkByName(bridge); err != nil || !c.st.Subnet.IsValid() {
+				continue
+			}
+		}
 		conf := Config{ID: c.st.IDs[name], Name: name, Driver: name, Created: c.st.Created, IPv4: true,
 			Labels: map[string]string{}, Options: map[string]string{}, IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{}}}
 		switch name {
@@ -203,6 +209,23 @@ func (c *registry) absent(conf Config) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// retire removes the network bridge, where there is to be none, if nobody is in it.
+func (c *registry) retire() {
+	c.mu.Lock()
+	l := c.bridge()
+	if l == nil || !l.shut || len(l.links) > 0 {
+		c.mu.Unlock()
+		return
+	}
+	delete(c.lans, l.ID)
+	c.mu.Unlock()
+	err := c.lower(l)
+	if c.table != nil {
+		err = errors.Join(err, c.table.RemoveNetwork(l.bridge))
+	}
+	logFailure("remove the network bridge", err)
 }
 
 // raiseParent finds the device that a macvlan or ipvlan is on, or makes it: of a

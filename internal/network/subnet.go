@@ -48,6 +48,12 @@ func loadState(o Options, bridge string, stored []Config) (state, error) {
 			s.IDs[n] = newID()
 		}
 	}
+	if o.NoBridge {
+		if data != nil {
+			return s, nil
+		}
+		return s, writeState(path, s)
+	}
 	busy, err := taken.Prefixes(map[string]bool{bridge: true})
 	if err != nil {
 		return s, err

@@ -120,6 +120,72 @@ func TestRuns(t *testing.T) {
 	}
 }
 
+// TestWithoutBridge: --bridge none makes no default bridge and removes that of before, but not
+// from under a container that runs on it; who names no network has none.
+func TestWithoutBridge(t *testing.T) {
+	e := harness.Start(t)
+	if err := e.LoadBusybox(); err != nil {
+		t.Fatal(err)
+	}
+	bridge := e.Must(t, "network", "inspect", "-f", `{{index .Options "com.docker.network.bridge.name"}}`, "bridge")
+	gateway := e.Must(t, "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge")
+	there := func() bool { _, err := net.InterfaceByName(bridge); return err == nil }
+	again := func(extra ...string) {
+		t.Helper()
+		e.Down()
+		if err := e.Up(extra...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.Must(t, "run", "-d", "--name", "stays", "-p", "8080", "busybox", "sh", "-c", "while :; do echo here | nc -l -p 8080; done")
+	e.Must(t, "create", "--name", "asked", "busybox", "true")
+	again("--bridge=none")
+	at := e.Must(t, "port", "stays", "8080/tcp")
+	eventually(t, "a container that ran on the bridge", func() error {
+		c, err := net.DialTimeout("tcp", "127.0.0.1"+at[strings.LastIndexByte(strings.Fields(at)[0], ':'):len(strings.Fields(at)[0])], time.Second)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return answers(c, "here\n")
+	})
+	e.Must(t, "exec", "stays", "ping", "-c", "1", "-W", "5", gateway)
+	if got := e.Must(t, "network", "inspect", "-f", "{{len .Containers}}", "bridge"); got != "1" {
+		t.Errorf("the bridge that one runs on has %s containers", got)
+	}
+	refused := func() {
+		t.Helper()
+		for _, args := range [][]string{{"run", "--rm", "--network", "bridge", "busybox", "true"}, {"start", "asked"}, {"network", "connect", "bridge", "plain"}} {
+			if r := e.Hezi(args...); r.Code == 0 || !strings.Contains(r.Err, `"bridge": "none"`) {
+				t.Errorf("%v: exit %d, %q", args, r.Code, r.Err)
+			}
+		}
+	}
+	e.Must(t, "network", "create", "own")
+	e.Must(t, "run", "-d", "--name", "plain", "--network", "own", "busybox", "sleep", "1000")
+	refused()
+	e.Must(t, "rm", "-f", "stays")
+	again("--bridge=none")
+	if there() {
+		t.Errorf("%s is there, and nobody in it", bridge)
+	}
+	refused()
+	if got := e.Must(t, "run", "--rm", "-p", "8080", "busybox", "ls", "/sys/class/net"); got != "lo" {
+		t.Errorf("a container without a network has %q", got)
+	}
+	if got := e.Must(t, "network", "ls", "--format", "{{.Name}}"); strings.Contains(got, "bridge") {
+		t.Errorf("networks: %q", got)
+	}
+	if r := e.Hezi("run", "--rm", "--add-host", "h:host-gateway", "busybox", "true"); !strings.Contains(r.Err, "host-gateway") {
+		t.Errorf("host-gateway without a bridge: %d %q", r.Code, r.Err)
+	}
+	again()
+	if !there() {
+		t.Errorf("%s does not come back", bridge)
+	}
+	e.Must(t, "start", "-a", "asked")
+}
+
 func answers(c net.Conn, want string) error {
 	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return err

@@ -198,8 +198,6 @@ func (c *Config) checkNetwork() error {
 		}
 	}
 	switch {
-	case c.Bridge == "none":
-		return fmt.Errorf(`bridge "none": the default bridge cannot be switched off: containers that need no network take --network none`)
 	case c.Bridge != "" && (c.BIP != "" || c.BIP6 != ""):
 		return fmt.Errorf("bridge and bip cannot be set together: the bridge %s of the host's has its address already", c.Bridge)
 	case c.PublishPolicy != "bypass" && c.PublishPolicy != "firewall":

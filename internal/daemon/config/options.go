@@ -50,7 +50,7 @@ func (c *Config) options() []option {
 		{key: "max-download-attempts", usage: "tries of each download", value: &number{&c.MaxDownloadAttempts}, reload: true},
 		{key: "bip", usage: "address and prefix length of the default bridge, as in 10.88.0.1/16", value: &text{&c.BIP}},
 		{key: "bip6", usage: "the same of IPv6, as in fd00:88::1/64", value: &text{&c.BIP6}},
-		{key: "bridge", short: "b", usage: "bridge of the host's to attach containers to (default: one that hezid makes)", value: &text{&c.Bridge}},
+		{key: "bridge", short: "b", usage: "bridge of the host's to attach containers to; none: no default bridge (default: one that hezid makes)", value: &text{&c.Bridge}},
 		{key: "fixed-cidr", usage: "part of the bridge's network that containers get", value: &text{&c.FixedCIDR}},
 		{key: "fixed-cidr-v6", usage: "the same of IPv6", value: &text{&c.FixedCIDR6}},
 		{key: "default-gateway", usage: "default route of containers on the default bridge (default: the bridge)", value: &text{&c.Gateway}},
