@@ -23,6 +23,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hezi/internal/network/dns/wire"
 )
 
@@ -35,6 +37,8 @@ const (
 	tries = 6
 	// demoted is how long a server that did not answer is asked last.
 	demoted = 10 * time.Second
+	// maxSockets at once, of all queries.
+	maxSockets = 2048
 	// strays are answers to another question that are read before a server is given
 	// up.
 	strays = 32
@@ -63,7 +67,10 @@ type Resolver struct {
 
 	cache cache
 
+	most int // sockets at once
+
 	mu      sync.Mutex
+	sockets int
 	gen     uint64
 	flights map[string]*flight
 	late    map[Server]time.Time // when they may be asked first again
@@ -80,7 +87,35 @@ func New(host *Host, port uint16) *Resolver {
 	if port == 0 {
 		port = 53
 	}
-	return &Resolver{host: host, port: port, flights: map[string]*flight{}, late: map[Server]time.Time{}}
+	return &Resolver{host: host, port: port, most: mostSockets(), flights: map[string]*flight{}, late: map[Server]time.Time{}}
+}
+
+// mostSockets is a quarter of the descriptors that the engine may have, so that containers
+// which ask too much leave it the rest, and no more than servers are to be bothered with.
+func mostSockets() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return maxSockets
+	}
+	return int(min(limit.Cur/4, maxSockets))
+}
+
+// socket says whether there may be one more, which is given up by end. The half is for those
+// who ask the first time.
+func (r *Resolver) socket(again bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sockets >= r.most || again && r.sockets >= r.most/2 {
+		return false
+	}
+	r.sockets++
+	return true
+}
+
+func (r *Resolver) end() {
+	r.mu.Lock()
+	r.sockets--
+	r.mu.Unlock()
 }
 
 // servers of a source, and what tells them from others.
@@ -193,8 +228,16 @@ func (r *Resolver) race(ctx context.Context, sent []byte, stream bool, from Sour
 				}
 				continue
 			}
+			switch ok := r.socket(begun > 0); {
+			case !ok && begun == 0:
+				return nil, fmt.Errorf("%w: %d questions are on their way", ErrSilence, r.most)
+			case !ok:
+				next.Reset(moment)
+				continue
+			}
 			begun, waiting, asked[s] = begun+1, waiting+1, asked[s]+1
 			go func() {
+				defer r.end()
 				msg, err := exchange(ctx, s, sent, stream)
 				outcomes <- outcome{s, msg, err}
 			}()

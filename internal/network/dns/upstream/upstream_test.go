@@ -474,3 +474,49 @@ func FuzzCache(f *testing.F) {
 		c.get("k", now.Add(time.Second))
 	})
 }
+
+// TestBoundedSockets: queries that nobody answers have no more sockets than there may be,
+// however many there are and however often each is tried; a half is for first tries.
+func TestBoundedSockets(t *testing.T) {
+	var port uint16
+	r, _ := hostOf(t, 0, serve(t, "127.0.0.1", &port, silent))
+	r.port, r.most = port, 8
+	var names atomic.Int32
+	asked := make(chan error, 30)
+	many := func(n int) {
+		for range n {
+			q := ask(t, fmt.Sprint("n", names.Add(1), ".example."))
+			go func() {
+				_, err := r.Ask(context.Background(), q, false, Source{})
+				asked <- err
+			}()
+		}
+	}
+	sockets := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.sockets
+	}
+	many(3)
+	time.Sleep(moment + moment/2) // each has tried again, if it might
+	if n := sockets(); n != r.most/2 {
+		t.Errorf("3 queries have %d sockets, want %d", n, r.most/2)
+	}
+	many(20)
+	for range 16 { // 4 find a place
+		if err := <-asked; !errors.Is(err, ErrSilence) {
+			t.Error(err)
+		}
+	}
+	if n := sockets(); n != r.most {
+		t.Errorf("%d sockets, want %d", n, r.most)
+	}
+	for range 7 {
+		<-asked
+	}
+	for until := time.Now().Add(time.Second); sockets() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("%d sockets are left", sockets())
+		}
+	}
+}
