@@ -63,7 +63,11 @@ func (a *App) attach(ctx context.Context, name string, stdin, sigProxy bool, key
 		}
 		a.followSize(ctx, s.id)
 	}
-	return a.end(s, wait, a.pump(ctx, s, conn.HijackedResponse), cancel)
+	err = a.end(s, wait, a.pump(ctx, s, conn.HijackedResponse), cancel)
+	if errors.Is(err, term.ErrDetached) {
+		return errEscaped
+	}
+	return err
 }
 
 // attachable finds a container whose streams can be joined.

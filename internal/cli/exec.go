@@ -129,6 +129,9 @@ func (a *App) execAtOnce(ctx context.Context, container string, e client.ExecCre
 	return true, a.exitOfExec(ctx, id)
 }
 
+// errEscaped is how Docker's attach and exec end after the detach keys; its run and start end with 0.
+var errEscaped = errors.New("read escape sequence")
+
 // exec starts the process with the streams attached and exits as it does.
 func (a *App) exec(ctx context.Context, id string, e client.ExecCreateOptions) error {
 	conn, err := a.engine.ExecAttach(ctx, id, client.ExecAttachOptions{TTY: e.TTY, ConsoleSize: e.ConsoleSize})
@@ -147,7 +150,7 @@ func (a *App) exec(ctx context.Context, id string, e client.ExecCreateOptions) e
 	s := session{tty: e.TTY, stdin: e.AttachStdin, stdout: true, stderr: true, keys: e.DetachKeys}
 	err = <-a.pump(streams, s, conn.HijackedResponse)
 	if errors.Is(err, term.ErrDetached) {
-		return errors.New("read escape sequence")
+		return errEscaped
 	}
 	if errors.Is(err, term.ErrHungUp) {
 		return exit(128 + int(syscall.SIGHUP))

@@ -193,7 +193,11 @@ func (a *App) startAttached(ctx context.Context, s session) error {
 	if s.tty && term.IsTerminal(a.Out) {
 		a.followSize(ctx, s.id)
 	}
-	return a.end(s, wait, pumped, cancel)
+	err = a.end(s, wait, pumped, cancel)
+	if errors.Is(err, term.ErrDetached) {
+		return nil
+	}
+	return err
 }
 
 // pump runs the streams in the background.
@@ -216,7 +220,7 @@ func (a *App) pump(ctx context.Context, s session, conn client.HijackedResponse)
 	return pumped
 }
 
-// end waits for the streams and for the exit code.
+// end waits for the streams and for the exit code; the user may detach (term.ErrDetached).
 func (a *App) end(s session, wait client.ContainerWaitResult, pumped <-chan error, cancel func()) error {
 	exited := make(chan error, 1)
 	go func() {
@@ -228,9 +232,6 @@ func (a *App) end(s session, wait client.ContainerWaitResult, pumped <-chan erro
 	}()
 	select {
 	case err := <-pumped:
-		if errors.Is(err, term.ErrDetached) {
-			return nil
-		}
 		if errors.Is(err, term.ErrHungUp) {
 			return exit(128 + int(syscall.SIGHUP))
 		}

@@ -180,7 +180,8 @@ func TestDetachAndAttachAgain(t *testing.T) {
 	}
 	h = hezi(t, socket, "attach", "--detach-keys", "ctrl-x,x", "box")
 	h.press("\x18x")
-	h.exits(0)
+	h.expect("read escape sequence")
+	h.exits(1)
 	h = hezi(t, socket, "attach", "box")
 	h.press("again\r")
 	h.expect("got again")
