@@ -182,8 +182,8 @@ func securityOptions(c *config.Config) []string {
 func registryConfig(c *config.Config) *registry.ServiceConfig {
 	out := &registry.ServiceConfig{
 		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")},
-		IndexConfigs:          map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: append([]string{}, c.RegistryMirrors...), Secure: true, Official: true}},
-		Mirrors:               append([]string{}, c.RegistryMirrors...),
+		IndexConfigs:          map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: shown(c.RegistryMirrors), Secure: true, Official: true}},
+		Mirrors:               shown(c.RegistryMirrors),
 	}
 	for _, r := range c.InsecureRegistries {
 		if p, err := netip.ParsePrefix(r); err == nil {
@@ -196,7 +196,19 @@ func registryConfig(c *config.Config) *registry.ServiceConfig {
 		if out.IndexConfigs[host] == nil {
 			out.IndexConfigs[host] = &registry.IndexInfo{Name: host, Secure: true}
 		}
-		out.IndexConfigs[host].Mirrors = append([]string{}, list...)
+		out.IndexConfigs[host].Mirrors = shown(list)
+	}
+	return out
+}
+
+// shown are mirrors as Docker shows them: its URLs end with a slash.
+func shown(mirrors []string) []string {
+	out := []string{}
+	for _, m := range mirrors {
+		if strings.Contains(m, "://") {
+			m = strings.TrimSuffix(m, "/") + "/"
+		}
+		out = append(out, m)
 	}
 	return out
 }
