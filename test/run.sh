@@ -60,7 +60,7 @@ awaited() {
 beside "virtual machines with cgroup v2, systemd, AppArmor, SELinux, a reboot" env LIMIT=2400 test/vm/all.sh
 step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=50 go test -race -timeout 40m ./internal/... ./cmd/...
 step "changed modules" go test github.com/distribution/reference github.com/opencontainers/go-digest
-step "end to end" go test -count=1 -timeout 40m ./test/e2e ./test/compat ./test/fault ./test/drivers
+step "end to end" go test -count=1 -timeout 40m ./test/e2e ./test/compat ./test/tutorial ./test/fault ./test/drivers
 step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 45m ./test/e2e
 step "the demo" test/demo.sh
 step "virtual machines" awaited

@@ -20,6 +20,7 @@ if [ "${1-}" != gcc ]; then
 	need crun crun
 	need docker docker.io
 	need curl curl
+	need chromium chromium
 	need tini-static tini
 	need dumb-init dumb-init
 	need skopeo skopeo

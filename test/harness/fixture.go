@@ -48,7 +48,11 @@ func Image(layer []byte, cfg v1.Config) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err := mutate.AppendLayers(empty.Image, l)
+	return imageOf(l, cfg)
+}
+
+func imageOf(layer v1.Layer, cfg v1.Config) (v1.Image, error) {
+	img, err := mutate.AppendLayers(empty.Image, layer)
 	if err != nil {
 		return nil, err
 	}
@@ -104,12 +108,16 @@ func BusyboxArchive() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(cache(), fmt.Sprintf("busybox-%d.tar", os.Getpid()))
 	ref, err := name.NewTag("busybox:latest")
 	if err != nil {
 		return "", err
 	}
-	return path, tarball.WriteToFile(path, ref, img)
+	f, err := os.CreateTemp(cache(), "busybox-*.tar") // several engines of a test may each want one
+	if err != nil {
+		return "", err
+	}
+	f.Close()
+	return f.Name(), tarball.WriteToFile(f.Name(), ref, img)
 }
 
 // LoadBusybox gives the engine the image busybox:latest.

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -79,7 +80,8 @@ func scriptCommands() map[string]func(ts *testscript.TestScript, neg bool, args 
 	}
 }
 
-// RunScripts runs the scripts of p side by side.
+// RunScripts runs the scripts of p side by side. They know p's commands too, and
+// p's Setup is the last.
 func (e *Engine) RunScripts(t *testing.T, p testscript.Params) {
 	t.Helper()
 	registry := Registry(t)
@@ -94,7 +96,9 @@ func (e *Engine) RunScripts(t *testing.T, p testscript.Params) {
 	}
 	t.Cleanup(func() { _ = os.Remove(archive) })
 	t.Run("scripts", func(t *testing.T) {
-		p.RequireExplicitExec, p.Cmds = true, scriptCommands()
+		cmds, setup := scriptCommands(), p.Setup
+		maps.Copy(cmds, p.Cmds)
+		p.RequireExplicitExec, p.Cmds = true, cmds
 		p.Setup = func(env *testscript.Env) error {
 			env.Vars = append(env.Vars, e.Env()...)
 			env.Setenv("PATH", Bin()+string(filepath.ListSeparator)+os.Getenv("PATH"))
@@ -102,6 +106,9 @@ func (e *Engine) RunScripts(t *testing.T, p testscript.Params) {
 			env.Setenv("REGISTRY", registry)
 			env.Setenv("ENGINE", e.Dir)
 			env.Setenv("BUSYBOX_ARCHIVE", archive)
+			if setup != nil {
+				return setup(env)
+			}
 			return nil
 		}
 		testscript.Run(t, p)
