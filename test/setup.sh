@@ -19,6 +19,7 @@ if [ "${1-}" != gcc ]; then
 	need runc runc
 	need crun crun
 	need docker docker.io
+	need dockerd docker.io
 	need curl curl
 	need chromium chromium
 	need tini-static tini

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hezi/internal/cli/manifests"
+	"hezi/internal/cli/moving"
 	"hezi/internal/cli/upkeep"
 )
 
@@ -178,6 +179,7 @@ func systemCommands() []entry {
 		{name: "df", short: "Show disk usage of the engine", build: upkept(upkeep.NewDF)},
 		{name: "dial-stdio", short: "Proxy the stdio stream to the daemon connection. Should not be invoked manually.", hidden: true, build: newDialStdio},
 		{name: "events", short: "Get real time events from the server", build: newEvents},
+		{name: "import-docker", short: "Take over what a Docker engine has", build: upkept(moving.New)},
 		{name: "info", short: "Display system-wide information", build: newInfo},
 		{name: "prune", short: "Remove unused data", build: upkept(upkeep.NewSystemPrune)},
 		{name: "stop", short: "Stop all running containers", build: newSystemStop},

@@ -1,0 +1,102 @@
+// Package moving takes over what a Docker engine has: `system import-docker`.
+//
+// Docker is only read, by its API. What Hezi has already is left as it is, so that an
+// import that failed in the middle can be called again.
+package moving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+
+	"hezi/internal/cli/endpoint"
+	"hezi/internal/cli/upkeep"
+	"hezi/internal/version"
+)
+
+// New is `system import-docker`, Hezi's own. The exit code is 1 if something could not be taken.
+func New(c upkeep.Client) *cobra.Command {
+	var from string
+	var dry, subnets bool
+	cmd := &cobra.Command{
+		Use: "[OPTIONS]",
+		Long: "Take images, volumes, networks and containers' definitions over from a running Docker engine, which is only read. Containers are not started, and what they wrote outside volumes stays in Docker." +
+			" What Hezi has already by the same name is left as it is. Volumes are copied by the engine, so that both engines must be on one machine; stop the containers that write to them first.",
+	}
+	f := cmd.Flags()
+	f.StringVar(&from, "from", "unix:///var/run/docker.sock", "Address of the Docker engine")
+	f.BoolVar(&dry, "dry-run", false, "Say what would be taken, and take nothing")
+	f.BoolVar(&subnets, "keep-subnets", false, "Give bridge networks the subnets that they have in Docker. Remove Docker's networks before containers use them")
+	cmd.RunE = c.Run(func(ctx context.Context, engine *endpoint.Connection, _ []string) error {
+		if err := engine.RequireHezi(ctx, "system import-docker"); err != nil {
+			return err
+		}
+		docker, err := connect(ctx, from)
+		if err != nil {
+			return err
+		}
+		defer docker.Close()
+		m := &mover{from: docker, to: engine, out: c.Out, dry: dry, subnets: subnets, images: map[string]string{}, moved: map[string]bool{}}
+		for _, step := range []func(context.Context) error{m.takeImages, m.takeVolumes, m.takeNetworks, m.takeContainers} {
+			if err := step(ctx); err != nil {
+				return err
+			}
+		}
+		return errors.Join(m.problems...)
+	})
+	return cmd
+}
+
+// connect reaches the engine to read from, which must not be Hezi's.
+func connect(ctx context.Context, host string) (*endpoint.Connection, error) {
+	at, err := endpoint.Flags{Host: host}.Resolve(nil)
+	if err != nil {
+		return nil, err
+	}
+	docker, err := at.Connect("Hezi-Client/"+version.Version, nil)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := docker.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		// Not wrapped: it would be explained as a connection to Hezi that fails.
+		return nil, errors.Join(fmt.Errorf("cannot ask Docker at %s: %v: it must run; --from names its address", host, err), docker.Close())
+	}
+	if docker.RequireHezi(ctx, "") == nil {
+		return nil, errors.Join(fmt.Errorf("the engine at %s is Hezi: name Docker's address with --from", host), docker.Close())
+	}
+	return docker, nil
+}
+
+// mover is one import.
+type mover struct {
+	from, to *endpoint.Connection
+	out      io.Writer
+	dry      bool
+	subnets  bool // bridge networks keep theirs
+
+	images   map[string]string // Docker's ids of images, and what they are called in Hezi
+	moved    map[string]bool   // networks that have other subnets than in Docker
+	problems []error
+}
+
+// took tells what was taken.
+func (m *mover) took(format string, args ...any) {
+	if m.dry {
+		format = "would take " + format
+	}
+	_, _ = fmt.Fprintf(m.out, format+"\n", args...) // a terminal that is gone is no failure of the import
+}
+
+// kept tells what Hezi has already.
+func (m *mover) kept(kind, name string) {
+	_, _ = fmt.Fprintf(m.out, "%s %s: is there already\n", kind, name)
+}
+
+// failed keeps a problem; the import goes on.
+func (m *mover) failed(kind, name string, err error) {
+	m.problems = append(m.problems, fmt.Errorf("%s %s: not taken: %w", kind, name, err))
+}

@@ -1,0 +1,74 @@
+package moving
+
+import (
+	"net/netip"
+	"reflect"
+	"testing"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/system"
+)
+
+// TestLike: what Docker filled in is left to Hezi, and what was asked for is kept.
+func TestLike(t *testing.T) {
+	const id, other = "0123456789ab0123456789ab", "fedcba9876543210"
+	c := container.InspectResponse{
+		ID:     id,
+		Config: &container.Config{Hostname: id[:12], Env: []string{"A=B"}},
+		HostConfig: &container.HostConfig{
+			NetworkMode: "default", IpcMode: "container:" + other, PidMode: "container:" + other, Runtime: "runc",
+			LogConfig: container.LogConfig{Type: "json-file"}, MaskedPaths: []string{"/proc/kcore"}, ReadonlyPaths: []string{"/proc/sys"},
+			Links: []string{"/db:/web/database"}, VolumesFrom: []string{"db"}, Binds: []string{"data:/data:ro"}, Tmpfs: map[string]string{"/tmp": ""},
+		},
+		Mounts: []container.MountPoint{
+			{Type: mount.TypeVolume, Name: "data", Destination: "/data"},
+			{Type: mount.TypeVolume, Name: "other", Source: "/var/lib/docker/volumes/other/_data", Destination: "/other", RW: true},
+			{Type: mount.TypeBind, Source: "/srv", Destination: "/srv"},
+			{Type: mount.TypeTmpfs, Destination: "/tmp", RW: true},
+		},
+		NetworkSettings: &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{
+			"bridge": {NetworkID: "n1", Aliases: []string{id[:12], "www"}, IPAddress: netip.MustParseAddr("172.17.0.2")},
+		}},
+	}
+	o := like(c, map[string]string{other: "db"}, system.Info{DefaultRuntime: "runc", LoggingDriver: "json-file"})
+	want := container.HostConfig{
+		NetworkMode: "bridge", IpcMode: "container:db", PidMode: "container:db", Links: []string{"db:database"},
+		Binds: []string{"data:/data:ro"}, Tmpfs: map[string]string{"/tmp": ""},
+		Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "other", Target: "/other"}, {Type: mount.TypeBind, Source: "/srv", Target: "/srv", ReadOnly: true}},
+	}
+	if !reflect.DeepEqual(*o.HostConfig, want) {
+		t.Errorf("host configuration:\n%+v\nwant\n%+v", *o.HostConfig, want)
+	}
+	if o.Config.Hostname != "" || !reflect.DeepEqual(o.Config.Env, []string{"A=B"}) {
+		t.Errorf("configuration: %+v", o.Config)
+	}
+	if got := o.NetworkingConfig.EndpointsConfig["bridge"]; !reflect.DeepEqual(got, &network.EndpointSettings{Aliases: []string{"www"}}) {
+		t.Errorf("endpoint: %+v", got)
+	}
+
+	c.Config.Hostname, c.Config.ExposedPorts = "named", network.PortSet{network.MustParsePort("80/tcp"): {}}
+	c.HostConfig.NetworkMode, c.HostConfig.Runtime, c.HostConfig.MaskedPaths = "container:"+other, "kata", []string{}
+	o = like(c, map[string]string{other: "db"}, system.Info{DefaultRuntime: "runc"})
+	if o.HostConfig.NetworkMode != "container:db" || o.NetworkingConfig != nil || o.Config.Hostname != "" || o.Config.ExposedPorts != nil {
+		t.Errorf("in another's network: %+v %+v", o.Config, o.HostConfig)
+	}
+	if o.HostConfig.Runtime != "kata" || o.HostConfig.MaskedPaths == nil {
+		t.Errorf("what was asked for is lost: %+v", o.HostConfig)
+	}
+	if c.HostConfig.VolumesFrom == nil || c.Config.Hostname != "named" {
+		t.Error("what Docker said was changed")
+	}
+}
+
+func TestLikeNetwork(t *testing.T) {
+	six := network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("fd00::/64")}}}
+	if o := likeNetwork(network.Network{EnableIPv6: true, IPAM: six}); o.EnableIPv4 == nil || *o.EnableIPv4 {
+		t.Error("a network of IPv6 alone has IPv4")
+	}
+	four := network.IPAM{Config: append(six.Config, network.IPAMConfig{Subnet: netip.MustParsePrefix("10.0.0.0/24")})}
+	if o := likeNetwork(network.Network{EnableIPv6: true, IPAM: four}); o.EnableIPv4 != nil { // as Docker before 28 says it
+		t.Error("IPv4 is switched off")
+	}
+}
