@@ -40,11 +40,15 @@ demo: build ## build, start an engine of its own, run hezi/hello, fetch its page
 	test/demo.sh
 
 .PHONY: lint
-lint: embedded ## gofmt, go vet, staticcheck, the import table and the budgets
-	@test -z "$$(gofmt -l cmd internal test)" || { echo "not gofmt-ed:"; gofmt -l cmd internal test; exit 1; }
+lint: embedded ## gofmt, go vet, staticcheck, the import table, the budgets and the command reference
+	@test -z "$$(gofmt -l cmd internal packaging test)" || { echo "not gofmt-ed:"; gofmt -l cmd internal packaging test; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
-	$(GO) test -count=1 ./test/arch
+	$(GO) test -count=1 ./test/arch ./packaging/...
+
+.PHONY: docs
+docs: embedded ## write the command reference, docs/reference
+	$(GO) run ./packaging/reference
 
 .PHONY: setup
 setup: ## install the Debian packages that the tests need, and make the root of their virtual machines (as root)

@@ -66,12 +66,30 @@ func (a *App) addCommands(cmd *cobra.Command, words []string) {
 	}
 }
 
-// Tree is the whole command line, for what describes it.
+// Tree is the whole command line, for what describes it: its defaults are those of an
+// environment that says nothing.
 func Tree() *cobra.Command {
 	a := &App{Streams: term.Standard(), builder: true}
 	cmd := a.root()
 	a.addCommands(cmd, nil)
+	neutral(cmd)
 	return cmd
+}
+
+// neutral takes out of the defaults what is of this process's environment.
+func neutral(cmd *cobra.Command) {
+	const dir = "~/.docker"
+	for name, def := range map[string]string{
+		"config": dir, "tls": "false", "tlsverify": "false", "platform": "",
+		"tlscacert": dir + "/ca.pem", "tlscert": dir + "/cert.pem", "tlskey": dir + "/key.pem",
+	} {
+		if f := cmd.Flags().Lookup(name); f != nil {
+			f.DefValue = def
+		}
+	}
+	for _, c := range cmd.Commands() {
+		neutral(c)
+	}
 }
 
 func (a *App) globalFlags(f *pflag.FlagSet) {
