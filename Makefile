@@ -2,7 +2,13 @@
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS = -s -w -X hezi/internal/version.Version=$(VERSION)
-STATIC = CGO_ENABLED=0 $(GO) build -trimpath
+# ARCH is amd64 or arm64. What runs while another machine's programs are made is this machine's.
+HOSTARCH := $(subst x86_64,amd64,$(subst aarch64,arm64,$(shell uname -m)))
+ARCH ?= $(HOSTARCH)
+STATIC = CGO_ENABLED=0 GOARCH=$(ARCH) $(GO) build -trimpath
+CROSS_amd64 = x86_64-linux-gnu-gcc
+CROSS_arm64 = aarch64-linux-gnu-gcc
+TINYCC = $(if $(filter $(HOSTARCH),$(ARCH)),gcc,$(CROSS_$(ARCH)))
 INITBIN = internal/box/initbin/bin
 HELLOBIN = internal/image/hello/bin
 TINYFLAGS = -Os -static -nostdlib -fno-stack-protector -fno-asynchronous-unwind-tables -Wall -Werror
@@ -22,8 +28,8 @@ build: embedded ## build bin/hezi, bin/hezid and bin/hezi-keeper
 embedded: toolchain
 	@mkdir -p $(INITBIN) $(HELLOBIN)
 	$(STATIC) -ldflags '-s -w' -o $(INITBIN)/hezi-init ./cmd/hezi-init
-	gcc $(TINYFLAGS) -o $(INITBIN)/hezi-tiny cmd/hezi-tiny/tiny.c
-	gcc $(TINYFLAGS) -o $(INITBIN)/hezi-enter cmd/hezi-enter/enter.c
+	$(TINYCC) $(TINYFLAGS) -o $(INITBIN)/hezi-tiny cmd/hezi-tiny/tiny.c
+	$(TINYCC) $(TINYFLAGS) -o $(INITBIN)/hezi-enter cmd/hezi-enter/enter.c
 	$(STATIC) -ldflags '-s -w' -o $(HELLOBIN)/hezi-hello ./cmd/hezi-hello
 
 .PHONY: race
@@ -33,7 +39,7 @@ race: embedded ## build bin/race/: the three programs with the race detector
 
 .PHONY: toolchain
 toolchain:
-	@command -v gcc >/dev/null || test/setup.sh gcc
+	@command -v $(TINYCC) >/dev/null || test/setup.sh $(TINYCC)
 
 .PHONY: demo
 demo: build ## build, start an engine of its own, run hezi/hello, fetch its page, clean up
@@ -84,7 +90,7 @@ share: build
 	@rm -rf dist/share && mkdir -p dist/share/man/man1 dist/share/man/man8 dist/share/completions
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s) $(GO) run ./packaging/man dist/share/man/man1
 	@mv dist/share/man/man1/hezid.8 dist/share/man/man8/
-	@for shell in bash zsh fish; do bin/hezi completion $$shell >dist/share/completions/hezi.$$shell || exit 1; done
+	@for shell in bash zsh fish; do $(GO) run ./cmd/hezi completion $$shell >dist/share/completions/hezi.$$shell || exit 1; done
 
 .PHONY: install
 install: build share ## install the engine with its units, man pages and completions into PREFIX (/usr/local), as root
@@ -96,7 +102,11 @@ uninstall: ## take it away again; data and configuration stay
 
 .PHONY: deb
 deb: share ## make the Debian packages dist/hezi_*.deb and dist/hezi-docker_*.deb
-	packaging/debian/build.sh
+	ARCH=$(ARCH) packaging/debian/build.sh
+
+.PHONY: release
+release: ## make archives, Debian packages, lists of parts and checksums of the commit, for amd64 and arm64: dist/release
+	packaging/release.sh
 
 .PHONY: dev
 dev: build ## run an engine under a temporary root, with debug on, until ctrl-c; it leaves nothing

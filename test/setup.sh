@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that the build (gcc) and the tests need, and makes
 # the root of the tests' virtual machines.
-# Usage: setup.sh [gcc]
+# Usage: setup.sh [COMPILER]    only that: gcc, or that of another machine, as aarch64-linux-gnu-gcc
 set -eu
 [ "$(id -u)" = 0 ] || { echo "setup.sh: installing packages needs root; run it with sudo" >&2; exit 1; }
 
@@ -9,8 +9,10 @@ missing=
 need() { # need PROGRAM PACKAGE
 	PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || missing="$missing $2"
 }
-need gcc gcc
-if [ "${1-}" != gcc ]; then
+compiler=${1:-gcc} package=gcc
+[ "$compiler" = gcc ] || package=gcc-$(echo "${compiler%-gcc}" | tr _ -)
+need "$compiler" "$package"
+if [ $# = 0 ]; then
 	need busybox busybox-static
 	need debootstrap debootstrap
 	need docker-registry docker-registry
@@ -32,6 +34,8 @@ if [ "${1-}" != gcc ]; then
 	need mkfs.erofs erofs-utils
 	need mkfs.ext4 e2fsprogs
 	need rsyslogd rsyslog
+	need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+	need qemu-aarch64 qemu-user
 	need mkfs.xfs xfsprogs
 	/usr/bin/python3 -c 'import docker' 2>/dev/null || missing="$missing python3-docker"
 	[ -e /usr/share/doc/libseccomp-dev ] || missing="$missing libseccomp-dev"
@@ -51,4 +55,4 @@ if [ -n "$missing" ]; then
 	# shellcheck disable=SC2086 # a list of words
 	apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
-[ "${1-}" = gcc ] || "$(dirname "$0")/vm/debian.sh" setup
+[ $# != 0 ] || "$(dirname "$0")/vm/debian.sh" setup

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Makes the Debian packages in dist, of this machine's architecture.
+# Makes the Debian packages in dist, of ARCH, for which make has built what the programs
+# carry; without it of this machine's.
 # VERSION is what git describes; the same commit gives the same bytes.
 set -eu
 cd "$(dirname "$0")/../.."
 go=${GO:-go}
-ARCH=$($go env GOHOSTARCH) # the keeper carries programs that gcc has made for this machine
+ARCH=${ARCH:-$($go env GOHOSTARCH)}
 [ -n "${VERSION-}" ] || VERSION=$(git describe --tags --always --dirty 2>/dev/null || echo dev)
 stamp=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 programs=$VERSION
