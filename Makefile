@@ -60,9 +60,14 @@ docs: embedded ## write the command reference, docs/reference
 setup: ## install the Debian packages that the tests need, and make the root of their virtual machines (as root)
 	test/setup.sh
 
+ifeq ($(PKG),)
+ifneq ($(RUN),)
+$(error RUN needs PKG, the packages that have the tests: make test PKG=./internal/cli RUN=$(RUN))
+endif
+endif
 .PHONY: test
-test: setup build race lint ## every test, against the real engine, as root
-	test/run.sh
+test: $(if $(PKG),build,setup build race lint) ## every test, against the real engine, as root; PKG=./internal/cli and RUN=EXPRESSION: only those
+	$(if $(PKG),$(GO) test -count=1 $(if $(RUN),-run '$(RUN)') $(PKG),test/run.sh)
 
 .PHONY: bench
 bench: build ## compare with docker, podman, crun and runc, as far as they are installed
