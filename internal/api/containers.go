@@ -13,11 +13,11 @@ import (
 
 var containerRoutes = []route{
 	{method: "GET", path: "/containers/json", handle: containerList},
-	{method: "POST", path: "/containers/create", handle: containerCreate},
+	{method: "POST", path: "/containers/create", handle: timed(containerCreate)},
 	{method: "POST", path: "/containers/prune", handle: containerPrune, since: 25},
 	{method: "GET", path: "/containers/{id}/json", handle: containerInspect},
 	{method: "GET", path: "/containers/{id}/top", handle: containerTop},
-	{method: "POST", path: "/containers/{id}/start", handle: containerStart},
+	{method: "POST", path: "/containers/{id}/start", handle: timed(containerStart)},
 	{method: "POST", path: "/containers/{id}/stop", handle: containerStop},
 	{method: "POST", path: "/containers/{id}/restart", handle: containerRestart},
 	{method: "POST", path: "/containers/{id}/kill", handle: containerKill},

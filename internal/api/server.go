@@ -194,11 +194,15 @@ type recorder struct {
 	http.ResponseWriter
 	status   int
 	hijacked bool
+	before   func() // called once, before the headers are written; nil: nothing is
 }
 
 func (r *recorder) WriteHeader(code int) {
 	if r.status == 0 {
 		r.status = code
+		if r.before != nil {
+			r.before()
+		}
 	}
 	r.ResponseWriter.WriteHeader(code)
 }

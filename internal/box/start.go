@@ -9,6 +9,7 @@ import (
 	"hezi/internal/box/initbin"
 	"hezi/internal/box/initproc"
 	"hezi/internal/box/plan"
+	"hezi/internal/timeline"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +61,7 @@ func (r *Runtime) start(ctx context.Context, spec *Spec, stdio Stdio, gate Gate)
 		}
 		return nil, cgroupError(spec.ID, err)
 	}
+	timeline.Of(ctx).Mark("cgroup", "the cgroup and the limits that need no process")
 	proc, err := r.startIn(ctx, spec, stdio, gate, group, b, prepared, born)
 	if err != nil {
 		return nil, errors.Join(err, group.Remove())
@@ -96,6 +98,7 @@ func (r *Runtime) startIn(ctx context.Context, spec *Spec, stdio Stdio, gate Gat
 		}
 		attach(c, group, birth, attached)
 	}
+	timeline.Of(ctx).Mark("init", "one that was prepared is taken or one is started")
 	if gate.FIFO != nil {
 		b.plan.Gate = b.lend(rawFD(gate.FIFO))
 	}
@@ -232,17 +235,21 @@ func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundl
 		}
 		b.plan.Tiny = b.lend(rawFD(tiny))
 	}
+	lap := timeline.Of(ctx)
+	lap.Mark("plan", "what is mounted is opened and all is written down for init")
 	proc := &Proc{PID: c.pid, PidFD: c.pidfd, CgroupPaths: group.Paths()}
 	err := c.drive(ctx, b, proc, func(message byte) error {
 		switch message {
 		case plan.NeedCgroup:
 			select {
 			case err := <-attached:
+				lap.Mark("enter", "init is in its cgroup")
 				return err
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		case plan.Ready:
+			lap.Mark("box", "init has made the box around itself")
 			if err := b.raise(c.pid); err != nil {
 				return err
 			}
@@ -260,6 +267,7 @@ func (r *Runtime) build(ctx context.Context, c *child, prepared *spare, b *bundl
 		}
 		return nil, err
 	}
+	lap.Mark("program", "the last limits and init becomes the program")
 	return proc, nil
 }
 

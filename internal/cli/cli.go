@@ -43,6 +43,8 @@ type App struct {
 
 	catchSignals func() // from now on they end the context instead of hezi
 
+	timeline *timeline // of `debug timeline`; nil: nobody asked
+
 	config *configfile.ConfigFile
 	engine *endpoint.Connection
 	osType string // of the engine, known after Engine
@@ -208,7 +210,7 @@ func (a *App) connect() (*endpoint.Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ep.Connect(userAgent(), cfg.HTTPHeaders)
+	return ep.Connect(userAgent(), a.timeline.asked(cfg.HTTPHeaders), a.timeline.hear()...)
 }
 
 func userAgent() string {

@@ -196,7 +196,9 @@ func imageError(image string, err error) error {
 // pullFor pulls with the progress on standard error: standard output is the
 // container's.
 func (a *App) pullFor(ctx context.Context, c *creation, image string, platform []ocispec.Platform) error {
-	return a.pull(ctx, image, pullOptions{platforms: platform, quiet: c.quiet}, a.Err)
+	err := a.pull(ctx, image, pullOptions{platforms: platform, quiet: c.quiet}, a.Err)
+	a.timeline.mark("pull", "its image is pulled")
+	return err
 }
 
 // shareSocket mounts the engine's socket into the container.

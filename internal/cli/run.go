@@ -34,6 +34,7 @@ func newRun(a *App) *cobra.Command {
 		if _, err := a.Engine(cmd.Context()); err != nil {
 			return r.refuse(a, err)
 		}
+		a.timeline.mark("connect", "the engine is found and the API's version agreed on")
 		req, err := a.request(r.creation)
 		if err != nil {
 			return err
@@ -81,11 +82,13 @@ func (a *App) runContainer(ctx context.Context, r *running, req *request.Contain
 	if err != nil {
 		return r.refuse(a, err)
 	}
+	a.timeline.mark("create", "the container is made")
 	if !attach {
 		a.println(id) // before the start: a container that does not start is there too
 		if _, err := a.engine.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
 			return r.refuse(a, err)
 		}
+		a.timeline.mark("start", "the container is started")
 		return nil
 	}
 	if signals != nil {
@@ -183,6 +186,7 @@ func (a *App) startAttached(ctx context.Context, s session) error {
 		return &startError{err}
 	}
 	defer conn.Close()
+	a.timeline.mark("attach", "its streams and the wait for its end are accepted")
 	pumped := a.pump(ctx, s, conn.HijackedResponse)
 
 	if _, err := a.engine.ContainerStart(ctx, s.id, s.start); err != nil {
@@ -190,6 +194,7 @@ func (a *App) startAttached(ctx context.Context, s session) error {
 		<-pumped // gives the terminal back
 		return &startError{err}
 	}
+	a.timeline.mark("start", "the container is started")
 	if s.tty && term.IsTerminal(a.Out) {
 		a.followSize(ctx, s.id)
 	}

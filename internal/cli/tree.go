@@ -74,6 +74,11 @@ func commands() []entry {
 		}},
 		{name: "container", short: "Manage containers", sub: containers},
 		{name: "context", short: "Manage contexts", sub: contextCommands()},
+		{name: "debug", short: "Find out what the engine does", sub: []entry{
+			{name: "timeline", short: "Print what the phases of a command took", sub: []entry{
+				{name: "run", short: "Create and run a new container, and print what its phases took", build: newTimelineRun},
+			}},
+		}},
 		{name: "execs", short: "Manage commands that run by exec", sub: []entry{
 			{name: "kill", short: "Send a signal to all processes of one or more execs", build: newExecsKill},
 			{name: "ls", aliases: []string{"list"}, short: "List execs that have processes", build: newExecsLs},

@@ -22,6 +22,7 @@ import (
 	hostnet "hezi/internal/network"
 	"hezi/internal/network/egress"
 	"hezi/internal/network/hostfiles"
+	"hezi/internal/timeline"
 )
 
 // Create makes a container's record, its volumes and the hold on its image.
@@ -57,6 +58,8 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
+	lap := timeline.Of(ctx)
+	lap.Mark("image", "the request is read and its image found")
 	config, err := spec.Merge(*q.Config, img.Config.Config)
 	if err != nil {
 		return container.CreateResponse{}, err
@@ -116,6 +119,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err = (output{e.records}).checkLog(r); err != nil { // the tag may be of its name
 		return container.CreateResponse{}, err
 	}
+	lap.Mark("settings", "all that was asked for is checked")
 	if err = e.o.Images.Pin(ctx, img, r.ID); err != nil {
 		return container.CreateResponse{}, err
 	}
@@ -127,13 +131,16 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	if err = e.limitLayer(r); err != nil {
 		return container.CreateResponse{}, err
 	}
+	lap.Mark("layer", "its writable layer")
 	if err = e.makePoints(ctx, r, &undo); err != nil {
 		return container.CreateResponse{}, err
 	}
+	lap.Mark("volumes", "volumes are made and held")
 	c := newEntry(r)
 	if err = e.save(c, r); err != nil {
 		return container.CreateResponse{}, err
 	}
+	lap.Mark("record", "the container is stored")
 	e.add(c)
 	e.o.Images.Touch(img.ID)
 	e.publish(r, events.ActionCreate)

@@ -24,6 +24,7 @@ import (
 	"hezi/internal/network"
 	"hezi/internal/network/egress"
 	"hezi/internal/runtimes"
+	"hezi/internal/timeline"
 )
 
 // Start starts a container; one that runs already is a NotModified error.
@@ -82,6 +83,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 			}
 		})
 		if err == nil {
+			timeline.Of(ctx).Mark("state", "that it runs is stored")
 			c.over = make(chan struct{})
 			e.checks.begin(c)
 			output{e.records}.shipLog(c.latest.Load())
@@ -163,16 +165,20 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err := c.unhooked(ctx); err != nil {
 		return none, err
 	}
+	lap := timeline.Of(ctx)
+	lap.Mark("lock", "nothing else is done with the container")
 	r := c.latest.Load()
 	root, err := e.o.Images.RootFS(ctx, r.image())
 	if err != nil {
 		return none, err
 	}
 	e.o.Images.Touch(digest.Digest(r.ImageID))
+	lap.Mark("image", "the directories of its layers")
 	mounts, err := e.mounts(ctx, r)
 	if err != nil {
 		return none, err
 	}
+	lap.Mark("volumes", "volumes and binds")
 	pid, ipc, err := neighbours(e).of(r)
 	if err != nil {
 		return none, err
@@ -185,14 +191,17 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, err
 	}
+	lap.Mark("network", "its place in the networks and its published ports")
 	files, err := e.writeFiles(r, sandbox)
 	if err != nil {
 		return none, err
 	}
+	lap.Mark("files", "the files of its own in /etc")
 	base, err := roots(e).mounted(ctx, r, root)
 	if err != nil {
 		return none, err
 	}
+	lap.Mark("layer", "its writable layer")
 	security, err := spec.ParseSecurity(r.HostConfig.SecurityOpt)
 	if err != nil {
 		return none, err
@@ -233,6 +242,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if err != nil {
 		return none, after.Drop(err)
 	}
+	lap.Mark("settings", "the request as the keeper takes it")
 	// What the container has is stored before it runs: an engine that dies in
 	// between finds the process at the keeper and its network here.
 	intent := *r
@@ -241,7 +251,8 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 		return none, after.Drop(err)
 	}
 	c.latest.Store(&intent)
-	req := keeper.StartRequest{Launch: launch, Spec: s, Log: log, StdinOnce: r.Config.StdinOnce}
+	lap.Mark("intent", "what it will have is stored")
+	req := keeper.StartRequest{Launch: launch, Spec: s, Log: log, StdinOnce: r.Config.StdinOnce, Timeline: lap != nil}
 	if sandbox != nil {
 		req.Ports = sandbox.Sockets[:min(len(sandbox.Sockets), keeper.MaxPorts)]
 		req.Names = sandbox.Names
@@ -257,6 +268,7 @@ func (e launcher) launch(ctx context.Context, c *entry) (keeper.Started, error) 
 	if errdefs.IsUnavailable(err) {
 		began, err = e.begun(ctx, r.ID, asked, err)
 	}
+	lap.Include(began.Phases, "keeper", "the way to the keeper and back")
 	if err == nil {
 		e.settleLimits(ctx, &s)
 	}

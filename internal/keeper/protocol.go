@@ -6,6 +6,7 @@ import (
 
 	"hezi/internal/box"
 	"hezi/internal/runtimes"
+	"hezi/internal/timeline"
 )
 
 // ProtocolVersion is raised when a message changes so that an older keeper
@@ -42,6 +43,8 @@ type StartRequest struct {
 	NameSockets int `json:",omitempty"`
 	// Launch has another OCI runtime start it; nil: this keeper does itself.
 	Launch *runtimes.Launch `json:",omitempty"`
+	// Timeline asks for Started.Phases.
+	Timeline bool `json:",omitempty"`
 }
 
 // NameSockets answers the request for a container's StartRequest.Names, or Ports.
@@ -86,6 +89,8 @@ type Started struct {
 	Pipes [2]uint64
 	// Unattached is why an exec's client is not attached; its process runs.
 	Unattached *WireError `json:",omitempty"`
+	// Phases of the start, where they were asked for.
+	Phases []timeline.Phase `json:",omitempty"`
 }
 
 // AdoptRequest names a container that runs, as Started told it: a keeper that

@@ -64,7 +64,7 @@ func pages(root *cobra.Command) map[string][]byte {
 	groups := listed(root, func(c *cobra.Command) bool { return c.HasSubCommands() })
 	long := map[string]bool{}
 	for _, g := range groups {
-		for _, c := range listed(g, nil) {
+		for _, c := range leaves(g) {
 			long[key(c)] = true
 		}
 	}
@@ -90,7 +90,7 @@ func pages(root *cobra.Command) map[string][]byte {
 		all[file] = slices.Concat(bytes.TrimRight(page.Bytes(), "\n"), []byte("\n"))
 	}
 	for _, g := range groups {
-		section(g.Name()+".md", g.CommandPath(), g.Short+".", listed(g, nil))
+		section(g.Name()+".md", g.CommandPath(), g.Short+".", leaves(g))
 	}
 	section(others, "Other commands", "Those of no group.", rest)
 	all[index] = list.Bytes()
@@ -105,6 +105,19 @@ func key(c *cobra.Command) string { return c.Short + "\n" + c.Flags().FlagUsages
 func listed(parent *cobra.Command, keep func(*cobra.Command) bool) []*cobra.Command {
 	list := slices.DeleteFunc(slices.Clone(parent.Commands()), func(c *cobra.Command) bool { return c.Hidden || keep != nil && !keep(c) })
 	slices.SortFunc(list, func(a, b *cobra.Command) int { return cmp.Compare(a.Name(), b.Name()) })
+	return list
+}
+
+// leaves are the commands of a group and of the groups in it.
+func leaves(g *cobra.Command) []*cobra.Command {
+	var list []*cobra.Command
+	for _, c := range listed(g, nil) {
+		if c.HasSubCommands() {
+			list = append(list, leaves(c)...)
+		} else {
+			list = append(list, c)
+		}
+	}
 	return list
 }
 

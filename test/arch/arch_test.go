@@ -62,6 +62,7 @@ var rules = []rule{
 		Reason: "the OCI command is the box alone, without an engine"},
 	{From: "hezi/internal/runtimes", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/runtimes", "hezi/internal/box"},
 		Reason: "it runs in the keeper, and stands for the box where another runtime makes it"},
+	{From: "hezi/internal/timeline", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/timeline"}, Reason: "the keeper and the box link it, and it knows no work"},
 	{From: "hezi/internal/store", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/store"}, Reason: "the store knows no resource"},
 	{From: "hezi/internal/events", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/events"}, Reason: "events know no resource"},
 	{From: "hezi/cmd", To: []string{"hezi/internal/engine", "hezi/internal/image", "hezi/internal/network", "hezi/internal/api"},

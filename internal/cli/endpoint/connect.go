@@ -39,8 +39,8 @@ type Connection struct {
 }
 
 // Connect makes a client for the endpoint. The API version is negotiated with
-// the first request, unless DOCKER_API_VERSION names one.
-func (ep *Endpoint) Connect(userAgent string, headers map[string]string) (*Connection, error) {
+// the first request, unless DOCKER_API_VERSION names one. more is for the client, too.
+func (ep *Endpoint) Connect(userAgent string, headers map[string]string, more ...client.Opt) (*Connection, error) {
 	c := &Connection{Endpoint: ep, userAgent: userAgent, headers: headers}
 	opts, err := ep.options(c)
 	if err != nil {
@@ -50,6 +50,7 @@ func (ep *Endpoint) Connect(userAgent string, headers map[string]string) (*Conne
 		opts = append(opts, client.WithHTTPHeaders(headers))
 	}
 	opts = append(opts, client.WithUserAgent(userAgent), client.WithAPIVersionFromEnv())
+	opts = append(opts, more...)
 	if c.Client, err = client.New(opts...); err != nil {
 		return nil, fmt.Errorf("the address %s of the daemon: %w", ep.Host, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"hezi/internal/box"
 	"hezi/internal/box/cgroup"
 	"hezi/internal/keeper"
+	"hezi/internal/timeline"
 )
 
 // What a container's own runtime does, where that is another than ours: to its
@@ -17,15 +18,17 @@ import (
 // host to which signals go directly, as everybody sends them.
 
 // begin starts the container's first process.
-func begin(s *Server, p *process, req *keeper.StartRequest, theirs box.Stdio) (*box.Proc, error) {
+func begin(ctx context.Context, s *Server, p *process, req *keeper.StartRequest, theirs box.Stdio) (*box.Proc, error) {
 	if req.Launch == nil {
-		return s.rt.Start(context.Background(), &req.Spec, theirs)
+		return s.rt.Start(ctx, &req.Spec, theirs)
 	}
 	if s.o.Others == nil {
 		return nil, keeper.Classed(errdefs.ErrNotImplemented, "this keeper has no other runtimes")
 	}
 	p.rec.Runtime = req.Launch.Runtime.Name
-	return s.o.Others.Start(context.Background(), &req.Spec, req.Launch, theirs)
+	proc, err := s.o.Others.Start(ctx, &req.Spec, req.Launch, theirs)
+	timeline.Of(ctx).Mark("runtime", "another runtime starts the program")
+	return proc, err
 }
 
 // beside starts an exec.

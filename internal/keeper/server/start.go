@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"hezi/internal/box/cgroup"
 	"hezi/internal/keeper"
 	"hezi/internal/logs"
+	"hezi/internal/timeline"
 )
 
 // attachWait is how long an exec's output waits for its Attach.
@@ -75,6 +77,10 @@ func (s *Server) failPending(id string, n *pendingStart) {
 }
 
 func (s *Server) launch(p *process, req *keeper.StartRequest) (out keeper.Started, err error) {
+	ctx, lap := context.Background(), (*timeline.Record)(nil)
+	if req.Timeline {
+		ctx, lap = timeline.New(ctx)
+	}
 	owned, err := owners(s, &req.Spec.Namespaces, req.Spec.Mounts)
 	defer closeFiles(owned...)
 	if err != nil {
@@ -100,13 +106,17 @@ func (s *Server) launch(p *process, req *keeper.StartRequest) (out keeper.Starte
 		}
 		undo = append(undo, func() { p.log.Close() })
 	}
-	proc, err := begin(s, p, req, ps.theirs)
+	lap.Mark("streams", "the pipes or the terminal and the log")
+	proc, err := begin(ctx, s, p, req, ps.theirs)
 	if err != nil {
 		return out, err
 	}
 	ps.closeTheirs()
 	undo = append(undo, func() { endStarted(s, p.rec, proc) })
-	return s.register(p, proc, ps)
+	out, err = s.register(p, proc, ps)
+	lap.Mark("hold", "copies of what must not be lost go to the holder")
+	out.Phases = lap.Phases()
+	return out, err
 }
 
 // register deposits a started process with the holder.
