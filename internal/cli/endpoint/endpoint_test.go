@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -140,8 +141,15 @@ func TestExplainDenied(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o660); err != nil {
 		t.Fatal(err)
 	}
-	if got := explainSocket(path, false, syscall.EACCES); !strings.Contains(got, "belongs to root") {
-		t.Errorf("a socket of root's: %s", got)
+	for docker, group := range map[bool]string{false: "hezi", true: "docker"} {
+		got := explainSocket(path, docker, syscall.EACCES)
+		_, missing := user.LookupGroup(group)
+		if !strings.Contains(got, "belongs to root") || !strings.Contains(got, "sudo usermod -aG "+group+" $USER; ") || !strings.Contains(got, "restart ") {
+			t.Errorf("a socket of root's: %s", got)
+		}
+		if made := strings.Contains(got, "does not exist") && strings.Contains(got, "sudo groupadd --system "+group+"; "); made != (missing != nil) {
+			t.Errorf("a socket of root's, the group %s (%v): %s", group, missing, got)
+		}
 	}
 	if err := os.Chmod(path, 0o660); err != nil {
 		t.Fatal(err)

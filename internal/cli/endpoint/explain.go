@@ -92,7 +92,7 @@ func explainSocket(path string, docker bool, err error) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("The socket %s is there, but nothing listens on it: the daemon was stopped or has crashed.\n%s", path, start)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return explainDenied(path)
+		return explainDenied(path, docker)
 	case errors.Is(err, syscall.EAGAIN):
 		return fmt.Sprintf("The daemon does not accept connections on %s: it is overloaded or hangs. See its log, and restart it if that lasts.", path)
 	}
@@ -116,8 +116,26 @@ func startAdvice(docker bool) string {
 	return "Start it with: sudo " + program
 }
 
+// groupAdvice is for a socket of root's: the daemon gives it to its group, where that
+// is there when the daemon starts.
+func groupAdvice(docker bool) string {
+	group, program := "hezi", "hezid"
+	if docker {
+		group, program = "docker", "dockerd"
+	}
+	restart := "restart " + program
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		restart = "sudo systemctl restart " + group
+	}
+	why, do := fmt.Sprintf("%s has not given it to the group %q: it was started before that was made, or for another group (--group).", program, group), ""
+	if _, err := user.LookupGroup(group); err != nil {
+		why, do = fmt.Sprintf("The group %q, to which %s gives it at its start, does not exist.", group, program), fmt.Sprintf("sudo groupadd --system %s; ", group)
+	}
+	return fmt.Sprintf("%s\nUse sudo, or mend it with: %ssudo usermod -aG %s $USER; %s   and log in again. (Who is in this group is as good as root.)", why, do, group, restart)
+}
+
 // explainDenied says whose the socket is and how to get access.
-func explainDenied(path string) string {
+func explainDenied(path string, docker bool) string {
 	var st syscall.Stat_t
 	if err := syscall.Stat(path, &st); err != nil {
 		return fmt.Sprintf("You are not allowed to reach %s (%v). Try again with sudo.", path, err)
@@ -127,7 +145,7 @@ func explainDenied(path string) string {
 		name = g.Name
 	}
 	if st.Gid == 0 || st.Mode&0o060 != 0o060 {
-		return fmt.Sprintf("You are not allowed to open %s: it belongs to root. Use sudo, or let a group use it: start hezid with --group GROUP.", path)
+		return fmt.Sprintf("You are not allowed to open %s: it belongs to root.\n%s", path, groupAdvice(docker))
 	}
 	if groups, err := os.Getgroups(); err == nil {
 		for _, g := range groups {

@@ -95,6 +95,11 @@ func TestAWebPageIsNoRegistry(t *testing.T) {
 	}{
 		{"ok", page(200, "text/html; charset=utf-8"), []string{`HOST answered with a web page ("Welcome to Hotel & Bar"): it is no registry, or a proxy or a login page`}},
 		{"called JSON", page(200, "application/json"), []string{"HOST answered with a web page"}},
+		{"text", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			fmt.Fprint(w, "I am\ta printer.\r\nWhat do you want to print today? There is paper left for two pages")
+		}, []string{`HOST answered "I am a printer. What do you want to print today? There is p…" where a manifest was asked for: what is there is no registry: check the name, the port`}},
+		{"nothing", func(http.ResponseWriter, *http.Request) {}, []string{"HOST answered nothing where a manifest was asked for: what is there is no registry"}},
 		{"forbidden", page(403, "text/html"), []string{`403 Forbidden from HOST: it sent a web page ("Welcome to Hotel & Bar"): this may be no registry`}},
 		{"bad gateway", page(502, ""), []string{"502 Bad Gateway", `it sent a web page ("Welcome to Hotel & Bar")`}},
 		{"token server", func(w http.ResponseWriter, r *http.Request) {

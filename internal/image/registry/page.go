@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"html"
@@ -52,6 +53,27 @@ func pageFailure(host string, body []byte) *Failure {
 	return &Failure{Host: host, class: errdefs.ErrUnavailable, lied: true, page: true, brief: "a web page" + title(body), text: fmt.Sprintf(
 		"%s answered with a web page%s: it is no registry, or a proxy or a login page of the network (a captive portal) answers in its place: "+
 			"open a page in a browser on this network to log in, and check the name and the proxy (proxies in daemon.json, HTTPS_PROXY)", host, title(body))}
+}
+
+// isText says whether what was answered in place of a manifest is of no registry:
+// none takes a manifest that is not JSON, and all name themselves or the digest. What
+// begins as a manifest was cut off.
+func isText(h http.Header, body []byte) bool {
+	return h.Get("Docker-Content-Digest") == "" && h.Get("Docker-Distribution-Api-Version") == "" &&
+		!bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) && !json.Valid(body)
+}
+
+func textFailure(host string, body []byte) *Failure {
+	text := strings.Join(strings.Fields(printable(string(body[:min(len(body), 60)]))), " ")
+	if len(body) > 60 {
+		text += "…"
+	}
+	said := fmt.Sprintf("%q", text)
+	if text == "" {
+		said = "nothing"
+	}
+	return &Failure{Host: host, class: errdefs.ErrUnavailable, lied: true, page: true, brief: said, text: fmt.Sprintf(
+		"%s answered %s where a manifest was asked for: what is there is no registry: check the name, the port and the proxy (proxies in daemon.json, HTTPS_PROXY)", host, said)}
 }
 
 // errWantsTLS is what a server says that has TLS and was asked without.

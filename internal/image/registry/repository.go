@@ -111,6 +111,9 @@ func (r *Repository) get(ctx context.Context, ep *endpoint, object string, want 
 	if isPage(resp.Header, body) {
 		return nil, "", pageFailure(ep.base(), body)
 	}
+	if isText(resp.Header, body) {
+		return nil, "", textFailure(ep.base(), body)
+	}
 	if want != "" {
 		if got := want.Algorithm().FromBytes(body); got != want && want.Algorithm().FromBytes(schema1.Payload(body)) != want {
 			return nil, "", wrongDigest(ep, "manifest", want, got)
