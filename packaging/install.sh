@@ -29,6 +29,9 @@ install)
 	install -D -m 644 "$built/completions/hezi.zsh" "$root$prefix/share/zsh/site-functions/_hezi"
 	install -D -m 644 "$built/completions/hezi.fish" "$root$prefix/share/fish/vendor_completions.d/hezi.fish"
 	[ -e "$root/etc/hezi/daemon.json" ] || install -D -m 644 packaging/daemon.json "$root/etc/hezi/daemon.json"
+	if ! live || [ -d /etc/apparmor.d ]; then
+		install -D -m 644 packaging/apparmor/hezi-default "$root/etc/apparmor.d/hezi-default"
+	fi
 	live || exit 0
 	getent group hezi >/dev/null || groupadd --system hezi
 	if systemd; then
@@ -51,7 +54,8 @@ uninstall)
 	rm -f "$root$prefix/bin/hezi" "$root$prefix/bin/hezid" "$root$prefix/bin/hezi-keeper" \
 		"$root$prefix/lib/systemd/system/hezi.service" "$root$prefix/lib/systemd/system/hezi.socket" "$root$prefix/lib/sysusers.d/hezi.conf" \
 		"$root$prefix/share/bash-completion/completions/hezi" "$root$prefix/share/zsh/site-functions/_hezi" "$root$prefix/share/fish/vendor_completions.d/hezi.fish" \
-		"$root$prefix/share/man/man8/hezid.8" "$root$prefix/share/man/man1/hezi.1" "$root$prefix/share/man/man1"/hezi-*.1
+		"$root$prefix/share/man/man8/hezid.8" "$root$prefix/share/man/man1/hezi.1" "$root$prefix/share/man/man1"/hezi-*.1 \
+		"$root/etc/apparmor.d/hezi-default"
 	systemd && systemctl daemon-reload
 	live && echo "Hezi is taken away. /var/lib/hezi and /etc/hezi stay; what runs in containers runs on until the next boot."
 	exit 0

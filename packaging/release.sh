@@ -28,7 +28,7 @@ for ARCH in amd64 arm64; do
 	name=hezi_${VERSION}_linux_$ARCH
 	mkdir -p "$work/$name/dist"
 	cp -r README.md CHANGELOG.md SECURITY.md "$work/$name/"
-	cp -r --parents bin/hezi bin/hezid bin/hezi-keeper dist/share/man dist/share/completions packaging/install.sh packaging/preflight.sh packaging/daemon.json packaging/systemd "$work/$name/"
+	cp -r --parents bin/hezi bin/hezid bin/hezi-keeper dist/share/man dist/share/completions packaging/install.sh packaging/preflight.sh packaging/daemon.json packaging/apparmor packaging/systemd "$work/$name/"
 	tar -C "$work" -c --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="@$SOURCE_DATE_EPOCH" "$name" | gzip -9n >"$out/$name.tar.gz"
 	go run ./packaging/sbom "$VERSION" bin/hezi bin/hezid bin/hezi-keeper internal/box/initbin/bin/hezi-init internal/box/initbin/bin/hezi-tiny internal/box/initbin/bin/hezi-enter internal/image/hello/bin/hezi-hello >"$out/$name.cdx.json"
 done

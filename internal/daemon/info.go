@@ -82,8 +82,7 @@ func (s *systemRoom) discover(info *system.Info) {
 	}
 }
 
-// limits says what the kernel's cgroups can do, and what is missing, in
-// Docker's words with what to do.
+// limits says what the kernel's cgroups can do, and what is missing.
 func limits(info *system.Info) {
 	g, err := cgroup.Probe()
 	if err != nil {
@@ -94,36 +93,8 @@ func limits(info *system.Info) {
 	info.MemoryLimit, info.SwapLimit, info.OomKillDisable = g.Memory, g.Swap, g.OOMKillDisable
 	info.CPUCfsPeriod, info.CPUCfsQuota, info.CPUShares = g.CPUQuota, g.CPUQuota, g.CPUShares
 	info.CPUSet, info.PidsLimit = g.Cpuset, g.Pids
-	v2 := g.Version == 2
-	rate := func(v1, v2key string) string {
-		if v2 {
-			return "No io.max (" + v2key + ") support"
-		}
-		return "No blkio throttle." + v1 + " support"
-	}
-	for _, w := range []struct {
-		missing bool
-		text    string
-	}{
-		{!g.Memory, "No memory limit support: enable the memory cgroup controller (kernel option cgroup_enable=memory)"},
-		{g.Memory && !g.Swap, "No swap limit support: boot with the kernel option swapaccount=1"},
-		{!g.OOMKillDisable && !v2, "No oom kill disable support"},
-		{!g.CPUQuota, "No cpu cfs quota support: the kernel lacks CONFIG_CFS_BANDWIDTH or the cpu cgroup controller"},
-		{!g.CPUQuota, "No cpu cfs period support: the kernel lacks CONFIG_CFS_BANDWIDTH or the cpu cgroup controller"},
-		{!g.CPUShares, "No cpu shares support: enable the cpu cgroup controller"},
-		{!g.Cpuset, "No cpuset support: enable the cpuset cgroup controller"},
-		{!g.Pids, "No pids limit support: enable the pids cgroup controller"},
-		{!g.IOWeight && v2, "No io.weight support: the kernel lacks CONFIG_BLK_CGROUP_IOCOST and the scheduler bfq"},
-		{!g.IOWeightDevice && v2, "No io.weight (per device) support"},
-		{!g.ReadBps, rate("read_bps_device", "rbps")}, {!g.WriteBps, rate("write_bps_device", "wbps")},
-		{!g.ReadIOps, rate("read_iops_device", "riops")}, {!g.WriteIOps, rate("write_iops_device", "wiops")},
-	} {
-		if w.missing {
-			info.Warnings = append(info.Warnings, "WARNING: "+w.text)
-		}
-	}
-	if !info.IPv4Forwarding {
-		info.Warnings = append(info.Warnings, "WARNING: IPv4 forwarding is disabled: containers reach no network (sysctl net.ipv4.ip_forward=1)")
+	for _, w := range lacks(g, "/proc/cgroups") {
+		info.Warnings = append(info.Warnings, "WARNING: "+w)
 	}
 }
 

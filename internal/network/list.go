@@ -225,7 +225,7 @@ func (c *registry) announce(action events.Action, l *lan, container string) {
 func (c *registry) Warnings() []string {
 	var w []string
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) == "0" {
-		w = append(w, "IPv4 forwarding is disabled: containers cannot reach other machines, nor these published ports; sysctl -w net.ipv4.ip_forward=1, or start hezid with ip-forward")
+		w = append(w, "IPv4 forwarding is disabled: containers cannot reach other machines, nor these published ports; sysctl -w net.ipv4.ip_forward=1, or \"ip-forward\": true in daemon.json and restart hezid")
 	}
 	w = append(w, setAsides(c.o.DataRoot)...)
 	if c.table == nil {

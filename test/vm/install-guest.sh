@@ -24,12 +24,21 @@ if [ "$stage" = 1 ]; then
 	check "its version" "1.0" hezi version -f '{{.Server.Version}}'
 	check "the socket is the group's" "660 root hezi" stat -c '%a %U %G' /run/hezi/hezi.sock
 	check "no remark of systemd's on the units" "ok" sh -c 'systemd-analyze verify --man=no hezi.service hezi.socket 2>&1 | grep hezi || echo ok'
+	check "its AppArmor profile is loaded" "hezi-default (enforce)" cat /sys/kernel/security/apparmor/profiles
 	tar -C /test/image -c . >/tmp/image.tar
 	code "an image" 0 hezi import /tmp/image.tar busybox
 	code "run" 0 hezi run -d --restart always --name box busybox sleep 100000
 	code "with a port" 0 hezi run -d --restart unless-stopped --name web -p 127.0.0.1:8080:80 busybox httpd -f -h /etc
 	eventually busybox wget -qO- http://127.0.0.1:8080/passwd
 	check "which answers" "root:x:0" busybox wget -qO- http://127.0.0.1:8080/passwd
+
+	check "AppArmor as the package has it" "root:x:0" hezi run --rm busybox cat /etc/passwd
+	mkdir -p /etc/apparmor.d/local
+	echo 'deny /etc/passwd r,' >/etc/apparmor.d/local/hezi-default
+	echo 'profile hezi-default { }' | apparmor_parser -R
+	check "with a change of the administrator's" "Permission denied" hezi run --rm busybox cat /etc/passwd
+	rm /etc/apparmor.d/local/hezi-default
+	apparmor_parser -r /etc/apparmor.d/hezi-default
 
 	useradd -m user
 	check "a user without the group" "usermod -aG hezi" as hezi ps
@@ -83,6 +92,7 @@ check "with its containers" "box" hezi ps -a
 code "purge" 0 dpkg -P hezi
 check "nothing stays" "No such file" ls -d /var/lib/hezi
 check "no configuration" "No such file" ls -d /etc/hezi
+check "no AppArmor profile" "No such file" ls /etc/apparmor.d/hezi-default
 check "no unit" "ok" sh -c 'systemctl list-unit-files --no-legend "hezi*" | grep -v hezi-test || echo ok'
 check "no group" "ok" sh -c 'getent group hezi || echo ok'
 check "no process" "ok" sh -c 'ps -e -o comm= 2>/dev/null | grep hezi || cat /proc/[0-9]*/comm | grep hezi || echo ok'

@@ -1,12 +1,15 @@
 // Package apparmor has the AppArmor profile of containers: Docker's, under a
 // name of our own. The kernel takes profiles in a compiled form that only
-// apparmor_parser makes, so it is run when the profile is not loaded yet.
+// apparmor_parser makes, so it is run when the profile is not loaded yet. The packages
+// install the profile as a file (packaging/apparmor), for the boot to load it and the
+// administrator to change it.
 package apparmor
 
 import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 
 	moby "github.com/moby/profiles/apparmor"
@@ -20,6 +23,10 @@ const (
 	Docker  = "docker-default"
 )
 
+// file has the default profile where the packages have installed it, with what the
+// administrator has changed.
+const file = "/etc/apparmor.d/" + Default
+
 // Supported says whether the kernel confines by AppArmor and profiles can be
 // loaded. why tells what is missing where the kernel could.
 func Supported() (ok bool, why string) {
@@ -28,10 +35,10 @@ func Supported() (ok bool, why string) {
 		return false, ""
 	}
 	if _, err := os.Stat("/sys/kernel/security/apparmor/profiles"); err != nil {
-		return false, "AppArmor is on, but its files are not in sight: mount -t securityfs securityfs /sys/kernel/security"
+		return false, "AppArmor is on, but its files are not in sight, so containers run without its profile: mount -t securityfs securityfs /sys/kernel/security, then restart hezid"
 	}
 	if _, err := exec.LookPath("apparmor_parser"); err != nil {
-		return false, "AppArmor is on, but apparmor_parser is not installed, so containers run without its profile: install the package apparmor"
+		return false, "AppArmor is on, but apparmor_parser is not installed, so containers run without its profile: install the package apparmor (Debian: apt install apparmor), then restart hezid"
 	}
 	return true, ""
 }
@@ -61,8 +68,18 @@ func Ensure() error {
 		policy.seen = now
 		return nil
 	}
-	if err := moby.InstallDefault(Default); err != nil {
+	if err := load(); err != nil {
 		return fmt.Errorf("AppArmor enabled on system but the %s profile could not be loaded: %w", Default, err)
+	}
+	return nil
+}
+
+func load() error {
+	if _, err := os.Stat(file); err != nil {
+		return moby.InstallDefault(Default)
+	}
+	if out, err := exec.Command("apparmor_parser", "-Kr", file).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %s (%w): mend it, or remove it for the built-in profile", file, strings.TrimSpace(string(out)), err)
 	}
 	return nil
 }
