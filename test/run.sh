@@ -63,6 +63,7 @@ step "changed modules" go test github.com/distribution/reference github.com/open
 step "end to end" go test -count=1 -timeout 40m ./test/e2e ./test/compat ./test/tutorial ./test/fault ./test/drivers
 step "end to end, engine built with the race detector" under_race go test -count=1 -timeout 45m ./test/e2e
 step "the demo" test/demo.sh
+step "an installation" test/install.sh
 step "a release" test/release.sh
 step "virtual machines" awaited
 

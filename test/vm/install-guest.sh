@@ -13,10 +13,31 @@ end() {
 }
 of() { hezi inspect -f "$2" "$1"; }
 as() { su user -s /bin/sh -c "$*"; }
-while read -r module; do insmod "/test/modules/$module" || echo "insmod $module failed"; done </test/modules.list
+# load: the modules whose files are named on standard input, that are not there yet.
+load() {
+	while read -r module; do
+		lsmod | grep -q "^$(basename "$module" .ko | tr - _) " || insmod "/test/modules/$module" || echo "insmod $module failed"
+	done
+}
+firewall='^\(nf\|libcrc32c\|x_tables\)'
 
 if [ "$stage" = 1 ]; then
 	echo "the engine under systemd, from its packages, Linux $(uname -r), $(uptime) s"
+	check "a kernel without bridges" "the kernel has no bridges: load the module bridge" dpkg -i /test/hezi-1.0.deb
+	check "nothing is changed" "No such file" ls /usr/bin/hezid
+	check "no group is made" "ok" sh -c 'getent group hezi || echo ok'
+	sed "/$firewall/,\$d" /test/modules.list | load
+	check "a kernel without nf_tables" 'hezid starts only with "iptables": false' dpkg -i /test/hezi-1.0.deb
+	eventually sh -c 'journalctl -u hezi | grep -q modprobe'
+	check "the engine says what to do" 'modprobe -a nf_tables' journalctl -u hezi --no-pager -o cat
+	echo '{"iptables": false}' >/etc/hezi/daemon.json
+	code "without its rules" 0 systemctl restart hezi
+	check "it runs" "1.0" hezi version -f '{{.Server.Version}}'
+	code "purge that" 0 dpkg -P hezi
+	load </test/modules.list
+	# The next boot has them before the engine starts, or that gives up.
+	printf '[Unit]\nBefore=hezi.service\nRequiresMountsFor=/test\n[Service]\nType=oneshot\nExecStart=/bin/sh -c "while read -r m; do insmod /test/modules/$$m; done </test/modules.list"\n[Install]\nWantedBy=multi-user.target\n' >/etc/systemd/system/modules-test.service
+	systemctl enable -q modules-test.service
 	code "install" 0 dpkg -i /test/hezi-1.0.deb
 	check "the service runs" "is active" sh -c 'echo "is $(systemctl is-active hezi.service)"'
 	[ $bad = 0 ] || end

@@ -499,7 +499,7 @@ func (t *Table) restoreLocked() error {
 		return fmt.Errorf("encode published ports: %w", err)
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("write the nft table %s (does the kernel have nf_tables with nat?): %w", t.name, err)
+		return fmt.Errorf("write the nft table %s: %w: if the kernel lacks nf_tables with nat: modprobe -a nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_fib_inet; or write \"iptables\": false into daemon.json, with which no port can be published", t.name, err)
 	}
 	return nil
 }
