@@ -61,6 +61,9 @@ func (s *systemRoom) Info(ctx context.Context) (system.Info, error) {
 	}
 	limits(&info)
 	s.discover(&info)
+	if w := s.storage.Choice.Warning(); w != "" {
+		info.Warnings = append(info.Warnings, "WARNING: "+w)
+	}
 	if _, why := apparmor.Supported(); why != "" {
 		info.Warnings = append(info.Warnings, "WARNING: "+why)
 	}

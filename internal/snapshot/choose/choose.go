@@ -30,6 +30,18 @@ type Choice struct {
 	kept   bool   // as it is
 }
 
+// lesser begins the reason of a driver that was not the first choice.
+const lesser = "it works here, and better ones do not: "
+
+// Warning says that a better driver did not work, and what mends it; "" where none failed.
+func (c Choice) Warning() string {
+	why, ok := strings.CutPrefix(c.Reason, lesser)
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("the storage driver is %s, which is slower, since at the first start better ones did not work: %s; when that is mended, write \"storage-driver\": \"overlay2\" into daemon.json and restart hezid (images stay; containers of now can be used with %s alone)", c.Driver, why, c.Driver)
+}
+
 // Drivers are all that there are, those that are tried without being asked for
 // first, the best first.
 func Drivers() []string { return []string{"overlay2", "fuse-overlayfs", "vfs", "btrfs", "erofs"} }
@@ -100,7 +112,7 @@ func best(root string) (Choice, error) {
 		if err == nil {
 			reason := "it was tried at the first start, and all that it needs works here"
 			if len(failed) > 0 {
-				reason = "it works here, and better ones do not: " + strings.Join(failed, "; ")
+				reason = lesser + strings.Join(failed, "; ")
 			}
 			return Choice{Driver: d, Reason: reason}, nil
 		}

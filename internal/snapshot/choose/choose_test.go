@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -70,5 +71,35 @@ func TestChoiceWithoutInodes(t *testing.T) {
 	}
 	if _, err := For(t.TempDir(), "overlay2"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLesser chooses on a file system that cannot hold an overlay's layers: an overlay.
+func TestLesser(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	merged := filepath.Join(dir, "merged")
+	if err := unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(merged, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	c, err := For(filepath.Join(merged, "root"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := c.Warning()
+	if c.Driver == "overlay2" || !strings.Contains(w, "the storage driver is "+c.Driver) || !strings.Contains(w, "mount a volume at its data root") || !strings.Contains(w, `"storage-driver": "overlay2"`) {
+		t.Errorf("%+v warns %q", c, w)
+	}
+	if w := (Choice{Driver: "vfs", Reason: "it is set by storage-driver"}).Warning(); w != "" {
+		t.Errorf("who asked for it is warned: %s", w)
 	}
 }
