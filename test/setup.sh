@@ -20,7 +20,6 @@ if [ $# = 0 ]; then
 	need ip iproute2
 	need runc runc
 	need crun crun
-	need docker docker.io
 	need dockerd docker.io
 	need curl curl
 	need chromium chromium
