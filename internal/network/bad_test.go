@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -53,5 +54,33 @@ func TestBadNetworks(t *testing.T) {
 	list, err := c.List(context.Background(), nil)
 	if err != nil || len(list) != 3 {
 		t.Errorf("%d networks (%v)", len(list), err)
+	}
+}
+
+// TestInUse: who asks for what another has is told who that is, of both families.
+func TestInUse(t *testing.T) {
+	c := open(t, testOptions(t, "inuse"))
+	a, p := netip.MustParseAddr, netip.MustParsePrefix
+	lanOf(t, c, "n", network.CreateRequest{IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: p("10.221.1.0/24")}, {Subnet: p("fd21::/64")}}}})
+	joinAt(t, c, "first", EndpointRequest{Network: "n", IPv4: a("10.221.1.9"), IPv6: a("fd21::9"), MAC: "02:00:00:00:00:09"})
+	joinAt(t, c, "second", EndpointRequest{Network: "bridge"})
+	for _, x := range []struct {
+		q    EndpointRequest
+		is   func(error) bool
+		want string
+	}{
+		{EndpointRequest{IPv4: a("10.221.1.9")}, errdefs.IsPermissionDenied, "Address already in use: 10.221.1.9 (by the container first): choose another --ip"},
+		{EndpointRequest{IPv6: a("fd21::9")}, errdefs.IsPermissionDenied, "Address already in use: fd21::9 (by the container first): choose another --ip6"},
+		{EndpointRequest{IPv6: a("fd21::1")}, errdefs.IsPermissionDenied, "Address already in use: fd21::1 (by the network's gateway)"},
+		{EndpointRequest{IPv4: a("10.221.1.255")}, errdefs.IsPermissionDenied, "Address already in use: 10.221.1.255: choose another"},
+		{EndpointRequest{IPv6: a("fd22::9")}, errdefs.IsInvalidArgument, "no configured subnet contains IP address fd22::9: choose one of fd21::/64"},
+		{EndpointRequest{MAC: "02:00:00:00:00:09"}, errdefs.IsConflict, "by the container first"},
+		{EndpointRequest{MAC: "03:00:00:00:00:09"}, errdefs.IsInvalidArgument, "the first is even"},
+		{EndpointRequest{DriverOpts: map[string]string{"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.nonsense=1"}}, errdefs.IsInvalidArgument, "is not a sysctl file"},
+	} {
+		x.q.Network = "n"
+		if _, err := c.Connect(context.Background(), "second", x.q); !x.is(err) || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("%+v: %v, want %q", x.q, err, x.want)
+		}
 	}
 }

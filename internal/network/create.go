@@ -308,11 +308,7 @@ func (c *Controller) closeLocked(l *lan) error {
 	if len(l.links) > 0 {
 		var in []string
 		for id := range l.links {
-			name := id
-			if m := c.members[id]; m != nil {
-				name = fmt.Sprintf("name:%q id:%q", strings.TrimPrefix(m.name, "/"), endpointID(id, l.ID)[:12])
-			}
-			in = append(in, name)
+			in = append(in, fmt.Sprintf("name:%q id:%q", calledLocked(&c.registry, id), endpointID(id, l.ID)[:12]))
 		}
 		slices.Sort(in)
 		return forbidden("error while removing network: network %s has active endpoints (%s): stop these containers, or take them out with network disconnect", l.Name, strings.Join(in, ", "))

@@ -232,9 +232,20 @@ func (l *lan) oneLocked(v6 bool, want netip.Addr) (netip.Prefix, error) {
 		full = err
 	}
 	if full == nil {
-		return netip.Prefix{}, invalid("invalid config for network %s: no configured subnet contains IP address %s", l.Name, want)
+		return netip.Prefix{}, invalid("invalid config for network %s: no configured subnet contains IP address %s: choose one of %s", l.Name, want, l.familyOf(want))
 	}
 	return netip.Prefix{}, unavailable("network %s has no address left: %v: remove containers, or make a network with a larger --subnet", l.Name, full)
+}
+
+// familyOf are the subnets of an address's family.
+func (l *lan) familyOf(a netip.Addr) string {
+	var list []string
+	for _, s := range l.subnets() {
+		if s.Addr().Is6() == a.Is6() {
+			list = append(list, s.String())
+		}
+	}
+	return strings.Join(list, " or ")
 }
 
 func (l *lan) freeLocked(list ...netip.Prefix) {

@@ -116,7 +116,7 @@ func (c *pools) plan(l *lan, req EndpointRequest, taken map[string]bool) (*link,
 	if req.MAC != "" {
 		hw, err := net.ParseMAC(req.MAC)
 		if err != nil || len(hw) != 6 || hw[0]&1 == 1 {
-			return nil, invalid("invalid MAC address: %s", req.MAC)
+			return nil, invalid("invalid MAC address: %s: six bytes are needed, of which the first is even, as in 02:42:ac:11:00:09", req.MAC)
 		}
 		k.mac = hw
 	}
@@ -198,13 +198,15 @@ func (c *pools) reserve(k *link, req EndpointRequest) (err error) {
 		return notFound("network %s not found", l.Name)
 	}
 	if k.mac != nil {
-		for _, other := range l.links {
+		for id, other := range l.links {
 			if other.mac.String() == k.mac.String() {
-				return conflict("MAC address %s is already in use on network %s", k.mac, l.Name)
+				return conflict("MAC address %s is already in use on network %s by the container %s: choose another --mac-address", k.mac, l.Name, calledLocked(&c.registry, id))
 			}
 		}
 	}
-	if k.v4, k.v6, err = l.takeLocked(req); err != nil {
+	if k.v4, k.v6, err = l.takeLocked(req); errdefs.IsPermissionDenied(err) {
+		return c.takenByLocked(l, req, err)
+	} else if err != nil {
 		return err
 	}
 	switch {
@@ -225,6 +227,32 @@ func (c *pools) reserve(k *link, req EndpointRequest) (err error) {
 		k.outside = c.outside(mark)
 	}
 	return nil
+}
+
+// takenByLocked says who has an address that was asked for.
+func (c *pools) takenByLocked(l *lan, req EndpointRequest, err error) error {
+	for id, k := range l.links {
+		switch {
+		case req.IPv4.IsValid() && k.v4.Addr() == req.IPv4:
+			return forbidden("%v (by the container %s): choose another --ip", err, calledLocked(&c.registry, id))
+		case req.IPv6.IsValid() && k.v6.Addr() == req.IPv6:
+			return forbidden("%v (by the container %s): choose another --ip6", err, calledLocked(&c.registry, id))
+		}
+	}
+	for _, g := range l.gateway {
+		if g == req.IPv4 || g == req.IPv6 {
+			return forbidden("%v (by the network's gateway): choose another --ip or --ip6", err)
+		}
+	}
+	return forbidden("%v: choose another --ip or --ip6, or leave it out", err)
+}
+
+// calledLocked is a container's name, or its id if it is on its way.
+func calledLocked(c *registry, id string) string {
+	if m := c.members[id]; m != nil {
+		return strings.TrimPrefix(m.name, "/")
+	}
+	return id
 }
 
 // bury1 gives back what a link had that could not be made, once nothing is seen of it.

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -383,7 +384,7 @@ func sysctls(ep *Endpoint) error {
 		key = strings.ReplaceAll(strings.ReplaceAll(key, ".", "/"), "IFNAME", ep.Inside)
 		path := "/proc/sys/" + key
 		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
-			return fmt.Errorf("%s is not a sysctl file", path)
+			return errdefs.ErrInvalidArgument.WithMessage(path + " is not a sysctl file of this kernel")
 		}
 		if err := Sysctl(key, value); err != nil {
 			return err
