@@ -16,6 +16,7 @@ import (
 // later is at most maxPending; the counters of the firewall miss nothing.
 const (
 	denialsEvery = time.Second
+	countEvery   = 10 // looks
 	quiet        = 10 * time.Second
 	eventsOf     = 10
 	maxPending   = 8192
@@ -69,11 +70,14 @@ func (d *denials) begin(c *registry) {
 	c.wg.Go(func() {
 		t := time.NewTicker(denialsEvery)
 		defer t.Stop()
-		for {
+		for n := 1; ; n++ {
 			select {
 			case <-c.stop:
 				return
 			case <-t.C:
+				if n%countEvery == 0 {
+					nft.Guards{Table: c.table}.Remember()
+				}
 				if !d.look(c) {
 					return
 				}

@@ -368,8 +368,19 @@ func TestEgressFrames(t *testing.T) {
 	if got := send(none); got != 0 {
 		t.Errorf("%d frames reach a neighbour in spite of the policy", got)
 	}
-	if e := c.Egress("none"); e == nil || e.DeniedPackets < 7 {
+	e := c.Egress("none")
+	if e == nil || e.DeniedPackets < 7 {
 		t.Errorf("counted: %+v", e)
+	}
+	sh(t, "nft delete table bridge hezi-frames")
+	eventually(t, "the rules", func() error {
+		if !c.table.Intact() {
+			return errors.New("not restored")
+		}
+		return nil
+	})
+	if now := c.Egress("none"); now.DeniedPackets < e.DeniedPackets {
+		t.Errorf("counted: %+v, and before the rules were written anew %+v", now, e)
 	}
 }
 
@@ -424,7 +435,8 @@ func TestEgressNames(t *testing.T) {
 		return nil
 	})
 
-	// What others flush comes back, with the addresses of names.
+	// What others flush comes back, with the addresses of names and what was counted.
+	had := c.Egress("web")
 	for _, harm := range []string{"nft flush ruleset", "nft delete table bridge hezi-names", "nft flush table inet hezi-names", "nft flush chain bridge hezi-names from", "nft flush map inet hezi-names egress_of"} {
 		sh(t, harm)
 		eventually(t, harm, func() error {
@@ -436,6 +448,11 @@ func TestEgressNames(t *testing.T) {
 		reaches(t, web, world, 80, true, "after "+harm)
 		reaches(t, web, world, 81, false, "after "+harm)
 		reaches(t, twin, world, 80, false, "after "+harm)
+		now := c.Egress("web")
+		if now.DeniedPackets <= had.DeniedPackets || now.DeniedBytes <= had.DeniedBytes {
+			t.Errorf("after %s %+v is counted, before %+v", harm, now, had)
+		}
+		had = now
 	}
 
 	// What is learned ends.

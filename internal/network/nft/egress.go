@@ -75,6 +75,9 @@ const (
 type guarded struct {
 	Guard
 	learned map[Names]map[netip.Addr]time.Time // until when
+	denied  map[int]expr.Counter               // by each policy, when that was read last
+	// Frames that were refused in the bridge: since it was written, and before.
+	refused, before expr.Counter
 }
 
 // Names are those of a policy that have the same ports, by their place in Guard.Policies
@@ -305,7 +308,7 @@ func (t Guards) writeGuard(c *nftables.Conn, s *egressSets, g *guarded) (map[str
 				}
 			}
 		}
-		s.deny(add)
+		s.deny(add, g.denied[i])
 	}
 	add := chain(&nftables.Chain{Name: g.chain()})
 	add(ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
@@ -321,10 +324,11 @@ func (t Guards) writeGuard(c *nftables.Conn, s *egressSets, g *guarded) (map[str
 	return count, t.eachElement(s, g, c.SetAddElements)
 }
 
-// deny counts what is left, remembers it for events and rejects it at once.
-func (s *egressSets) deny(add func(...[]expr.Any)) {
+// deny counts what is left, on from what was counted before, remembers it for events and
+// rejects it at once.
+func (s *egressSets) deny(add func(...[]expr.Any), from expr.Counter) {
 	const network = expr.PayloadBaseNetworkHeader
-	add([]expr.Any{&expr.Counter{}})
+	add([]expr.Any{&from})
 	for _, h := range s.families {
 		set, w := s.denied[h.suffix], h.words()
 		limit := []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: deniedRate, Unit: expr.LimitTimeSecond, Burst: 2 * deniedRate}}
@@ -470,6 +474,11 @@ func (t Guards) rewriteEgress(c *nftables.Conn) error {
 		return err
 	}
 	s := t.egressSets()
+	for _, g := range t.egress.guards { // as far as it is there
+		t.remember(s, g)
+		g.before = sum(g.before, g.refused)
+		g.refused = expr.Counter{}
+	}
 	if err := t.writeEgress(c, s); err != nil {
 		return err
 	}

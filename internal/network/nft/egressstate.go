@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	stdmaps "maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -275,7 +276,7 @@ func (t Guards) Denials() (list []Denial, err error) {
 
 // Denied is what was sent by a port of a bridge and denied: by a policy, or since no
 // packet of its kind or from its address is sent by that container. It counts since
-// the guard was written.
+// the policy was set.
 func (t Guards) Denied(port string) (packets, bytes uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -283,26 +284,53 @@ func (t Guards) Denied(port string) (packets, bytes uint64) {
 	if g == nil {
 		return 0, 0
 	}
-	c, s := &nftables.Conn{}, t.egressSets()
+	t.remember(t.egressSets(), g)
+	all := sum(g.before, g.refused)
+	for _, n := range g.denied {
+		all = sum(all, n)
+	}
+	return all.Packets, all.Bytes
+}
+
+// Remember notes what was denied so far: from there the counters go on, should somebody
+// else remove the rules.
+func (t Guards) Remember() {
+	t.mu.Lock()
+	ports := slices.Collect(stdmaps.Keys(t.egress.guards))
+	t.mu.Unlock()
+	for _, p := range ports { // others may change the table in between
+		t.Denied(p)
+	}
+}
+
+// remember reads a guard's counters; what is not there counts on from what was read last.
+func (t Guards) remember(s *egressSets, g *guarded) {
+	c := &nftables.Conn{}
 	for i := range g.Policies {
 		rules, err := c.GetRules(t.table, &nftables.Chain{Table: t.table, Name: g.policyChain(i)})
 		if err != nil {
-			continue // it is being restored
+			continue
 		}
 		for _, r := range rules {
 			if n, ok := r.Exprs[0].(*expr.Counter); ok {
-				packets, bytes = packets+n.Packets, bytes+n.Bytes
+				if g.denied == nil {
+					g.denied = map[int]expr.Counter{}
+				}
+				g.denied[i] = *n
 			}
 		}
 	}
 	elems, err := c.GetSetElements(s.refused)
 	if err != nil {
-		return packets, bytes
+		return
 	}
 	for _, e := range elems {
-		if string(e.Key) == string(ifname(port)) && e.Counter != nil {
-			packets, bytes = packets+e.Counter.Packets, bytes+e.Counter.Bytes
+		if string(e.Key) == string(ifname(g.Port)) && e.Counter != nil {
+			g.refused = *e.Counter
 		}
 	}
-	return packets, bytes
+}
+
+func sum(a, b expr.Counter) expr.Counter {
+	return expr.Counter{Packets: a.Packets + b.Packets, Bytes: a.Bytes + b.Bytes}
 }
