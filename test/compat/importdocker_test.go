@@ -86,10 +86,13 @@ func (d docker) do(args ...string) string {
 
 // all is what Docker has, to see that an import leaves it alone.
 func (d docker) all() string {
-	images := strings.Split(d.do("images", "-a", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"), "\n")
-	slices.Sort(images) // Docker gives names of one image in any order
-	return strings.Join(append(images, d.do("ps", "-a", "--format", "{{.ID}} {{.Names}} {{.State}}"),
-		d.do("volume", "ls"), d.do("network", "ls"), d.do("inspect", "web", "side", "old")), "\n")
+	sorted := func(text string) string { // names of one image and a container's mounts come in any order
+		lines := strings.Split(strings.ReplaceAll(text, ",\n", "\n"), "\n")
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
+	return strings.Join([]string{sorted(d.do("images", "-a", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}")), d.do("ps", "-a", "--format", "{{.ID}} {{.Names}} {{.State}}"),
+		d.do("volume", "ls"), d.do("network", "ls"), sorted(d.do("inspect", "web", "side", "old"))}, "\n")
 }
 
 // TestImportDocker moves from a real dockerd to an engine of its own.

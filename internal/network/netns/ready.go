@@ -14,12 +14,12 @@ import (
 // settled waits until a device whose other end is up is in use (the link watch): until
 // then it drops all packets. From Linux 6.8 on that is done before the answer of find.
 func settled(find func() (netlink.Link, error)) (link netlink.Link, err error) {
-	for range 100 {
+	for range 500 {
 		link, err = find()
 		if err != nil || link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 || link.Attrs().OperState == netlink.OperUp {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(200 * time.Microsecond)
 	}
 	return link, err
 }
@@ -27,10 +27,10 @@ func settled(find func() (netlink.Link, error)) (link netlink.Link, err error) {
 // owned waits until an address of IPv6 is one of the namespace's own, as its answers are:
 // until then the kernel would send them on.
 func owned(in *netlink.Handle, a netip.Addr) {
-	for range 100 {
+	for range 500 {
 		if r, err := in.RouteGet(a.AsSlice()); err == nil && len(r) > 0 && r[0].Type == unix.RTN_LOCAL {
 			return
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(200 * time.Microsecond)
 	}
 }
