@@ -147,8 +147,8 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 	return container.CreateResponse{ID: r.ID, Warnings: append(warned, warnings(r)...)}, nil
 }
 
-// defaultNetwork names it in place of "default" where that is not the network bridge: this
-// it answers.
+// defaultNetwork says whether "default" is another network than the bridge, and writes that
+// one's name in its place: it is none where the configuration has no bridge.
 func defaultNetwork(resolve func(ref string) (id, name string, err error), n *network.NetworkingConfig, h *container.HostConfig) bool {
 	_, name, err := resolve(network.NetworkDefault)
 	if err != nil || name == network.NetworkBridge {

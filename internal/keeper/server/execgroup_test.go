@@ -20,7 +20,7 @@ import (
 // so does one that its client has detached from.
 func TestExecEndsWithItsClient(t *testing.T) {
 	b := newBed(t)
-	b.start(b.request("a", "sleep 100"))
+	b.start(b.request("a", "exec sleep 100"))
 	pids := map[string]int{}
 	for _, id := range []string{"bound", "free", "detached"} {
 		s, err := b.c.Exec(b.ctx, keeper.ExecRequest{ContainerID: "a", ExecID: id, KillOnDisconnect: id != "free", AwaitAttach: true,

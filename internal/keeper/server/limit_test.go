@@ -11,7 +11,7 @@ import (
 // container, in words, and keeps what it has and its keeper.
 func TestHolderAtItsLimit(t *testing.T) {
 	b := newBed(t)
-	b.start(b.request("held", "sleep 100"))
+	b.start(b.request("held", "exec sleep 100"))
 	before := b.info()
 	var was unix.Rlimit
 	if err := unix.Prlimit(before.HolderPID, unix.RLIMIT_NOFILE, nil, &was); err != nil {
@@ -22,7 +22,7 @@ func TestHolderAtItsLimit(t *testing.T) {
 	if err := unix.Prlimit(before.HolderPID, unix.RLIMIT_NOFILE, &low, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.c.Start(b.ctx, b.request("refused", "sleep 100")); err == nil || !strings.Contains(err.Error(), "limit of open files") {
+	if _, err := b.c.Start(b.ctx, b.request("refused", "exec sleep 100")); err == nil || !strings.Contains(err.Error(), "limit of open files") {
 		t.Errorf("start: %v", err)
 	}
 	if err := unix.Prlimit(before.HolderPID, unix.RLIMIT_NOFILE, &was, nil); err != nil {

@@ -33,10 +33,10 @@ func TestNameSockets(t *testing.T) {
 		}
 		return st.Ino
 	}
-	r := b.request("a", "sleep 60")
+	r := b.request("a", "exec sleep 60")
 	r.Ports, r.Names = []int{socket(unix.SOCK_STREAM)}, []int{socket(unix.SOCK_DGRAM), socket(unix.SOCK_STREAM)}
 	b.start(r)
-	b.start(b.request("plain", "sleep 60"))
+	b.start(b.request("plain", "exec sleep 60"))
 	check := func(when string) {
 		t.Helper()
 		got, err := b.c.NameSockets(b.ctx, "a")

@@ -269,7 +269,7 @@ func TestTerminalAndDetachKeys(t *testing.T) {
 
 func TestExecAwaitsItsAttach(t *testing.T) {
 	b := newBed(t)
-	b.start(b.request("a", "sleep 30"))
+	b.start(b.request("a", "exec sleep 30"))
 	_, err := b.c.Exec(b.ctx, keeper.ExecRequest{ContainerID: "a", ExecID: "x", AwaitAttach: true,
 		Process: box.Process{Args: []string{"sh", "-c", "echo hi; exit 4"}, AttachStdout: true, AttachStderr: true}})
 	if err != nil {
@@ -291,6 +291,60 @@ func TestExecAwaitsItsAttach(t *testing.T) {
 	})
 	if exit == nil || exit.Code != 4 {
 		t.Fatalf("exec's exit %+v", exit)
+	}
+}
+
+// TestExecTakesItsClient: the client's connection comes with the exec; one that fails
+// leaves it to the caller.
+func TestExecTakesItsClient(t *testing.T) {
+	b := newBed(t)
+	b.start(b.request("a", "exec sleep 30"))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	overTCP := func() (client, ours net.Conn, err error) {
+		if client, err = net.Dial("tcp", listener.Addr().String()); err == nil {
+			ours, err = listener.Accept()
+		}
+		return client, ours, err
+	}
+	unixPair := func() (client, ours net.Conn, err error) {
+		c, o, err := keeper.SocketPair()
+		return c, o, err
+	}
+	for kind, pair := range map[string]func() (client, ours net.Conn, err error){"unix": unixPair, "tcp": overTCP} {
+		begin := func(argv ...string) (net.Conn, net.Conn, keeper.Started, error) {
+			client, ours, err := pair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { client.Close(); ours.Close() })
+			id := kind + argv[0]
+			started, err := b.c.ExecFor(b.ctx, keeper.ExecRequest{ContainerID: "a", ExecID: id, AwaitAttach: true, Buffered: []byte("early "), StdinOnce: true,
+				Process: box.Process{Args: argv, OpenStdin: true, AttachStdout: true, AttachStderr: true},
+				Client:  &keeper.AttachRequest{ContainerID: "a", ExecID: id, Stdin: true, Stdout: true, Stderr: true, Stream: true, Starter: true, ExitFrame: true}}, ours)
+			return client, ours, started, err
+		}
+		client, _, started, err := begin("sh", "-c", "read line; echo $line; exit 4")
+		if err != nil || started.PID == 0 {
+			t.Fatalf("%s: %+v, %v", kind, started, err)
+		}
+		fmt.Fprintln(client, "late")
+		got, err := io.ReadAll(client)
+		if want := "\x01\x00\x00\x00\x00\x00\x00\x0bearly late\n\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x04"; err != nil || string(got) != want {
+			t.Errorf("%s: got %q, %v", kind, got, err)
+		}
+		client, ours, started, err := begin("no-such-program")
+		if step, ok := errors.AsType[*box.Error](err); !ok || step.ExitCode != 127 || started.PID != 0 {
+			t.Errorf("%s: %+v, %v", kind, started, err)
+		}
+		fmt.Fprint(ours, "why")
+		ours.Close()
+		if got, err := io.ReadAll(client); err != nil || string(got) != "why" {
+			t.Errorf("%s: the caller's connection says %q, %v", kind, got, err)
+		}
 	}
 }
 

@@ -134,7 +134,7 @@ func TestUpgradeBeforeAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.start(b.request("a", "sleep 100"))
+	b.start(b.request("a", "exec sleep 100"))
 	if _, err := b.c.Exec(b.ctx, keeper.ExecRequest{ContainerID: "a", ExecID: "x", AwaitAttach: true,
 		Process: box.Process{Args: []string{"echo", "said"}, AttachStdout: true}}); err != nil {
 		t.Fatal(err)
@@ -214,7 +214,7 @@ func TestStartDuringUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.start(b.request("base", "sleep 100"))
+	b.start(b.request("base", "exec sleep 100"))
 	stop, upgraded := make(chan struct{}), make(chan int)
 	go func() {
 		n := 0
