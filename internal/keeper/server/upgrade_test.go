@@ -35,7 +35,7 @@ func TestUpgradeToBroken(t *testing.T) {
 	for name, path := range map[string]string{
 		"exits": "/bin/false", "says nothing": "/bin/true", "missing": "/no/such/keeper",
 		"not executable": program(t, 0o644, "#!/bin/sh\n"), "no program": program(t, 0o755, "\x7fELF rubbish"),
-		"hangs":       program(t, 0o755, "#!/bin/sh\nsleep 1000\n"),
+		"hangs":       program(t, 0o755, "#!/bin/sh\nexec sleep 1000\n"),
 		"other state": program(t, 0o755, "#!/bin/sh\necho 'the state has version 7, this build reads up to 3' >&2; exit 1\n"),
 	} {
 		begin := time.Now()
