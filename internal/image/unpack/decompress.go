@@ -19,20 +19,16 @@ import (
 const maxXZ = 64 << 20
 
 // Decompress recognises gzip, zstd, xz and bzip2 by their first bytes; what is
-// none of them is a plain archive. No program is called.
+// none of them is a plain archive. No program is called but igzip.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 64<<10)
+	b := bufio.NewReaderSize(r, worthwhile)
 	magic, err := b.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(b)
-		if err != nil {
-			return nil, fmt.Errorf("decompress with gzip: %w", err)
-		}
-		return z, nil
+		return inflate(b)
 	case isZstd(magic):
 		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
@@ -66,7 +62,7 @@ func Broken(err error) bool {
 		return true
 	}
 	for _, is := range []error{
-		io.ErrUnexpectedEOF, tar.ErrHeader, tar.ErrFieldTooLong, gzip.ErrHeader, gzip.ErrChecksum,
+		errInflate, io.ErrUnexpectedEOF, tar.ErrHeader, tar.ErrFieldTooLong, gzip.ErrHeader, gzip.ErrChecksum,
 		zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrUnexpectedBlockSize, zstd.ErrWindowSizeExceeded,
 		xz.ErrBuf, xz.ErrData, xz.ErrFormat, xz.ErrMemlimit, xz.ErrOptions,
 	} {
