@@ -220,10 +220,7 @@ func details(du client.DiskUsageResult, own *ownUsage, trunc bool) *detail {
 	now := time.Now()
 	for i := range du.Images.Items { // one row each, by the first name
 		img := du.Images.Items[i]
-		img.RepoTags = img.RepoTags[:min(1, len(img.RepoTags))]
-		if len(img.RepoTags) == 0 {
-			img.RepoDigests = nil
-		}
+		img.RepoTags, img.RepoDigests = img.RepoTags[:min(1, len(img.RepoTags))], nil
 		du.Images.Items[i] = img
 	}
 	d.Images = format.Images(du.Images.Items, trunc, false, "", now)
