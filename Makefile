@@ -46,7 +46,7 @@ demo: build ## build, start an engine of its own, run hezi/hello, fetch its page
 	test/demo.sh
 
 .PHONY: lint
-lint: embedded ## gofmt, go vet, staticcheck, the import table, the budgets and the command reference
+lint: embedded ## gofmt, go vet, staticcheck, the import table, the budgets, the documents and the command reference
 	@test -z "$$(gofmt -l cmd internal packaging test)" || { echo "not gofmt-ed:"; gofmt -l cmd internal packaging test; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...

@@ -1,6 +1,6 @@
 // Package arch holds the architecture: who may import whom and why, what the
-// small binaries may link, how long files and functions may be, and that
-// every package says what it is for.
+// small binaries may link, how long files and functions may be, that every
+// package says what it is for, and that the documents agree with each other.
 package arch
 
 import (
