@@ -53,7 +53,7 @@ lint: embedded ## gofmt, go vet, staticcheck, the import table, the budgets, the
 	$(GO) test -count=1 ./test/arch ./packaging/...
 
 .PHONY: docs
-docs: embedded ## write the command reference, docs/reference
+docs: embedded ## write the command reference, docs/reference and docs/zh/reference
 	$(GO) run ./packaging/reference
 
 .PHONY: setup

@@ -1,5 +1,5 @@
-// Command reference writes the command reference, docs/reference, from the command line
-// itself: make docs.
+// Command reference writes the command reference, docs/reference and docs/zh/reference,
+// from the command line itself and what zh.json has for its sentences: make docs.
 package main
 
 import (
@@ -19,14 +19,20 @@ import (
 )
 
 func main() {
-	if err := write("docs/reference"); err != nil {
-		log.Fatal(err)
+	log.SetFlags(0)
+	for _, l := range languages() {
+		all, err := pages(cli.Tree(), l)
+		if err == nil {
+			err = write(l.Dir, all)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
 	}
 }
 
 // write makes the folder hold the reference's pages and no other.
-func write(dir string) error {
-	all := pages(cli.Tree())
+func write(dir string, all map[string][]byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -56,8 +62,9 @@ const (
 )
 
 // pages are the reference's files by name: a page for each group, which has its commands
-// in full, one for those of no group, and the list of all.
-func pages(root *cobra.Command) map[string][]byte {
+// in full, one for those of no group, and the list of all. It is an error if the language
+// lacks a sentence, or has one that nothing says.
+func pages(root *cobra.Command, l *language) (map[string][]byte, error) {
 	all := map[string][]byte{}
 	short := map[string][]string{} // by what they do: it is what a short form shares with its long one
 	var rest []*cobra.Command
@@ -76,25 +83,26 @@ func pages(root *cobra.Command) map[string][]byte {
 		}
 	}
 	var list bytes.Buffer
-	fmt.Fprintf(&list, "# Command reference\n\n%s%s\n\nEach command says the same by `--help`, and the manual pages, as `man hezi-run`, have it too.\n\n## Options of hezi itself\n\nThey stand before the command.\n\n", generated, root.Short+". `"+root.UseLine()+"`")
-	options(&list, root.Flags())
+	fmt.Fprintf(&list, "# %s\n\n%s\n\n%s%s `%s`\n\n%s\n\n## %s\n\n%s\n\n", l.say("Command reference"), l.Other, generated, l.sentence(root.Short), root.UseLine(),
+		l.say("Each command says the same by `--help`, and the manual pages, as `man hezi-run`, have it too."), l.say("Options of hezi itself"), l.say("They stand before the command."))
+	options(&list, l, root.Flags())
 	section := func(file, title, text string, commands []*cobra.Command) {
 		var page bytes.Buffer
 		fmt.Fprintf(&page, "# %s\n\n%s%s\n\n", title, generated, text)
-		fmt.Fprintf(&list, "\n## [%s](%s)\n\n%s\n\n| command | does |\n|---|---|\n", title, file, text)
+		fmt.Fprintf(&list, "\n## [%s](%s)\n\n%s\n\n| %s | %s |\n|---|---|\n", title, file, text, l.say("command"), l.say("does"))
 		for _, c := range commands {
 			forms := append([]string{c.CommandPath()}, short[key(c)]...)
-			fmt.Fprintf(&list, "| [`%s`](%s#%s) | %s |\n", strings.Join(forms, "`, `"), file, anchor(c), cell(c.Short))
-			describe(&page, c, short[key(c)])
+			fmt.Fprintf(&list, "| [`%s`](%s#%s) | %s |\n", strings.Join(forms, "`, `"), file, anchor(c), cell(l.say(c.Short)))
+			describe(&page, l, c, short[key(c)])
 		}
 		all[file] = slices.Concat(bytes.TrimRight(page.Bytes(), "\n"), []byte("\n"))
 	}
 	for _, g := range groups {
-		section(g.Name()+".md", g.CommandPath(), g.Short+".", leaves(g))
+		section(g.Name()+".md", g.CommandPath(), l.sentence(g.Short), leaves(g))
 	}
-	section(others, "Other commands", "Those of no group.", rest)
+	section(others, l.say("Other commands"), l.say("Those of no group."), rest)
 	all[index] = list.Bytes()
-	return all
+	return all, l.check()
 }
 
 // key is what a command and its short form have in common.
@@ -124,8 +132,8 @@ func leaves(g *cobra.Command) []*cobra.Command {
 // anchor is what renderers of Markdown make of a command's heading.
 func anchor(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
 
-func describe(b *bytes.Buffer, c *cobra.Command, short []string) {
-	fmt.Fprintf(b, "## %s\n\n%s.\n\n```\n", c.CommandPath(), strings.TrimSuffix(c.Short, "."))
+func describe(b *bytes.Buffer, l *language, c *cobra.Command, short []string) {
+	fmt.Fprintf(b, "## %s\n\n%s\n\n```\n", c.CommandPath(), l.sentence(c.Short))
 	for line := range strings.Lines(c.UseLine()) {
 		fmt.Fprintln(b, strings.TrimSpace(line))
 	}
@@ -134,23 +142,34 @@ func describe(b *bytes.Buffer, c *cobra.Command, short []string) {
 		short = append(short, c.Parent().CommandPath()+" "+a)
 	}
 	if len(short) > 0 {
-		fmt.Fprintf(b, "Also: `%s`\n\n", strings.Join(short, "`, `"))
+		fmt.Fprintf(b, "%s`%s`\n\n", l.say("Also: "), strings.Join(short, "`, `"))
 	}
-	if text := strings.TrimLeft(strings.TrimPrefix(strings.TrimSpace(c.Long), c.Short), ".\n"); text != "" {
-		fmt.Fprintf(b, "```text\n%s\n```\n\n", text)
+	if text := more(c); text != "" {
+		fmt.Fprintf(b, "```text\n%s\n```\n\n", l.say(text))
 	}
 	if c.HasExample() {
 		fmt.Fprintf(b, "```console\n%s\n```\n\n", strings.Trim(c.Example, "\n"))
 	}
 	if c.HasAvailableLocalFlags() {
-		options(b, c.NonInheritedFlags())
+		options(b, l, c.NonInheritedFlags())
 		b.WriteByte('\n')
 	}
 }
 
+// more is what a command's long description has beyond the short one: all of it, if it
+// goes on in the middle of the sentence.
+func more(c *cobra.Command) string {
+	long := strings.TrimSpace(c.Long)
+	rest, found := strings.CutPrefix(long, c.Short)
+	if !found || rest != "" && !strings.HasPrefix(rest, ".") && !strings.HasPrefix(rest, "\n") {
+		return long
+	}
+	return strings.TrimLeft(rest, ". \n")
+}
+
 // options is a table of flags.
-func options(b *bytes.Buffer, flags *pflag.FlagSet) {
-	head := "| option | value | what it does | default |\n|---|---|---|---|\n"
+func options(b *bytes.Buffer, l *language, flags *pflag.FlagSet) {
+	head := fmt.Sprintf("| %s | %s | %s | %s |\n|---|---|---|---|\n", l.say("option"), l.say("value"), l.say("what it does"), l.say("default"))
 	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Hidden || f.Deprecated != "" || f.Name == "help" {
 			return
@@ -169,16 +188,21 @@ func options(b *bytes.Buffer, flags *pflag.FlagSet) {
 		default:
 			def = "`" + f.DefValue + "`"
 		}
-		fmt.Fprintf(b, "%s| %s | %s | %s | %s |\n", head, name, kind, cell(text), def)
+		fmt.Fprintf(b, "%s| %s | %s | %s | %s |\n", head, name, kind, cell(l.say(plain(text))), def)
 		head = ""
 	})
 }
 
-// cell makes text fit a cell of a table.
-func cell(text string) string {
+// plain is text without the spaces that line it up.
+func plain(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	for i, l := range lines {
 		lines[i] = strings.Join(strings.Fields(l), " ")
 	}
-	return strings.NewReplacer("|", `\|`, "<", "&lt;", ">", "&gt;", "*", `\*`, "\n", "<br>").Replace(strings.Join(lines, "\n"))
+	return strings.Join(lines, "\n")
+}
+
+// cell makes text fit a cell of a table.
+func cell(text string) string {
+	return strings.NewReplacer("|", `\|`, "<", "&lt;", ">", "&gt;", "*", `\*`, "\n", "<br>").Replace(text)
 }

@@ -23,7 +23,7 @@ var elsewhere = map[string]string{
 }
 
 // english are the folders below docs/ that are not translated.
-var english = []string{"docs/adr/", "docs/reference/"}
+var english = []string{"docs/adr/"}
 
 // page is a document of Markdown as far as a translation must keep it.
 type page struct {
@@ -127,9 +127,12 @@ func parsePage(name, text string) *page {
 }
 
 // bare is a block of code without what a translation may say in its own words: comments,
-// what stands in columns, and slots as <this repository>. Of a drawing nothing is left.
+// what stands in columns, and slots as <this repository>. Of prose and of a drawing nothing is left.
 func bare(block []string) []string {
 	drawing := slices.ContainsFunc(block, func(line string) bool { return strings.Contains(line, "▶") })
+	if block[0] == "```text" {
+		return block[:1]
+	}
 	for i, line := range block {
 		if drawing {
 			line = ""
