@@ -107,10 +107,14 @@ uninstall: ## take it away again; data and configuration stay
 
 .PHONY: deb
 deb: share ## make the Debian packages dist/hezi_*.deb and dist/hezi-docker_*.deb
-	ARCH=$(ARCH) packaging/debian/build.sh
+	ARCH=$(ARCH) packaging/packages.sh deb
+
+.PHONY: rpm
+rpm: share ## make the packages dist/hezi-*.rpm and dist/hezi-docker-*.rpm of Fedora and its like
+	ARCH=$(ARCH) packaging/packages.sh rpm
 
 .PHONY: release
-release: ## make archives, Debian packages, lists of parts and checksums of the commit, for amd64 and arm64: dist/release
+release: ## make archives, Debian packages and RPMs, lists of parts and checksums of the commit, for amd64 and arm64: dist/release
 	packaging/release.sh
 
 .PHONY: dev

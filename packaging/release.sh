@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes what a release has into dist/release: for each architecture an archive, a Debian
-# package and a list of what the programs are made of (CycloneDX), and the checksums of
+# package, an RPM and a list of what the programs are made of (CycloneDX), and the checksums of
 # all. It builds the commit in a folder of its own; the same commit, Go and gcc give the
 # same bytes. VERSION is what git describes.
 set -eu
@@ -24,7 +24,7 @@ git -c tar.umask=022 archive HEAD | tar -x -C "$work/source"
 cd "$work/source"
 for ARCH in amd64 arm64; do
 	export ARCH
-	make -s deb
+	make -s deb rpm
 	name=hezi_${VERSION}_linux_$ARCH
 	mkdir -p "$work/$name/dist"
 	cp -r README.md CHANGELOG.md SECURITY.md "$work/$name/"
@@ -32,7 +32,7 @@ for ARCH in amd64 arm64; do
 	tar -C "$work" -c --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="@$SOURCE_DATE_EPOCH" "$name" | gzip -9n >"$out/$name.tar.gz"
 	go run ./packaging/sbom "$VERSION" bin/hezi bin/hezid bin/hezi-keeper internal/box/initbin/bin/hezi-init internal/box/initbin/bin/hezi-tiny internal/box/initbin/bin/hezi-enter internal/image/hello/bin/hezi-hello >"$out/$name.cdx.json"
 done
-mv dist/*.deb "$out/"
+mv dist/*.deb dist/*.rpm "$out/"
 cd "$out"
 sha256sum -- * >"$work/SHA256SUMS"
 mv "$work/SHA256SUMS" .

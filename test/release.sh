@@ -16,7 +16,7 @@ done
 diff "$dir/one/dist/release/SHA256SUMS" "$dir/another/place/dist/release/SHA256SUMS" || fail "the same commit gave other bytes"
 cd "$dir/one/dist/release"
 sha256sum --quiet -c SHA256SUMS
-[ "$(wc -l <SHA256SUMS)" = 7 ] || fail "not 7 files: $(cat SHA256SUMS)"
+[ "$(wc -l <SHA256SUMS)" = 10 ] || fail "not 10 files: $(cat SHA256SUMS)"
 
 for arch in amd64 arm64; do
 	name=hezi_v9.8.7_linux_$arch
@@ -30,6 +30,9 @@ for arch in amd64 arm64; do
 		grep -q "$(sha256sum <"$dir/$arch/usr/local/bin/$program" | cut -d' ' -f1)" "$name.cdx.json" || fail "the list of parts of $arch does not know $program"
 	done
 done
+
+"$dir/one/test/rpm.sh" hezi-9.8.7-1.x86_64.rpm
+[ "$(rpm -qp --qf '%{ARCH}' hezi-9.8.7-1.aarch64.rpm)" = aarch64 ] || fail "the RPM of arm64 is another's"
 
 at=$dir/arm64/usr/local/bin
 emulated() { qemu-aarch64 "$@" 2>&1; }

@@ -33,6 +33,7 @@ if [ $# = 0 ]; then
 	need mkfs.erofs erofs-utils
 	need mkfs.ext4 e2fsprogs
 	need igzip isal
+	need rpm rpm
 	need rsyslogd rsyslog
 	need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 	need qemu-aarch64 qemu-user

@@ -150,7 +150,7 @@ cp $guest "$test/guest"
 if [ "$mode" = install ]; then # two versions, of which the guest has no others
 	rm -f "$test"/bin/* dist/hezi*.deb
 	for release in 1.0 2.0; do
-		VERSION=$release packaging/debian/build.sh >/dev/null
+		VERSION=$release packaging/packages.sh deb >/dev/null
 		mv dist/hezi_$release*.deb "$test/hezi-$release.deb"
 		mv dist/hezi-docker_$release*.deb "$test/hezi-docker-$release.deb"
 	done

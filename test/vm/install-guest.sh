@@ -43,6 +43,12 @@ if [ "$stage" = 1 ]; then
 	[ $bad = 0 ] || end
 	check "and is enabled" "enabled" systemctl is-enabled hezi.service hezi.socket
 	check "its version" "1.0" hezi version -f '{{.Server.Version}}'
+	echo 'OPTIONS="--label from=options"' >/etc/default/hezi
+	mkdir -p /etc/sysconfig
+	echo 'HEZI_STORAGE_OPTIONS="--label storage=too"' >/etc/sysconfig/hezi-storage
+	code "options of the administrator's" 0 systemctl restart hezi
+	check "hezid has them" "from=options storage=too" sh -c 'hezi info -f "{{.Labels}}"'
+	rm -r /etc/sysconfig
 	check "the socket is the group's" "660 root hezi" stat -c '%a %U %G' /run/hezi/hezi.sock
 	check "no remark of systemd's on the units" "ok" sh -c 'systemd-analyze verify --man=no hezi.service hezi.socket 2>&1 | grep hezi || echo ok'
 	check "its AppArmor profile is loaded" "hezi-default (enforce)" cat /sys/kernel/security/apparmor/profiles
