@@ -34,6 +34,7 @@ if [ $# = 0 ]; then
 	need mkfs.ext4 e2fsprogs
 	need igzip isal
 	need rpm rpm
+	need docker-compose docker-compose
 	need rsyslogd rsyslog
 	need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 	need qemu-aarch64 qemu-user
