@@ -2,6 +2,7 @@ package moving
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
+	"github.com/moby/moby/client/pkg/versions"
 )
 
 // takeContainers makes the containers again. They are not started.
@@ -66,6 +68,9 @@ func (m *mover) takeContainer(ctx context.Context, id, name string, names map[st
 			return fmt.Errorf("it asks for an address of its own in the network %s: hezi network rm %s, and import with --keep-subnets", n, n)
 		}
 	}
+	if err := askedMAC(&c, got.Raw, m.from.ClientVersion()); err != nil {
+		return err
+	}
 	o := like(c, names, info)
 	if o.Config.Image, err = m.image(ctx, c.Image, c.Config.Image); err != nil {
 		return fmt.Errorf("its image: %w", err)
@@ -83,6 +88,32 @@ func (m *mover) takeContainer(ctx context.Context, id, name string, names map[st
 		name += "; " + w
 	}
 	m.took("container %s", name)
+	return nil
+}
+
+// askedMAC leaves those MAC addresses in the container's networks that it was given
+// when it was made. Before API 1.44 they are in its configuration.
+func askedMAC(c *container.InspectResponse, raw []byte, version string) error {
+	var old struct {
+		Config struct{ MacAddress network.HardwareAddr }
+	}
+	if len(raw) > 0 && versions.LessThan(version, "1.44") {
+		if err := json.Unmarshal(raw, &old); err != nil {
+			return err
+		}
+	}
+	main := c.HostConfig.NetworkMode.NetworkName()
+	if c.HostConfig.NetworkMode.IsDefault() {
+		main = network.NetworkBridge
+	}
+	for name, e := range c.NetworkSettings.Networks {
+		switch {
+		case len(old.Config.MacAddress) > 0 && name == main:
+			e.MacAddress = old.Config.MacAddress
+		case c.State != nil && c.State.Running: // one that Docker has chosen is not told apart
+			e.MacAddress = nil
+		}
+	}
 	return nil
 }
 
@@ -154,7 +185,8 @@ func unsaid(all []container.MountPoint, host *container.HostConfig) (out []mount
 	for target := range host.Tmpfs {
 		said[target] = true
 	}
-	for _, p := range all {
+	byTarget := func(a, b container.MountPoint) int { return strings.Compare(a.Destination, b.Destination) }
+	for _, p := range slices.SortedFunc(slices.Values(all), byTarget) { // Docker shows them in any order
 		if said[p.Destination] {
 			continue
 		}
@@ -178,7 +210,7 @@ func endpoints(c container.InspectResponse, host *container.HostConfig) *network
 			host.NetworkMode = container.NetworkMode(name)
 		}
 		all[name] = &network.EndpointSettings{
-			IPAMConfig: e.IPAMConfig, Links: links(e.Links), DriverOpts: e.DriverOpts, GwPriority: e.GwPriority,
+			IPAMConfig: e.IPAMConfig, Links: links(e.Links), DriverOpts: e.DriverOpts, GwPriority: e.GwPriority, MacAddress: e.MacAddress,
 			Aliases: slices.DeleteFunc(slices.Clone(e.Aliases), func(a string) bool { return strings.HasPrefix(c.ID, a) }), // Docker before 25 adds the id
 		}
 	}

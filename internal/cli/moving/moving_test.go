@@ -72,3 +72,30 @@ func TestLikeNetwork(t *testing.T) {
 		t.Error("IPv4 is switched off")
 	}
 }
+
+// TestAskedMAC: an address that was asked for is kept, and one that Docker chose is not.
+func TestAskedMAC(t *testing.T) {
+	mac := network.HardwareAddr{2, 66, 0, 0, 0, 7}
+	for _, c := range []struct {
+		name, raw, version string
+		running            bool
+		had                network.HardwareAddr
+		want               string
+	}{
+		{"as of 20.10", `{"Config":{"MacAddress":"02:42:00:00:00:07"}}`, "1.41", true, network.HardwareAddr{2, 66, 1, 1, 1, 1}, "02:42:00:00:00:07"},
+		{"not asked for", `{"Config":{}}`, "1.41", true, mac, ""},
+		{"as of 25, stopped", `{}`, "1.44", false, mac, "02:42:00:00:00:07"},
+		{"as of 25, runs", `{"Config":{"MacAddress":"02:42:00:00:00:07"}}`, "1.44", true, mac, ""},
+	} {
+		r := container.InspectResponse{
+			State: &container.State{Running: c.running}, Config: &container.Config{}, HostConfig: &container.HostConfig{NetworkMode: "default"},
+			NetworkSettings: &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{"bridge": {MacAddress: c.had}}},
+		}
+		if err := askedMAC(&r, []byte(c.raw), c.version); err != nil {
+			t.Fatal(err)
+		}
+		if got := endpoints(r, r.HostConfig).EndpointsConfig["bridge"].MacAddress.String(); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
