@@ -58,6 +58,8 @@ var rules = []rule{
 	{From: "hezi/internal/runtimes", To: []string{"hezi/internal/box/scope"}, Reason: "the keeper speaks no D-Bus (docs/adr/0006-systemd-driver.md)"},
 	{From: "hezi/internal/relay", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/relay"}, Reason: "it carries bytes and knows no container"},
 	{From: "hezi/internal/probe", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/probe"}, Reason: "it reads what is hostile and knows nothing"},
+	{From: "hezi/internal/dockerroot", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/dockerroot", "hezi/internal/image/archive"},
+		Reason: "it reads what may be hostile, in a process that knows no engine"},
 	{From: "hezi/internal/oci", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/oci", "hezi/internal/box"},
 		Reason: "the OCI command is the box alone, without an engine"},
 	{From: "hezi/internal/runtimes", To: []string{"hezi/internal"}, Except: []string{"hezi/internal/runtimes", "hezi/internal/box"},

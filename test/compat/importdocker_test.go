@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,10 +18,17 @@ import (
 type docker struct {
 	t    *testing.T
 	host string
+	data string // the data root
+	stop func()
 }
 
 func startDocker(t *testing.T) docker {
 	t.Helper()
+	// Another Docker than Debian's is in a folder of its own.
+	other := os.Getenv("HEZI_TEST_DOCKER")
+	if other != "" {
+		t.Setenv("PATH", other+":"+os.Getenv("PATH"))
+	}
 	program, err := exec.LookPath("dockerd")
 	if err != nil {
 		t.Skip("dockerd is missing: make setup")
@@ -38,26 +46,29 @@ func startDocker(t *testing.T) docker {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	d := docker{t, "unix://" + filepath.Join(dir, "s")}
-	cmd := exec.Command(program, "--config-file", config, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "run"),
-		"--pidfile", filepath.Join(dir, "pid"), "-H", d.host, "--bridge=none", "--iptables=false", "--ip-masq=false")
+	d := docker{t: t, host: "unix://" + filepath.Join(dir, "s"), data: filepath.Join(dir, "data")}
+	cmd := exec.Command(program, "--config-file", config, "--data-root", d.data, "--exec-root", filepath.Join(dir, "run"),
+		"--pidfile", filepath.Join(dir, "pid"), "-H", d.host, "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() {
-		if t.Failed() {
-			b, _ := os.ReadFile(log.Name())
-			t.Logf("dockerd's log:\n%s", b[max(0, len(b)-4000):])
-		}
+	d.stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
 		case <-time.After(30 * time.Second):
 			_ = cmd.Process.Kill()
 		}
+	})
+	t.Cleanup(func() {
+		if t.Failed() {
+			b, _ := os.ReadFile(log.Name())
+			t.Logf("dockerd's log:\n%s", b[max(0, len(b)-4000):])
+		}
+		d.stop()
 		_ = exec.Command("sh", "-c", `for m in $(awk -v d="$0/" 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | sort -r); do umount -l "$m"; done`, dir).Run()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -95,12 +106,13 @@ func (d docker) all() string {
 		d.do("volume", "ls"), d.do("network", "ls"), sorted(d.do("inspect", "web", "side", "old"))}, "\n")
 }
 
-// TestImportDocker moves from a real dockerd to an engine of its own.
-func TestImportDocker(t *testing.T) {
-	d := startDocker(t)
+// fill gives Docker one of each kind. A bridge that it makes stays on the host until
+// it is removed.
+func (d docker) fill() {
+	d.t.Helper()
 	archive, err := harness.BusyboxArchive()
 	if err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	defer os.Remove(archive)
 	d.do("load", "-i", archive)
@@ -108,22 +120,27 @@ func TestImportDocker(t *testing.T) {
 	d.do("volume", "create", "--label", "keep=yes", "data")
 	at := d.do("volume", "inspect", "-f", "{{.Mountpoint}}", "data")
 	if err := os.WriteFile(filepath.Join(at, "file"), []byte("from docker\n"), 0o640); err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	if err := os.Chown(filepath.Join(at, "file"), 33, 33); err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	d.do("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m", "scratch")
 	d.do("network", "create", "--subnet", "10.231.7.0/24", "--label", "a=b", "-o", "com.docker.network.bridge.name=dk-import0", "backend")
-	defer d.do("network", "rm", "backend")
 	d.do("create", "--name", "web", "-e", "A=B", "-p", "127.0.0.1:26081:80", "-v", "data:/data", "-v", "/anonymous", "-v", "scratch:/scratch:ro", "--network", "backend",
 		"--network-alias", "www", "--restart", "on-failure:3", "--label", "l=1", "--memory", "64m", "--cap-drop", "NET_RAW", "team/app:1", "httpd", "-f", "-p", "80", "-h", "/data")
 	d.do("create", "--name", "side", "--network", "container:web", "--volumes-from", "web", "busybox", "sleep", "1000")
-	unnamed := d.do("import", "-c", "CMD sh", harness.Debian(t))
+	unnamed := d.do("import", "-c", "CMD sh", harness.Debian(d.t))
 	d.do("create", "--name", "old", "--network", "none", unnamed, "true")
 	d.do("create", "--name", "fixed", "--network", "backend", "--ip", "10.231.7.77", "busybox", "sleep", "1000")
-	defer d.do("rm", "-f", "web", "side", "old", "fixed")
+}
 
+// TestImportDocker moves from a real dockerd to an engine of its own.
+func TestImportDocker(t *testing.T) {
+	d := startDocker(t)
+	d.fill()
+	defer d.do("network", "rm", "backend")
+	defer d.do("rm", "-f", "web", "side", "old", "fixed")
 	e := harness.Start(t)
 	before := d.all()
 	importing := func(args ...string) harness.Result {

@@ -16,6 +16,7 @@
 package endpoint
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -58,6 +59,11 @@ type Endpoint struct {
 	tls    *tlsFiles // files named by flags and environment
 	stored *docker.Endpoint
 	remote dialer // ssh
+}
+
+// Dialled is an engine that dial reaches; host is what it is called.
+func Dialled(host string, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *Endpoint {
+	return &Endpoint{Context: DefaultContext, Host: host, remote: dial}
 }
 
 // LoadConfig reads config.json of dir, or of the usual place when dir is empty.

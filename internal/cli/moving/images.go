@@ -78,6 +78,11 @@ func (m *mover) load(ctx context.Context, refs []string) (ids []string, err erro
 	if m.dry {
 		return refs, nil
 	}
+	defer func() {
+		if err != nil {
+			err = m.why(ctx, err)
+		}
+	}()
 	archive, err := m.from.ImageSave(ctx, refs)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 // Package moving takes over what a Docker engine has: `system import-docker`.
 //
-// Docker is only read, by its API. What Hezi has already is left as it is, so that an
+// Docker is only read: by its API or, where it does not run, from its data root, for
+// which `hezid docker-root` answers as the API does. What Hezi has already is left as it is, so that an
 // import that failed in the middle can be called again.
 package moving
 
@@ -20,27 +21,45 @@ import (
 
 // New is `system import-docker`, Hezi's own. The exit code is 1 if something could not be taken.
 func New(c upkeep.Client) *cobra.Command {
-	var from string
+	var from, dataRoot, containerdRoot string
 	var dry, subnets bool
 	cmd := &cobra.Command{
 		Use: "[OPTIONS]",
-		Long: "Take images, volumes, networks and containers' definitions over from a running Docker engine, which is only read. Containers are not started, and what they wrote outside volumes stays in Docker." +
+		Long: "Take images, volumes, networks and containers' definitions over from a Docker engine that runs, or from the data root of one that does not. Docker is only read. Containers are not started, and what they wrote outside volumes stays in Docker." +
 			" What Hezi has already by the same name is left as it is. Volumes are copied by the engine, so that both engines must be on one machine; stop the containers that write to them first.",
 	}
 	f := cmd.Flags()
 	f.StringVar(&from, "from", "unix:///var/run/docker.sock", "Address of the Docker engine")
+	f.StringVar(&dataRoot, "data-root", "", "Read the data root of a Docker that does not run, such as /var/lib/docker, instead")
+	f.StringVar(&containerdRoot, "containerd-root", "", "Where containerd has the images of the Docker that --data-root names (default \"containerd\" beside it, or \"containerd/daemon\" in it)")
 	f.BoolVar(&dry, "dry-run", false, "Say what would be taken, and take nothing")
 	f.BoolVar(&subnets, "keep-subnets", false, "Give bridge networks the subnets that they have in Docker. Remove Docker's networks before containers use them")
-	cmd.RunE = c.Run(func(ctx context.Context, engine *endpoint.Connection, _ []string) error {
+	cmd.RunE = c.Run(func(ctx context.Context, engine *endpoint.Connection, _ []string) (err error) {
+		switch {
+		case dataRoot != "" && f.Changed("from"):
+			return errors.New("--from asks a Docker that runs, and --data-root reads one that does not: name one of them")
+		case containerdRoot != "" && dataRoot == "":
+			return errors.New("--containerd-root says where the images of a data root are: name that with --data-root")
+		}
 		if err := engine.RequireHezi(ctx, "system import-docker"); err != nil {
 			return err
 		}
-		docker, err := connect(ctx, from)
-		if err != nil {
+		m := &mover{to: engine, out: c.Out, dry: dry, subnets: subnets, images: map[string]string{}, moved: map[string]bool{}}
+		if dataRoot != "" {
+			m.stopped = true
+			r, err := readRoot(dataRoot, containerdRoot)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, r.close()) }()
+			m.from, err = r.connect("Hezi-Client/" + version.Version)
+			if err != nil {
+				return err
+			}
+		} else if m.from, err = connect(ctx, from); err != nil {
 			return err
 		}
-		defer docker.Close()
-		m := &mover{from: docker, to: engine, out: c.Out, dry: dry, subnets: subnets, images: map[string]string{}, moved: map[string]bool{}}
+		defer m.from.Close()
 		for _, step := range []func(context.Context) error{m.takeImages, m.takeVolumes, m.takeNetworks, m.takeContainers} {
 			if err := step(ctx); err != nil {
 				return err
@@ -75,6 +94,7 @@ func connect(ctx context.Context, host string) (*endpoint.Connection, error) {
 type mover struct {
 	from, to *endpoint.Connection
 	out      io.Writer
+	stopped  bool // from is a data root's reader
 	dry      bool
 	subnets  bool // bridge networks keep theirs
 

@@ -21,6 +21,9 @@ func (m *mover) takeVolumes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, w := range list.Warnings {
+		m.problems = append(m.problems, errors.New(w))
+	}
 	slices.SortFunc(list.Items, func(a, b volume.Volume) int { return strings.Compare(a.Name, b.Name) })
 	for _, v := range list.Items {
 		_, err := m.to.VolumeInspect(ctx, v.Name, client.VolumeInspectOptions{})

@@ -294,12 +294,10 @@ func (a *reader) docker(ctx context.Context) ([]Image, error) {
 				return nil, err
 			}
 		}
-		m := manifestOf(config, layers)
-		body, err := json.Marshal(m)
+		d, body, err := manifestOf(config, layers).encode()
 		if err != nil {
 			return nil, err
 		}
-		d := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(body), Size: int64(len(body))}
 		if err := a.depot.Make(ctx, d, body); err != nil {
 			return nil, err
 		}
@@ -323,6 +321,23 @@ type manifest struct {
 	MediaType     string               `json:"mediaType"`
 	Config        ocispec.Descriptor   `json:"config"`
 	Layers        []ocispec.Descriptor `json:"layers"`
+}
+
+func (m manifest) encode() (ocispec.Descriptor, []byte, error) {
+	body, err := json.Marshal(m)
+	return ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(body), Size: int64(len(body))}, body, err
+}
+
+// MakeManifest makes the manifest of an image whose layers are not compressed, as
+// Read makes it for an archive of Docker's that has none.
+func MakeManifest(config ocispec.Descriptor, layers []ocispec.Descriptor) (ocispec.Manifest, ocispec.Descriptor, []byte, error) {
+	files := make([]file, len(layers))
+	for i, l := range layers {
+		files[i] = file{digest: l.Digest, size: l.Size, kind: ocispec.MediaTypeImageLayer}
+	}
+	m := manifestOf(file{digest: config.Digest, size: config.Size}, files)
+	d, body, err := m.encode()
+	return ocispec.Manifest{MediaType: m.MediaType, Config: m.Config, Layers: m.Layers}, d, body, err
 }
 
 // manifestOf makes a manifest of Docker's types, which have no zstd: with that
