@@ -118,28 +118,28 @@ func (c *publisher) take(ctx context.Context, m *member) (chosen network.PortMap
 			chosen[p] = nil
 		}
 	}
-	asked := wishes(m.ports)
+	asked := bindings.Wishes(m.ports)
 	all := make([]network.PortBinding, 0, len(asked))
 	first := 0 // of the bindings of one port
 	for i, w := range asked {
-		if !w.many() || w.port == w.span.first {
-			if w.span.holds, err = c.grant(ctx, m, w); err != nil {
+		if !w.Many() || w.Port == w.Span.First {
+			if w.Span.Holds, err = c.grant(ctx, m, w); err != nil {
 				return nil, err
 			}
 		}
-		for _, h := range w.span.holds {
-			number := w.binding.HostPort // of a range: shared with the request
-			if !w.many() {
+		for _, h := range w.Span.Holds {
+			number := w.Binding.HostPort // of a range: shared with the request
+			if !w.Many() {
 				number = strconv.Itoa(int(h.Port))
 			}
-			if w.binding.HostIP == bindings.Near() { // one for both families
+			if w.Binding.HostIP == bindings.Near() { // one for both families
 				all = append(all, network.PortBinding{HostIP: bindings.Near(), HostPort: number})
 				break
 			}
 			all = append(all, network.PortBinding{HostIP: h.Addr, HostPort: number})
 		}
-		if n := i + 1; n == len(asked) || asked[n].port != w.port {
-			chosen[w.port], first = all[first:len(all):len(all)], len(all)
+		if n := i + 1; n == len(asked) || asked[n].Port != w.Port {
+			chosen[w.Port], first = all[first:len(all):len(all)], len(all)
 		}
 	}
 	return chosen, nil
@@ -217,24 +217,24 @@ func (c *publisher) forgetLaterLocked(list []nft.Forward) {
 }
 
 // grant holds what one wish asks of the host, on each of its addresses.
-func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*ports.Hold, err error) {
-	addrs, err := c.hosts(m, w.port, w.binding)
+func (c *publisher) grant(ctx context.Context, m *member, w bindings.Wish) (holds []*ports.Hold, err error) {
+	addrs, err := c.hosts(m, w.Port, w.Binding)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range addrs {
-		b := w.binding
+		b := w.Binding
 		b.HostIP = a
-		if n := len(holds); n > 0 && !w.many() { // the same number on each
+		if n := len(holds); n > 0 && !w.Many() { // the same number on each
 			b.HostPort = strconv.Itoa(int(holds[n-1].Port))
 		}
 		h := m.reuse(w, b)
 		switch {
 		case h != nil:
-		case m.adopted && !w.many() && m.keeps(w, b):
+		case m.adopted && !w.Many() && m.keeps(w, b):
 			h, err = c.claim(m, w, b)
-		case w.many() && a.Is6() && a.IsLoopback():
-			err = invalid("ports %s and those after it cannot be published on ::1: at most %d that follow each other can", w.port, rangeFrom-1)
+		case w.Many() && a.Is6() && a.IsLoopback():
+			err = invalid("ports %s and those after it cannot be published on ::1: at most %d that follow each other can", w.Port, bindings.RangeFrom-1)
 		case a == netip.IPv6Unspecified() && m.hasBeside(w, b):
 			h, err = c.claim(m, w, b) // its place at ::1 keeps the port
 		default:
@@ -242,23 +242,23 @@ func (c *publisher) grant(ctx context.Context, m *member, w wish) (holds []*port
 		}
 		if err != nil && m.adopted {
 			// Another program took the port meanwhile, or the address is gone.
-			slog.Warn("a published port is not held while its container runs: what arrives there still goes to the container", "container", m.id, "port", w.port, "error", err)
+			slog.Warn("a published port is not held while its container runs: what arrives there still goes to the container", "container", m.id, "port", w.Port, "error", err)
 			h, err = c.claim(m, w, b)
 		}
 		if err != nil {
 			return nil, err
 		}
-		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.port.Num(), w.binding.HostIP == bindings.Near(), bindings.Anywhere(m.asked[w.port], w.binding)})
+		holds, m.holds = append(holds, h), append(m.holds, &held{h, w.Port.Num(), w.Binding.HostIP == bindings.Near(), bindings.Anywhere(m.asked[w.Port], w.Binding)})
 	}
 	return holds, nil
 }
 
 // reuse takes the hold of spare that a binding asks for; nil: none.
-func (m *member) reuse(w wish, b network.PortBinding) *ports.Hold {
-	addr, proto, r, err := CheckBinding(w.port, b)
+func (m *member) reuse(w bindings.Wish, b network.PortBinding) *ports.Hold {
+	addr, proto, r, err := CheckBinding(w.Port, b)
 	last := r.End()
-	if w.many() {
-		last = r.Start() + w.further()
+	if w.Many() {
+		last = r.Start() + w.Further()
 	}
 	i := slices.IndexFunc(m.spare, func(h *held) bool {
 		return err == nil && h.hold.Addr == addr && h.hold.Proto == proto && h.hold.Port == r.Start() && h.hold.Last == last
@@ -272,33 +272,33 @@ func (m *member) reuse(w wish, b network.PortBinding) *ports.Hold {
 }
 
 // claim registers what a running container has, with the socket that was kept, if any.
-func (c *publisher) claim(m *member, w wish, b network.PortBinding) (*ports.Hold, error) {
-	addr, proto, r, err := CheckBinding(w.port, b)
+func (c *publisher) claim(m *member, w bindings.Wish, b network.PortBinding) (*ports.Hold, error) {
+	addr, proto, r, err := CheckBinding(w.Port, b)
 	if err != nil {
 		return nil, err
 	}
 	fd, at := -1, ports.Place{Addr: addr, Proto: proto, Port: r.Start()}
-	if had, ok := m.kept[at]; ok && !w.many() {
+	if had, ok := m.kept[at]; ok && !w.Many() {
 		fd = had
 		delete(m.kept, at)
 	}
-	return c.ports.Keep(addr, proto, r.Start(), r.Start()+w.further(), ports.Owner{ID: m.id, Name: m.name}, fd), nil
+	return c.ports.Keep(addr, proto, r.Start(), r.Start()+w.Further(), ports.Owner{ID: m.id, Name: m.name}, fd), nil
 }
 
 // hold takes what one binding asks of the host. A port that a container on its way out still has is waited for.
-func (c *publisher) hold(ctx context.Context, m *member, w wish, b network.PortBinding) (*ports.Hold, error) {
+func (c *publisher) hold(ctx context.Context, m *member, w bindings.Wish, b network.PortBinding) (*ports.Hold, error) {
 	if c.table == nil {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published: the engine was started with --iptables=false")
 	}
-	addr, proto, r, err := CheckBinding(w.port, b)
+	addr, proto, r, err := CheckBinding(w.Port, b)
 	if err != nil {
 		return nil, err
 	}
 	owner := ports.Owner{ID: m.id, Name: m.name}
 	for {
 		var h *ports.Hold
-		if w.many() {
-			h, err = c.ports.TakeRange(addr, proto, r.Start(), r.Start()+w.further(), owner)
+		if w.Many() {
+			h, err = c.ports.TakeRange(addr, proto, r.Start(), r.Start()+w.Further(), owner)
 		} else {
 			h, err = c.ports.TakeOneOf(addr, proto, r.Start(), r.End(), owner)
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/bindings"
 	"hezi/internal/network/options"
 	"hezi/internal/network/ports"
 	"hezi/internal/relay"
@@ -130,8 +131,8 @@ func (c *publisher) unrelay(m *member) {
 }
 
 // keeps says whether a socket for a binding was kept, or one at ::1 in its place.
-func (m *member) keeps(w wish, b network.PortBinding) bool {
-	addr, proto, r, err := CheckBinding(w.port, b)
+func (m *member) keeps(w bindings.Wish, b network.PortBinding) bool {
+	addr, proto, r, err := CheckBinding(w.Port, b)
 	if err != nil {
 		return false
 	}
@@ -141,9 +142,9 @@ func (m *member) keeps(w wish, b network.PortBinding) bool {
 }
 
 // hasBeside says whether the member has a place at ::1 for the port of a binding of ::.
-func (m *member) hasBeside(w wish, b network.PortBinding) bool {
-	_, proto, r, err := CheckBinding(w.port, b)
+func (m *member) hasBeside(w bindings.Wish, b network.PortBinding) bool {
+	_, proto, r, err := CheckBinding(w.Port, b)
 	return err == nil && slices.ContainsFunc(m.beside, func(o *held) bool {
-		return o.hold.Proto == proto && o.hold.Port == r.Start() && o.port == w.port.Num()
+		return o.hold.Proto == proto && o.hold.Port == r.Start() && o.port == w.Port.Num()
 	})
 }
