@@ -343,6 +343,7 @@ func (c *Controller) SetEgress(containerID, policy string) error {
 		}
 	}
 	if c.table != nil {
+		restrainer{&c.registry}.track(m, add)
 		if err := (nft.Guards{Table: c.table}).SetGuards(del, add); err != nil {
 			return err
 		}
@@ -359,12 +360,27 @@ func (c *Controller) SetEgress(containerID, policy string) error {
 		}
 	}
 	resolver{&c.registry}.moved(m)
-	for _, g := range add {
-		for _, a := range g.Addresses {
+	restrainer{&c.registry}.judgeMade(m, add)
+	return nil
+}
+
+// track tells the kernel who made the connections that guards are to tell apart.
+func (c restrainer) track(m *member, guards []nft.Guard) {
+	for _, g := range guards {
+		seen, err := flows.Look(m.path, g.Addresses)
+		logFailure("keep the connections that others made to a container", errors.Join(err, seen.Track()))
+	}
+}
+
+// judgeMade has the connections judged by guards that a container made before these.
+func (c restrainer) judgeMade(m *member, guards []nft.Guard) {
+	for _, g := range guards {
+		seen, err := flows.Look(m.path, g.Addresses)
+		logFailure("end connections that an egress policy does not allow any more", errors.Join(err, nft.Guards{Table: c.table}.Judge(g.Port, seen.Made())))
+		for _, a := range g.Addresses { // of all other protocols, too
 			flows.ForgetOwn(a)
 		}
 	}
-	return nil
 }
 
 // Egress is what is said of a running container; nil if no policy holds for it.

@@ -36,7 +36,10 @@ import (
 //	  map egress_of { ifname . address : jump egress-PORT-HASH }   bridge, container
 //	  set denied    { container . address . proto . port : counter }
 //	  chain egress  prerouting, after connection tracking and before address translation
-//	  chain egress-PORT-HASH    replies pass; the rest by each policy
+//	  chain egress-PORT-HASH    replies pass, but of connections of before; then -all
+//	  chain egress-PORT-HASH-all  the rest is judged by each policy
+//	  set egress-PORT-HASH-before  { proto . port . address . port } connections that the
+//	                   container had made when the policy was set
 //	  chain egress-PORT-HASH-N  a policy: what it allows returns, what is left is counted and rejected
 //	  set egress-PORT-HASH-N-M  the addresses of names, while their answers are good
 //	}
@@ -59,7 +62,7 @@ type Guard struct {
 type Guards struct{ *Table }
 
 const (
-	egressVersion = 2 // grows when the rules below change
+	egressVersion = 3 // grows when the rules below change
 	egressPrefix  = "egress-"
 	egressChain   = "egress"
 	// maxLearned addresses of one set of names.
@@ -76,6 +79,7 @@ type guarded struct {
 	Guard
 	learned map[Names]map[netip.Addr]time.Time // until when
 	denied  map[int]expr.Counter               // by each policy, when that was read last
+	flows   map[Flow]bool                      // made before it was set
 	// Frames that were refused in the bridge: since it was written, and before.
 	refused, before expr.Counter
 }
@@ -99,6 +103,8 @@ func (g *Guard) chain() string {
 	}
 	return egressPrefix + g.Port + "-" + hex.EncodeToString(h.Sum(nil))[:8]
 }
+
+func (g *Guard) judgeChain() string { return g.chain() + "-all" }
 
 func (g *Guard) policyChain(n int) string { return fmt.Sprintf("%s-%d", g.chain(), n) }
 
@@ -310,7 +316,14 @@ func (t Guards) writeGuard(c *nftables.Conn, s *egressSets, g *guarded) (map[str
 		}
 		s.deny(add, g.denied[i])
 	}
+	all := chain(&nftables.Chain{Name: g.judgeChain()})
+	for _, j := range jumps {
+		all(j)
+	}
 	add := chain(&nftables.Chain{Name: g.chain()})
+	if err := t.writeBefore(c, s, g, add); err != nil {
+		return nil, fmt.Errorf("encode the connections of before: %w", err)
+	}
 	add(ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
 	// Who the neighbours are is asked by ICMPv6, also of the host.
 	for _, p := range append(slices.Clone(g.Subnets), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8")) {
@@ -318,9 +331,7 @@ func (t Guards) writeGuard(c *nftables.Conn, s *egressSets, g *guarded) (map[str
 			add(header6.only(), proto(unix.IPPROTO_ICMPV6), header6.within(header6.dest, p), discovery(), verdict(expr.VerdictAccept))
 		}
 	}
-	for _, j := range jumps {
-		add(j)
-	}
+	add([]expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: g.judgeChain()}})
 	return count, t.eachElement(s, g, c.SetAddElements)
 }
 
@@ -376,7 +387,7 @@ func (t Guards) eachElement(s *egressSets, g *guarded, do func(*nftables.Set, []
 // deleteGuard takes away what writeGuard wrote.
 func (t Guards) deleteGuard(c *nftables.Conn, s *egressSets, g *guarded) error {
 	err := t.eachElement(s, g, c.SetDeleteElements)
-	chains := []string{g.chain()}
+	chains := []string{g.chain(), g.judgeChain()}
 	for i := range g.Policies {
 		chains = append(chains, g.policyChain(i))
 	}
@@ -390,6 +401,9 @@ func (t Guards) deleteGuard(c *nftables.Conn, s *egressSets, g *guarded) error {
 		for suffix := range s.addrType {
 			c.DelSet(t.learnedSet(s, &g.Guard, n, suffix))
 		}
+	}
+	for suffix := range s.addrType {
+		c.DelSet(t.beforeSet(s, &g.Guard, suffix))
 	}
 	return err
 }
@@ -430,6 +444,7 @@ func (t Guards) SetGuards(del []string, add []Guard) error {
 				continue
 			}
 			err = errors.Join(err, t.deleteGuard(c, s, old))
+			g.flows = old.flows
 		}
 		t.egress.guards[new.Port] = g
 		_, werr := t.writeGuard(c, s, g)

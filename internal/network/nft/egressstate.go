@@ -108,6 +108,9 @@ func (t Guards) adoptGuard(s *egressSets, g *guarded) bool {
 	if !t.hasRules(c, s, t.guardRules(g)) || !t.hasElements(c, s, g, map[string]map[string]bool{}) {
 		return false
 	}
+	if !t.adoptFlows(c, s, g) {
+		return false
+	}
 	for _, n := range g.names() {
 		for suffix := range s.addrType {
 			elems, err := c.GetSetElements(t.learnedSet(s, &g.Guard, n, suffix))
@@ -145,7 +148,7 @@ func (t Guards) AdoptGuards(list []Guard) error {
 		g := &guarded{Guard: one, learned: map[Names]map[netip.Addr]time.Time{}}
 		t.egress.guards[one.Port] = g
 		same = t.adoptGuard(s, g) && same
-		chains[g.chain()] = true
+		chains[g.chain()], chains[g.judgeChain()] = true, true
 		for i := range g.Policies {
 			chains[g.policyChain(i)] = true
 		}

@@ -1,0 +1,125 @@
+package flows
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/network/netns"
+	"hezi/internal/network/nft"
+)
+
+// Seen are the connections of a container at one moment: those that the kernel tracks,
+// and the sockets of TCP, as what stays within a bridge may not be tracked.
+type Seen struct {
+	own     []netip.Addr
+	tracked []*netlink.ConntrackFlow
+	sockets []*netlink.Socket
+}
+
+// Look sees the connections of a container with the namespace at path and some addresses
+// of its own; with an error as far as it can.
+func Look(path string, own []netip.Addr) (s Seen, err error) {
+	s.own = own
+	var errs []error
+	for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		if !slices.ContainsFunc(own, func(a netip.Addr) bool { return a.Is6() == (family == netlink.FAMILY_V6) }) {
+			continue
+		}
+		list, err := netns.Dump(func() ([]*netlink.ConntrackFlow, error) {
+			return netlink.ConntrackTableList(netlink.ConntrackTable, family)
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("list the tracked connections: %w", err))
+		}
+		s.tracked = append(s.tracked, list...)
+	}
+	errs = append(errs, netns.Do(path, func() error {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			list, err := netns.Dump(func() ([]*netlink.Socket, error) { return netlink.SocketDiagTCP(family) })
+			if err != nil {
+				return fmt.Errorf("list the TCP sockets of a container: %w", err)
+			}
+			s.sockets = append(s.sockets, list...)
+		}
+		return nil
+	}))
+	return s, errors.Join(errs...)
+}
+
+// Made are those that the container made.
+func (s Seen) Made() (list []nft.Flow) {
+	for _, f := range s.tracked {
+		if slices.Contains(s.own, addrPort(f.Forward.SrcIP, 0).Addr()) {
+			list = append(list, nft.Flow{Proto: f.Forward.Protocol, From: f.Forward.SrcPort, To: addrPort(f.Forward.DstIP, f.Forward.DstPort)})
+		}
+	}
+	made, _ := s.sorted()
+	for _, k := range made {
+		list = append(list, nft.Flow{Proto: unix.IPPROTO_TCP, From: k.ID.SourcePort, To: addrPort(k.ID.Destination, k.ID.DestinationPort)})
+	}
+	return list
+}
+
+// sorted are the sockets that the container connected, and those that came to one which
+// listens: their port says so.
+func (s Seen) sorted() (made, taken []*netlink.Socket) {
+	listening := map[uint16]bool{}
+	for _, k := range s.sockets {
+		if k.State == netlink.TCP_LISTEN {
+			listening[k.ID.SourcePort] = true
+		}
+	}
+	for _, k := range s.sockets {
+		switch {
+		case k.State == netlink.TCP_LISTEN || !slices.Contains(s.own, addrPort(k.ID.Source, 0).Addr()):
+		case listening[k.ID.SourcePort]:
+			taken = append(taken, k)
+		default:
+			made = append(made, k)
+		}
+	}
+	return made, taken
+}
+
+// trackedFor is how long the kernel keeps a TCP connection in which nothing is sent, in
+// seconds (nf_conntrack_tcp_timeout_established).
+const trackedFor = 432000
+
+// Track tells the kernel of the connections that others made to the container and that it
+// does not track: or the container would be taken for who made them if it sends first.
+func (s Seen) Track() error {
+	type tuple struct{ own, other netip.AddrPort }
+	known := map[tuple]bool{}
+	for _, f := range s.tracked {
+		if f.Forward.Protocol == unix.IPPROTO_TCP {
+			known[tuple{addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort), addrPort(f.Reverse.DstIP, f.Reverse.DstPort)}] = true
+		}
+	}
+	_, taken := s.sorted()
+	var errs []error
+	for _, k := range taken {
+		own, other := addrPort(k.ID.Source, k.ID.SourcePort), addrPort(k.ID.Destination, k.ID.DestinationPort)
+		if k.State != netlink.TCP_ESTABLISHED || known[tuple{own, other}] {
+			continue
+		}
+		family := netlink.InetFamily(netlink.FAMILY_V4)
+		if own.Addr().Is6() {
+			family = netlink.FAMILY_V6
+		}
+		there, back := netlink.IPTuple{Protocol: unix.IPPROTO_TCP}, netlink.IPTuple{Protocol: unix.IPPROTO_TCP}
+		there.SrcIP, there.SrcPort, there.DstIP, there.DstPort = other.Addr().AsSlice(), other.Port(), own.Addr().AsSlice(), own.Port()
+		back.SrcIP, back.SrcPort, back.DstIP, back.DstPort = there.DstIP, there.DstPort, there.SrcIP, there.SrcPort
+		err := netlink.ConntrackCreate(netlink.ConntrackTable, family, &netlink.ConntrackFlow{FamilyType: uint8(family), Forward: there, Reverse: back,
+			TimeOut: trackedFor, ProtoInfo: &netlink.ProtoInfoTCP{State: nl.TCP_CONNTRACK_ESTABLISHED}})
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			errs = append(errs, fmt.Errorf("have a container's connection with %s tracked: %w", other, err))
+		}
+	}
+	return errors.Join(errs...)
+}
