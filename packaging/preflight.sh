@@ -21,7 +21,7 @@ preflight() {
 	has bridge br_add_if || say "the kernel has no bridges: load the module bridge"
 	has veth veth_newlink || say "the kernel has no veth devices: load the module veth"
 	has nf_tables nft_do_chain ||
-		echo "hezi: the kernel has no nf_tables: hezid starts only with \"iptables\": false in /etc/hezi/daemon.json, and no port can be published (load the module nf_tables)" >&2
+		echo "hezi: the kernel has no nf_tables: hezid starts only with \"iptables\": false and \"ip6tables\": false in /etc/hezi/daemon.json, and no port can be published (load the module nf_tables)" >&2
 	[ -n "${DESTDIR:-}" ] || [ -w /etc ] || say "/etc cannot be written to: the group hezi and the configuration go there"
 	[ -z "$bad" ]
 }

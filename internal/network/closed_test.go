@@ -28,7 +28,7 @@ func TestEgressFailsClosed(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
-		o.IPTables = tables
+		o.IPTables, o.IP6Tables = tables, tables
 		if c, err = New(o); err != nil {
 			t.Fatal(err)
 		}

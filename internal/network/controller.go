@@ -50,7 +50,8 @@ type Options struct {
 	DefaultBind        netip.Addr // where ports are published without an address; zero: all
 	IPForward          bool       // switch the kernel's forwarding on
 	IPMasq             bool       // masquerade what leaves a network
-	IPTables           bool       // keep the nft table; without it no port is published
+	IPTables           bool       // keep rules of IPv4; without these no port is published over it
+	IP6Tables          bool       // the same of IPv6
 	DirectRouting      bool       // published ports are reached at containers' own addresses too
 	Judged             bool       // published ports are reached as the host's own input rules have it
 	Pool               int        // slots kept ready for the network bridge; 0: 4, negative: none
@@ -192,7 +193,7 @@ func New(o Options) (*Controller, error) {
 	if err := c.find(); err != nil {
 		return nil, err
 	}
-	if o.IPTables {
+	if o.IPTables || o.IP6Tables {
 		if err := c.openTable(name); err != nil {
 			return nil, err
 		}
@@ -211,7 +212,7 @@ func New(o Options) (*Controller, error) {
 }
 
 func (c *registry) openTable(name string) error {
-	cfg := nft.Config{Table: name}
+	cfg := nft.Config{Table: name, Without4: !c.o.IPTables, Without6: !c.o.IP6Tables}
 	for _, l := range c.lans {
 		if l.bridged() && l.index != 0 {
 			cfg.Networks = append(cfg.Networks, l.rules(c.o.IPMasq))
@@ -256,7 +257,7 @@ func judge(o Options, short string) (*nft.Judge, error) {
 	}
 	j := &nft.Judge{In: judgeDevice(short), Out: judgeDevice(short) + "-in"}
 	_, err := os.Stat("/proc/sys/net/ipv6")
-	j.V6 = err == nil
+	j.V6 = err == nil && o.IP6Tables
 	j.Index, err = netns.Loop(j.In, j.Out)
 	return j, err
 }
@@ -264,7 +265,7 @@ func judge(o Options, short string) (*nft.Judge, error) {
 // routeLocalnet lets the host's own loopback reach published ports. It follows the
 // rules that keep 127/8 from the bridges.
 func (c *registry) routeLocalnet(l *lan) error {
-	if c.table == nil || !l.bridged() || l.index == 0 {
+	if !c.o.IPTables || !l.bridged() || l.index == 0 {
 		return nil
 	}
 	return netns.Sysctl("net/ipv4/conf/"+l.bridge+"/route_localnet", "1")

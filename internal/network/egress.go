@@ -89,6 +89,9 @@ func (c restrainer) guardOf(m *member, k *link) (g nft.Guard, ok bool, err error
 		if !p.IsValid() {
 			continue
 		}
+		if v6 := p.Addr().Is6(); v6 && !c.o.IP6Tables || !v6 && !c.o.IPTables {
+			return g, false, invalid("an egress policy cannot be enforced in the network %s: hezid keeps no firewall rules of the family of %s (iptables or ip6tables is false in its configuration)", l.Name, p.Masked())
+		}
 		if !slices.ContainsFunc(has, func(a netip.Prefix) bool { return a.Masked() == p.Masked() }) {
 			return g, false, invalid("an egress policy cannot be enforced in the network %s: this host has no address of %s, and what containers send each other would have to pass it: use the gateway mode nat or routed, and no inhibit_ipv4", l.Name, p.Masked())
 		}

@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 }
 
 func testOptions(t testing.TB, identity string) Options {
-	return Options{Identity: identity, DataRoot: t.TempDir(), ExecRoot: t.TempDir(), ICC: true, IPForward: true, IPMasq: true, IPTables: true}
+	return Options{Identity: identity, DataRoot: t.TempDir(), ExecRoot: t.TempDir(), ICC: true, IPForward: true, IPMasq: true, IPTables: true, IP6Tables: true}
 }
 
 // onBridge is a place in the network bridge.

@@ -96,7 +96,7 @@ func (c *publisher) hosts(m *member, p network.Port, b network.PortBinding) ([]n
 		if v4 {
 			list = append(list, netip.IPv4Unspecified())
 		}
-		if v6 {
+		if v6 && (c.o.IP6Tables || !v4) {
 			list = append(list, netip.IPv6Unspecified())
 		}
 		return list, nil
@@ -287,11 +287,11 @@ func (c *publisher) claim(m *member, w bindings.Wish, b network.PortBinding) (*p
 
 // hold takes what one binding asks of the host. A port that a container on its way out still has is waited for.
 func (c *publisher) hold(ctx context.Context, m *member, w bindings.Wish, b network.PortBinding) (*ports.Hold, error) {
-	if c.table == nil {
-		return nil, errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published: the engine was started with --iptables=false")
-	}
 	addr, proto, r, err := CheckBinding(w.Port, b)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.mayPublish(addr); err != nil {
 		return nil, err
 	}
 	owner := ports.Owner{ID: m.id, Name: m.name}
@@ -306,6 +306,20 @@ func (c *publisher) hold(ctx context.Context, m *member, w bindings.Wish, b netw
 			return h, err
 		}
 	}
+}
+
+// mayPublish says why nothing can be published at an address: there are no rules of its
+// family.
+func (c *publisher) mayPublish(a netip.Addr) error {
+	switch {
+	case c.table == nil:
+		return errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published: the engine was started with --iptables=false")
+	case a.Is4() && !c.o.IPTables:
+		return errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published over IPv4: the engine was started with --iptables=false: publish on an IPv6 address (-p [::]:8080:80) of a container with IPv6")
+	case a.Is6() && !a.IsLoopback() && !c.o.IP6Tables:
+		return errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published over IPv6: the engine was started with --ip6tables=false: publish on an IPv4 address")
+	}
+	return nil
 }
 
 // CheckBinding reads what is asked of the host for a container's port, and

@@ -27,10 +27,10 @@ if [ "$stage" = 1 ]; then
 	check "nothing is changed" "No such file" ls /usr/bin/hezid
 	check "no group is made" "ok" sh -c 'getent group hezi || echo ok'
 	sed "/$firewall/,\$d" /test/modules.list | load
-	check "a kernel without nf_tables" 'hezid starts only with "iptables": false' dpkg -i /test/hezi-1.0.deb
+	check "a kernel without nf_tables" 'hezid starts only with "iptables": false and "ip6tables": false' dpkg -i /test/hezi-1.0.deb
 	eventually sh -c 'journalctl -u hezi | grep -q modprobe'
 	check "the engine says what to do" 'modprobe -a nf_tables' journalctl -u hezi --no-pager -o cat
-	echo '{"iptables": false}' >/etc/hezi/daemon.json
+	echo '{"iptables": false, "ip6tables": false}' >/etc/hezi/daemon.json
 	code "without its rules" 0 systemctl restart hezi
 	check "it runs" "1.0" hezi version -f '{{.Server.Version}}'
 	code "purge that" 0 dpkg -P hezi

@@ -110,7 +110,6 @@ func TestBadFlags(t *testing.T) {
 		{"--userns=private", "invalid userns mode"},
 		{"--userns-auto-range=0:1", "write START:SIZE"},
 		{"--default-ipc-mode=host", "private or shareable is needed"},
-		{"--ip6tables=false", "set them alike"},
 		{"--bip6=fd00::/64", "an IPv6 address with a prefix length is needed"},
 		{"--default-gateway=fd00::1", "an address of that family"},
 		{"--default-address-pool=base=10.0.0.0/8", "its size 0 is not from 8 to 30"},

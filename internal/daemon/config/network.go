@@ -25,8 +25,8 @@ type Network struct {
 	IP         string // default address of published ports
 	IPForward  bool
 	IPMasq     bool
-	IPTables   bool // keep firewall rules of IPv4, and of IPv6
-	IP6Tables  bool
+	IPTables   bool // keep firewall rules of IPv4
+	IP6Tables  bool // the same of IPv6
 	// DirectRouting: other machines reach published ports at containers' own addresses too.
 	DirectRouting bool
 	// UserlandProxy: published ports answer at ::1.
@@ -202,8 +202,6 @@ func (c *Config) checkNetwork() error {
 		return fmt.Errorf("bridge and bip cannot be set together: the bridge %s of the host's has its address already", c.Bridge)
 	case c.PublishPolicy != "bypass" && c.PublishPolicy != "firewall":
 		return fmt.Errorf(`publish-policy %q: "bypass" (published ports are open whatever the host's firewall says of its own ports, as Docker's are) or "firewall" (the host's input rules decide) is needed`, c.PublishPolicy)
-	case c.IPTables && !c.IP6Tables:
-		return fmt.Errorf("ip6tables is false and iptables is not: Hezi keeps one table of both families; set them alike")
 	}
 	for _, a := range c.HostGateways {
 		if _, err := netip.ParseAddr(a); err != nil {

@@ -57,7 +57,7 @@ func (c *Config) options() []option {
 		{key: "default-gateway-v6", usage: "the same of IPv6", value: &text{&c.Gateway6}},
 		{key: "ipv6", usage: "the default bridge has IPv6 as well", value: &boolean{&c.IPv6}},
 		{key: "icc", usage: "containers on the default bridge reach each other", value: &boolean{&c.ICC}},
-		{key: "iptables", usage: "keep firewall rules (nftables); without them no port can be published", value: &boolean{&c.IPTables}},
+		{key: "iptables", usage: "keep firewall rules of IPv4 (nftables); without them no port can be published over it", value: &boolean{&c.IPTables}},
 		{key: "ip6tables", usage: "the same for IPv6", value: &boolean{&c.IP6Tables}},
 		{key: "default-address-pools", flag: "default-address-pool", usage: "base=NETWORK,size=BITS that networks without --subnet get theirs of", value: &addressPools{&c.Pools}},
 		{key: "default-network-opts", flag: "default-network-opt", usage: "DRIVER=OPTION=VALUE of networks that do not say it", value: &driverOptions{&c.NetworkOptions}},

@@ -51,7 +51,7 @@ func addJudge(t *Table, raw, pre addRule, last func() addRule) {
 	judged(in, verdict(expr.VerdictReturn))
 	judged(ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED|expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), verdict(expr.VerdictReturn))
 	set := mark(func(m uint32) (uint32, uint32) { return m, judgeMark })
-	for _, h := range []ipHeader{header4, header6} {
+	for _, h := range t.kept {
 		m := &t.v4
 		if h.family == header6.family {
 			m = &t.v6

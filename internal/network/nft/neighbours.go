@@ -123,6 +123,9 @@ func (t *Table) ownNames() []string {
 // Docker's containers from being routed to; ours are protected by our own chain.
 // Where Docker is not, or its policy accepts, nothing happens.
 func (t *Table) PassDocker() (added bool, err error) {
+	if !slices.Contains(t.kept, header4) {
+		return false, nil // what is Docker's of IPv4 is not ours to change
+	}
 	c := &nftables.Conn{}
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -35,6 +36,17 @@ var (
 	header6 = ipHeader{unix.NFPROTO_IPV6, 8, 24, 16, netip.MustParsePrefix("::1/128"), unix.IPPROTO_ICMPV6, suffix6}
 )
 
+// keptFamilies are those that a table has rules for.
+func keptFamilies(cfg Config) (list []ipHeader) {
+	if !cfg.Without4 {
+		list = append(list, header4)
+	}
+	if !cfg.Without6 {
+		list = append(list, header6)
+	}
+	return list
+}
+
 // words is how many words of four bytes an address has.
 func (h ipHeader) words() uint32 { return h.size / 4 }
 
@@ -49,6 +61,7 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 	count := map[string]int{}
 	chain := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) func(...[]expr.Any) {
 		ch := c.AddChain(&nftables.Chain{Name: name, Table: t.table, Type: typ, Hooknum: hook, Priority: prio})
+		count[name] = 0
 		return func(parts ...[]expr.Any) {
 			var all []expr.Any
 			for _, p := range parts {
@@ -58,13 +71,15 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 			c.AddRule(&nftables.Rule{Table: t.table, Chain: ch, Exprs: all})
 		}
 	}
-	families := []ipHeader{header4, header6}
+	families := t.kept
 	masq := []expr.Any{&expr.Masq{}}
 	in, out := t.iface(expr.MetaKeyIIFNAME, setBridges), t.iface(expr.MetaKeyOIFNAME, setBridges)
 
 	raw := chain("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-	raw(iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), header4.only(), header4.within(header4.dest, header4.loopback), verdict(expr.VerdictDrop))
-	raw(in, header4.only(), header4.within(header4.source, header4.loopback), verdict(expr.VerdictDrop))
+	if slices.Contains(families, header4) {
+		raw(iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), header4.only(), header4.within(header4.dest, header4.loopback), verdict(expr.VerdictDrop))
+		raw(in, header4.only(), header4.within(header4.source, header4.loopback), verdict(expr.VerdictDrop))
+	}
 
 	for _, n := range []struct {
 		name string
@@ -126,6 +141,11 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 	countDrops(chain)
 	fwd := chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	fwd([]expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: userChain}})
+	for _, h := range []ipHeader{header4, header6} {
+		if !slices.Contains(families, h) {
+			fwd(h.only(), verdict(expr.VerdictAccept))
+		}
+	}
 	fwd(pair(), []expr.Any{t.lookup(setBetween, false)}, verdict(expr.VerdictAccept))
 	fwd(t.iface(expr.MetaKeyIIFNAME, setInternal), goTo(chainDropIn))
 	fwd(t.iface(expr.MetaKeyOIFNAME, setInternal), goTo(chainDropOut))

@@ -49,6 +49,8 @@ type Config struct {
 	// Networks that there are.
 	Networks []Network
 	Judge    *Judge // nil: what comes for published ports is not the host's input
+	// Without are families whose packets the rules leave alone.
+	Without4, Without6 bool
 }
 
 // Table is the engine's table. Its methods are safe for concurrent use.
@@ -56,6 +58,7 @@ type Table struct {
 	name   string
 	table  *nftables.Table
 	v4, v6 maps
+	kept   []ipHeader               // the families that there are rules for
 	sets   map[string]*nftables.Set // of the networks
 	order  []string                 // of their names
 
@@ -73,7 +76,7 @@ type Table struct {
 // published ports stays until Retain.
 func Open(cfg Config) (*Table, error) {
 	t := &Table{name: cfg.Table, table: &nftables.Table{Name: cfg.Table, Family: nftables.TableFamilyINet},
-		judge: cfg.Judge, want: map[key]netip.AddrPort{}, networks: map[string]Network{}, direct: map[Direct]bool{}}
+		judge: cfg.Judge, kept: keptFamilies(cfg), want: map[key]netip.AddrPort{}, networks: map[string]Network{}, direct: map[Direct]bool{}}
 	for _, n := range cfg.Networks {
 		t.networks[n.Bridge] = n
 	}
@@ -324,6 +327,9 @@ func marker(t *Table) string {
 	if t.judge != nil {
 		sum = sha256.Sum256(fmt.Appendf(nil, "%d %+v", rulesVersion, *t.judge))
 	}
+	if len(t.kept) == 1 {
+		sum = sha256.Sum256(fmt.Appendf(sum[:], "family %d", t.kept[0].family))
+	}
 	return markerPrefix + hex.EncodeToString(sum[:])[:12]
 }
 
@@ -499,7 +505,7 @@ func (t *Table) restoreLocked() error {
 		return fmt.Errorf("encode published ports: %w", err)
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("write the nft table %s: %w: if the kernel lacks nf_tables with nat: modprobe -a nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_fib_inet; or write \"iptables\": false into daemon.json, with which no port can be published", t.name, err)
+		return fmt.Errorf("write the nft table %s: %w: if the kernel lacks nf_tables with nat: modprobe -a nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_fib_inet; or write \"iptables\": false and \"ip6tables\": false into daemon.json, with which no port can be published", t.name, err)
 	}
 	return nil
 }
