@@ -84,7 +84,7 @@ func labelError(label string, err error) error {
 // are in a folder beside the lowest layer, which all containers share.
 func ownLayer(o *Overlay, dir string) bool {
 	n := len(o.Lower)
-	return n > 0 && filepath.Dir(filepath.Dir(dir)) == filepath.Dir(o.Lower[n-1])
+	return n > 0 && dir != o.Lower[n-1] && strings.HasPrefix(dir, filepath.Dir(o.Lower[n-1])+"/")
 }
 
 // overlayError explains the errors that overlay gives without words.

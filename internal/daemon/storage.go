@@ -41,7 +41,7 @@ func openStorage(ctx context.Context, c *config.Config, log *slog.Logger, imgs *
 		s.Driver = &snapshot.Fuse{Store: own, Program: program}
 	case "btrfs", "vfs":
 		trees, in, collect := s.imgs.Snapshots()
-		whole := &snapshot.Whole{As: choice.Driver, Trees: trees, Context: in, Limits: image.Limits(choice.Driver), Lowest: own, Collect: collect}
+		whole := &snapshot.Whole{As: choice.Driver, Trees: trees, Context: in, Kind: image.Kind(choice.Driver), Lowest: own, Collect: collect}
 		s.Driver, s.places = whole, whole.Places
 	default:
 		s.Driver = &snapshot.Overlay{Store: own, As: choice.Driver}

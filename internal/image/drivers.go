@@ -40,10 +40,10 @@ func openTrees(kind plain.Kind) func(*Service, string, layerRecords) (snapshots.
 }
 
 // kinds are the trees of the drivers whose layers are whole.
-var kinds = map[string]plain.Kind{"btrfs": plain.Subvolumes{}, "vfs": plain.Copies{}}
+var kinds = map[string]plain.Kind{"btrfs": plain.Subvolumes{}, "vfs": plain.NewCopies()}
 
-// Limits is how a driver whose layers are whole limits what a tree takes.
-func Limits(driver string) func(dir string, bytes int64) error { return kinds[driver].Limit }
+// Kind is how a driver whose layers are whole makes its trees.
+func Kind(driver string) plain.Kind { return kinds[driver] }
 
 func openErofs(s *Service, root string, records layerRecords) (snapshots.Snapshotter, error) {
 	inner, err := openOverlay(s, root, records)

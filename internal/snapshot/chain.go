@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -76,15 +77,18 @@ func layerOf(folder string) (layer string, ok bool) {
 }
 
 func (s *Store) upper(id, layer string) string {
-	return filepath.Join(s.root, id, suffixed(upperName, layer))
+	return filepath.Join(s.folder(id), suffixed(upperName, layer))
 }
 
 func (s *Store) work(id, layer string) string {
-	return filepath.Join(s.root, id, suffixed(workName, layer))
+	return filepath.Join(s.folder(id), suffixed(workName, layer))
 }
 
 // Grow implements Saver: by an empty layer above the others.
 func (s *Store) Grow(_ context.Context, id string, c Chain) (Chain, error) {
+	if err := s.ready(id); err != nil {
+		return nil, err
+	}
 	for _, layer := range c.names() {
 		if _, err := os.Lstat(s.upper(id, layer)); errors.Is(err, fs.ErrNotExist) {
 			return nil, errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the folder %s is gone, which had what the container wrote: somebody removed it: put it back, or use a snapshot that was made before", s.upper(id, layer)))
@@ -125,10 +129,15 @@ func (s *Store) grow(id, like string) (layer string, err error) {
 	if !valid(id) {
 		return "", errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
 	}
+	s.holdBack(id)
 	for n := 2; ; n++ {
 		layer = strconv.Itoa(n)
 		err := os.Mkdir(s.upper(id, layer), 0o700)
 		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if errors.Is(err, unix.ENOSPC) && s.giveUp(id) {
+			n--
 			continue
 		}
 		if err == nil {
@@ -137,6 +146,9 @@ func (s *Store) grow(id, like string) (layer string, err error) {
 		if err == nil {
 			if err = os.Mkdir(s.work(id, layer), 0o700); errors.Is(err, fs.ErrExist) {
 				err = nil // left behind with its layer gone
+			}
+			if errors.Is(err, unix.ENOSPC) && s.giveUp(id) {
+				err = os.Mkdir(s.work(id, layer), 0o700)
 			}
 		}
 		if err != nil {
@@ -208,7 +220,10 @@ func (s *Store) Keep(id string, chains ...Chain) error {
 	if !valid(id) {
 		return errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
 	}
-	list, err := os.ReadDir(filepath.Join(s.root, id))
+	if err := s.ready(id); err != nil {
+		return err
+	}
+	list, err := os.ReadDir(s.folder(id))
 	if err != nil {
 		return fmt.Errorf("list the layers of container %s: %w", id, err)
 	}
@@ -223,6 +238,9 @@ func (s *Store) Keep(id string, chains ...Chain) error {
 		if layer, ok := layerOf(d.Name()); ok && !wanted[layer] {
 			gone[layer] = true
 		}
+		if s.limited(id) && strings.HasPrefix(d.Name(), trashPrefix) { // an engine that was killed left it
+			s.deleteBehind(filepath.Join(s.folder(id), d.Name()))
+		}
 	}
 	var errs []error
 	for layer := range gone {
@@ -235,17 +253,28 @@ func (s *Store) Keep(id string, chains ...Chain) error {
 func (s *Store) discard(id, layer string) error {
 	var errs []error
 	for _, dir := range []string{s.upper(id, layer), s.work(id, layer)} {
-		trash, err := os.MkdirTemp(s.root, trashPrefix+id+"-")
-		if err == nil {
-			err = os.Rename(dir, filepath.Join(trash, "layer"))
-			if errors.Is(err, fs.ErrNotExist) {
-				err = nil
-			}
-			s.deleteBehind(trash)
+		trash, err := s.toTrash(id, dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("remove a layer of container %s: %w", id, err))
 		}
+		if trash != "" {
+			s.deleteBehind(trash)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// toTrash takes a directory of a container to what is deleted.
+func (s *Store) toTrash(id, dir string) (trash string, err error) {
+	if s.limited(id) { // nothing can be moved out of its disk, and there may be no space to make anything
+		trash = filepath.Join(s.folder(id), fmt.Sprintf("%s%s-%d", trashPrefix, filepath.Base(dir), time.Now().UnixNano()))
+		return trash, os.Rename(dir, trash)
+	}
+	if trash, err = os.MkdirTemp(s.root, trashPrefix+id+"-"); err != nil {
+		return "", err
+	}
+	return trash, os.Rename(dir, filepath.Join(trash, "layer"))
 }

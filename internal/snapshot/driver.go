@@ -124,8 +124,11 @@ func (s *Store) Create(_ context.Context, id string, _ Image) error {
 // Place implements Driver.
 func (s *Store) Place(id string, c Chain) string { return s.Get(id, c).Upper }
 
-// Root implements Driver; it reads nothing.
+// Root implements Driver; it reads nothing but what a limit needs.
 func (s *Store) Root(_ context.Context, id string, c Chain, lower []string) (box.Root, error) {
+	if err := s.startable(id); err != nil {
+		return box.Root{}, err
+	}
 	w := s.Get(id, c)
 	return box.Root{Overlay: &box.Overlay{Lower: s.above(w.Below, lower), Upper: w.Upper, Work: w.Work}}, nil
 }
@@ -146,6 +149,9 @@ func (s *Store) View(ctx context.Context, id string, c Chain, lower []string, wr
 	}
 	all := s.above(nil, lower)
 	if id != "" {
+		if err := s.ready(id); err != nil {
+			return View{}, err
+		}
 		w := s.Get(id, c)
 		all = append([]string{w.Upper}, s.above(w.Below, lower)...)
 	}

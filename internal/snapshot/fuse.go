@@ -124,6 +124,9 @@ func (f *Fuse) mount(ctx context.Context, at string, lower []string, id string, 
 	name := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`)
 	var w Writable // none of the image alone
 	if id != "" {
+		if err := f.startable(id); err != nil {
+			return err
+		}
 		w = f.Get(id, c)
 	}
 	dirs := f.above(w.Below, lower)

@@ -5,7 +5,9 @@
 //	├── base/        an empty lowest layer with the places that every box mounts on
 //	├── .trash-*/    removed layers on their way out
 //	├── ID/{fs,work} upper and work of one container; of snapshots, fs.2, work.2 …
-//	└── ID/merged    where fuse-overlayfs mounts them
+//	├── ID/merged    where fuse-overlayfs mounts them
+//	└── ID/{disk.ext4,disk} of a container whose space is limited where the file system
+//	                 cannot do it: a disk in a file, and its mount, with fs, work … in disk/ID
 package snapshot
 
 import (
@@ -22,6 +24,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/snapshot/quota"
@@ -39,8 +42,10 @@ type Store struct {
 	root string
 	log  *slog.Logger
 
-	trash chan string // removed layers, for the one goroutine that deletes
-	done  sync.WaitGroup
+	disks  sync.Map           // ids of containers whose layers are on a disk of their own
+	mounts singleflight.Group // of disks
+	trash  chan string        // removed layers, for the one goroutine that deletes
+	done   sync.WaitGroup
 
 	mu     sync.Mutex // held while something is handed to trash
 	closed bool
@@ -64,6 +69,9 @@ func Open(root string, log *slog.Logger) (*Store, error) {
 	}
 	left, err := filepath.Glob(filepath.Join(root, trashPrefix+"*"))
 	if err != nil {
+		return nil, err
+	}
+	if err := s.findDisks(); err != nil {
 		return nil, err
 	}
 	s.done.Go(func() {
@@ -139,28 +147,6 @@ func (s *Store) Make(id string) (Writable, error) {
 	return w, nil
 }
 
-// Limit bounds the bytes on disk of a layer that is empty, or was limited
-// before. Error: NotImplemented where the file system has no project quotas.
-func (s *Store) Limit(id string, bytes int64) error {
-	w := s.Get(id, nil)
-	return quota.Limit(uint64(bytes), filepath.Dir(w.Upper), w.Upper, w.Work)
-}
-
-// CanLimit tries whether Limit can be used. Error: as Limit's.
-func (s *Store) CanLimit() error {
-	dir, err := os.MkdirTemp(s.root, trashPrefix+"limit-")
-	if err != nil {
-		return fmt.Errorf("try to limit a folder: %w", err)
-	}
-	err = quota.Limit(1<<20, dir)
-	project := quota.Of(dir)
-	err = errors.Join(err, os.Remove(dir))
-	if project != 0 {
-		err = errors.Join(err, quota.Forget(s.root, project))
-	}
-	return err
-}
-
 // Restore makes what a power cut took of a layer: its folders are not synced
 // when they are made. lost says whether anything was missing.
 func (s *Store) Restore(id string, c Chain) (lost bool, err error) {
@@ -168,11 +154,14 @@ func (s *Store) Restore(id string, c Chain) (lost bool, err error) {
 	if !valid(id) {
 		return false, errdefs.ErrInvalidArgument.WithMessage("the id of a layer must be a plain name: " + id)
 	}
+	if err := s.ready(id); err != nil {
+		return false, err
+	}
 	type folder struct {
 		path string
 		mode fs.FileMode
 	}
-	all := []folder{{filepath.Dir(w.Upper), 0o710}, {w.Upper, 0o755}, {w.Work, 0o700}}
+	all := []folder{{filepath.Join(s.root, id), 0o710}, {s.folder(id), 0o710}, {w.Upper, 0o755}, {w.Work, 0o700}}
 	for _, dir := range w.Below {
 		all = append(all, folder{dir, 0o755})
 	}
@@ -210,6 +199,7 @@ func (s *Store) Remove(id string) error {
 	if err != nil {
 		return fmt.Errorf("remove the container's writable layer: %w", err)
 	}
+	s.disks.Delete(id)
 	s.deleteBehind(trash)
 	return nil
 }
@@ -263,9 +253,12 @@ func (s *Store) Sweep(known func(id string) bool) error {
 // Size is how many bytes the files of a container's layers, and of its snapshots,
 // take on disk; hard links count once.
 func (s *Store) Size(_ context.Context, id string) (int64, error) {
-	return sizeOf(filepath.Join(s.root, id), func(folder string) bool {
+	if err := s.ready(id); err != nil {
+		return 0, err
+	}
+	return sizeOf(s.folder(id), func(folder string) bool {
 		layer, ok := layerOf(folder)
-		return ok && folder == suffixed(workName, layer)
+		return ok && folder == suffixed(workName, layer) || strings.HasPrefix(folder, trashPrefix)
 	})
 }
 
@@ -327,6 +320,7 @@ func (s *Store) Close() error {
 	s.closed = true
 	close(s.trash)
 	s.mu.Unlock()
+	defer s.unmountDisks()
 	done := make(chan struct{})
 	go func() {
 		s.done.Wait()

@@ -28,7 +28,7 @@ type Whole struct {
 	As      string // its name
 	Trees   snapshots.Snapshotter
 	Context func(context.Context) context.Context // with the store's namespace
-	Limits  func(dir string, bytes int64) error   // of plain.Kind
+	Kind    plain.Kind                            // of the trees
 	Lowest  *Store                                // for the places that a box mounts on
 	Collect func()                                // deletes what was removed, behind the answer
 
@@ -142,7 +142,7 @@ func (w *Whole) Limit(id string, bytes int64) error {
 	if err != nil {
 		return err
 	}
-	return w.Limits(dir, bytes)
+	return w.Kind.Limit(dir, bytes)
 }
 
 // CanLimit implements Driver.
@@ -155,14 +155,18 @@ func (w *Whole) CanLimit() error {
 	if err != nil {
 		return fmt.Errorf("try to limit a tree: %w", err)
 	}
-	return errors.Join(w.Limits(mounts[0].Source, 1<<20), w.Trees.Remove(ctx, name))
+	return errors.Join(w.Kind.Limit(mounts[0].Source, 1<<20), w.Trees.Remove(ctx, name))
 }
 
 // Restore implements Driver.
 func (w *Whole) Restore(id string, c Chain) (bool, error) {
-	dir, _, err := w.find(context.Background(), id, c.names()[0])
+	dir, _, err := w.use(context.Background(), id, c.names()[0])
 	if err == nil {
 		_, err = os.Lstat(dir)
+	}
+	if errdefs.IsFailedPrecondition(err) { // it may be repaired
+		w.has(id, c.names()[0])
+		return false, err
 	}
 	if err != nil {
 		return true, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("the container's file system is gone (%v): remove the container, and make it again", err))
@@ -178,6 +182,14 @@ func (w *Whole) find(ctx context.Context, id, layer string) (dir, parent string,
 		return "", "", fmt.Errorf("the file system of container %s: %w", id, err)
 	}
 	return info.Labels[plain.Label], info.Parent, nil
+}
+
+// use is find of a tree that is to be used.
+func (w *Whole) use(ctx context.Context, id, layer string) (dir, parent string, err error) {
+	if dir, parent, err = w.find(ctx, id, layer); err == nil {
+		err = w.Kind.Ready(dir)
+	}
+	return dir, parent, err
 }
 
 // Place implements Driver; "" of a container that has none.
@@ -198,7 +210,7 @@ func (w *Whole) Places(id string) (dirs []string) {
 
 // Root implements Driver.
 func (w *Whole) Root(ctx context.Context, id string, c Chain, _ []string) (box.Root, error) {
-	dir, _, err := w.find(ctx, id, c.names()[0])
+	dir, _, err := w.use(ctx, id, c.names()[0])
 	if err != nil {
 		return box.Root{}, err
 	}
@@ -238,7 +250,7 @@ func (w *Whole) Size(ctx context.Context, id string) (total int64, err error) {
 
 // SizeOf implements Saver: of what one tree has otherwise than the image.
 func (w *Whole) SizeOf(ctx context.Context, id, layer string) (int64, error) {
-	dir, parent, err := w.find(ctx, id, layer)
+	dir, parent, err := w.use(ctx, id, layer)
 	if err != nil {
 		return 0, err
 	}
@@ -348,7 +360,7 @@ func (w *Whole) Grow(ctx context.Context, id string, c Chain) (Chain, error) {
 
 // Copy implements Saver.
 func (w *Whole) Copy(ctx context.Context, id string, c Chain) (Chain, error) {
-	from, parent, err := w.find(ctx, id, c.names()[0])
+	from, parent, err := w.use(ctx, id, c.names()[0])
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box/copytree"
+	"hezi/internal/disk/loop"
 )
 
 const (
@@ -173,7 +174,7 @@ func filled(r *record, data string, fill func(path string) error) (err error) {
 	if r.Limit != byFile {
 		return fill(data)
 	}
-	if err := mountDisk(filepath.Join(filepath.Dir(data), diskName), data); err != nil {
+	if err := mountDisk(data); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, mount.Unmount(data)) }()
@@ -197,8 +198,15 @@ func refill(ctx context.Context, r *record, from *os.File, dir string) error {
 		return err
 	}
 	home := filepath.Dir(r.Mountpoint)
-	if err := os.Rename(filepath.Join(dir, diskName), filepath.Join(home, diskName)); err != nil {
+	before, disk := loop.File(home), loop.File(dir)
+	after := filepath.Join(home, filepath.Base(disk))
+	if err := os.Rename(disk, after); err != nil {
 		return err
+	}
+	if before != "" && before != after { // of another mkfs
+		if err := os.Remove(before); err != nil {
+			return err
+		}
 	}
 	return syncFolder(home)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"path/filepath"
 	"strings"
 
 	"github.com/moby/sys/mount"
@@ -102,7 +101,7 @@ func attach(r *record) error {
 	device, options := "", ""
 	var err error
 	if r.Limit == byFile {
-		err = mountDisk(filepath.Join(filepath.Dir(r.Mountpoint), diskName), r.Mountpoint)
+		err = mountDisk(r.Mountpoint)
 	} else if device, options, err = source(r.Options, net.ResolveIPAddr); err == nil {
 		err = mount.Mount(device, r.Mountpoint, r.Options["type"], options)
 	}

@@ -152,5 +152,16 @@ check "the limit of disk space after kill -9 of hezid" "Disk quota exceeded" hez
 hezi rm -f limited >/dev/null
 kill $pid
 wait $pid
+data="/disk-data/vfs --storage-driver vfs"
+engine
+tar -C /image -c . | hezi import -c 'CMD ["sh"]' - busybox:latest >/dev/null
+check "with whole trees, a link that was copied can be moved" "0" hezi run --rm --storage-opt size=4m busybox sh -c 'mv /link /tmp/moved; echo $?'
+check "with whole trees, the limit of disk space" "Disk quota exceeded" hezi run --name whole --storage-opt size=4m busybox dd if=/dev/zero of=/f bs=1M count=8
+hezi snapshot whole kept >/dev/null
+check "with whole trees, the limit after a snapshot" "Disk quota exceeded" hezi start -a whole
+hezi rm whole >/dev/null
+check "with whole trees, no limit" "0" hezi run --rm busybox sh -c 'dd if=/dev/zero of=/f bs=1M count=8 2>/dev/null; echo $?'
+kill $pid
+wait $pid
 [ $bad = 0 ] || tail -n 15 /tmp/hezid.log
 exit $bad

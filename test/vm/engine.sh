@@ -45,6 +45,7 @@ for applet in $(busybox --list); do
 done
 echo 'root:x:0:0:root:/root:/bin/sh' >"$root/image/etc/passwd"
 echo 'root:x:0:' >"$root/image/etc/group"
+ln -s bin "$root/image/link"
 cp "$root/image/etc/passwd" "$root/image/etc/group" "$root/etc/"
 : >"$root/modules.list"
 for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink loop quota_v2; do

@@ -5,7 +5,9 @@
 //	ROOT
 //	├── metadata.db        names, parents and labels (containerd's storage.MetaStore)
 //	├── snapshots/new-*    being made
-//	└── snapshots/ID/fs    the tree of one snapshot
+//	├── snapshots/ID/fs    the tree of one snapshot
+//	└── snapshots/ID/disk.ext4  a disk in a file, which has the tree, of one that is limited
+//	                       and whose file system cannot do it (Copies)
 package plain
 
 import (
@@ -24,7 +26,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"hezi/internal/box"
+	"hezi/internal/disk/loop"
 )
 
 // Kind is how trees are made.
@@ -36,6 +38,8 @@ type Kind interface {
 	Copy(ctx context.Context, from, to string) error
 	// Sync has a copy survive a power cut.
 	Sync(dir string) error
+	// Ready has a tree that was limited be where it is, as after a reboot.
+	Ready(dir string) error
 	// Limit bounds the bytes that a tree takes, on top of what it has now. Error:
 	// NotImplemented where that cannot be done.
 	Limit(dir string, bytes int64) error
@@ -316,56 +320,18 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters .
 	})
 }
 
-// Close implements snapshots.Snapshotter.
-func (s *Snapshotter) Close() error { return s.records.Close() }
-
-// Copies is the Kind that copies every file; where the file system can, two
-// copies share their blocks until one is written to (copy_file_range(2)).
-type Copies struct{}
-
-var _ Kind = Copies{}
-
-// Make implements Kind.
-func (Copies) Make(dir string) error { return makeRoot(dir) }
-
-func makeRoot(dir string) error {
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return fmt.Errorf("make a folder for a layer: %w", err)
+// Close implements snapshots.Snapshotter. It lets go of disks; who runs keeps them.
+func (s *Snapshotter) Close() error {
+	list, err := os.ReadDir(filepath.Join(s.root, "snapshots"))
+	errs := []error{err, s.records.Close()}
+	for _, d := range list {
+		if loop.File(s.folder(d.Name())) == "" {
+			continue
+		}
+		err := unix.Unmount(s.tree(d.Name()), unix.UMOUNT_NOFOLLOW)
+		if err != nil && err != unix.EINVAL && err != unix.EBUSY && err != unix.ENOENT {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", s.tree(d.Name()), err))
+		}
 	}
-	return os.Chmod(dir, 0o755) // whatever the umask is
-}
-
-// Copy implements Kind.
-func (Copies) Copy(ctx context.Context, from, to string) error {
-	if err := makeRoot(to); err != nil {
-		return err
-	}
-	if err := box.CopyLayer(ctx, from, to); err != nil {
-		return fmt.Errorf("copy the layer below: %w", err)
-	}
-	return nil
-}
-
-// Sync implements Kind.
-func (Copies) Sync(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return unix.Syncfs(int(f.Fd()))
-}
-
-// Limit implements Kind.
-func (Copies) Limit(string, int64) error {
-	return errdefs.ErrNotImplemented.WithMessage("the storage driver vfs cannot limit a container's disk space: leave --storage-opt size out, or use overlay2 on xfs or ext4 with project quotas, or btrfs")
-}
-
-// Delete implements Kind.
-func (Copies) Delete(dir string) error {
-	err := os.RemoveAll(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return errors.Join(errs...)
 }

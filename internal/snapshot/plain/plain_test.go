@@ -22,7 +22,7 @@ func suite(t *testing.T, name string, kind Kind) {
 	})
 }
 
-func TestCopies(t *testing.T) { suite(t, "native", Copies{}) }
+func TestCopies(t *testing.T) { suite(t, "native", NewCopies()) }
 
 func TestSubvolumes(t *testing.T) {
 	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {

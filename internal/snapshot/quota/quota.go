@@ -90,6 +90,20 @@ func Limit(bytes uint64, dirs ...string) error {
 	return nil
 }
 
+// Alike limits the directory to, which is empty, as the tree from is.
+func Alike(from, to string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var l limits
+	if err := control(f, getQuota, Of(from), unsafe.Pointer(&l)); err != nil {
+		return fmt.Errorf("the limit of %s: %w", from, err)
+	}
+	return Limit(l.hard*unitsPerSector, to)
+}
+
 // Of is the project of a tree that Limit limited, or 0.
 func Of(dir string) uint32 {
 	f, err := os.Open(dir)

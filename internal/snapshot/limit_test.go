@@ -1,0 +1,110 @@
+package snapshot
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"hezi/internal/disk/loop"
+)
+
+func TestLimitWithoutPrograms(t *testing.T) {
+	s, err := Open(filepath.Join(t.TempDir(), "writable"), slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Make("aa"); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", "")
+	for what, err := range map[string]error{"a limit": s.Limit("aa", 1<<30), "the trial": s.CanLimit()} {
+		if errdefs.IsNotImplemented(err) && strings.Contains(err.Error(), "'pquota'") && strings.Contains(err.Error(), "mkfs.ext4 (install e2fsprogs)") {
+			continue
+		}
+		if err == nil {
+			t.Skip("the file system of " + os.TempDir() + " has project quotas")
+		}
+		t.Errorf("%s: %v", what, err)
+	}
+	if _, err := os.Stat(s.Get("aa", nil).Upper); err != nil || s.limited("aa") {
+		t.Errorf("the layer is limited: %v, %v", s.limited("aa"), err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A layer on a disk is as any other, also after its removal was cut off.
+func TestLimitByDisk(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "writable")
+	s, err := Open(root, slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Make("aa"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.onDisk("aa", 4<<20); err != nil {
+		if errdefs.IsNotImplemented(err) {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	var c Chain
+	if c, err = s.Grow(t.Context(), "aa", c); err != nil {
+		t.Fatal(err)
+	}
+	for layer, size := range map[string]int{"": 1000, "2": 200} {
+		if err := os.WriteFile(filepath.Join(s.upper("aa", layer), "file"), make([]byte, size), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(s.upper("aa", "2"), "much"), make([]byte, 40<<20), 0o644); err == nil {
+		t.Error("40 MiB are written to a disk of 4")
+	}
+	if err := os.Remove(filepath.Join(s.upper("aa", "2"), "much")); err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(s.folder("aa"), trashPrefix+"aa-1") // as a kill leaves it
+	if err := os.Mkdir(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Size(t.Context(), "aa"); n != 1200 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if loop.Mounted(s.diskOf("aa")) {
+		t.Error("the disk is mounted, and nobody uses it")
+	}
+	if s, err = Open(root, slog.Default()); err != nil {
+		t.Fatal(err)
+	}
+	if lost, err := s.Restore("aa", c); lost || err != nil {
+		t.Errorf("restored: %v, %v", lost, err)
+	}
+	if err := loop.Unmount(s.diskOf("aa")); err != nil { // somebody did
+		t.Fatal(err)
+	}
+	if err := s.Keep("aa", Chain{"2"}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Size(t.Context(), "aa"); n != 200 || err != nil {
+		t.Errorf("%d bytes of the layer that is kept, %v", n, err)
+	}
+	if err := s.Remove("aa"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil { // waits for what deletes
+		t.Fatal(err)
+	}
+	list, err := os.ReadDir(root)
+	if err != nil || len(list) != 1 || list[0].Name() != baseName {
+		t.Errorf("what is left: %v, %v", list, err)
+	}
+}

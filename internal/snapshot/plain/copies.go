@@ -1,0 +1,183 @@
+package plain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/box"
+	"hezi/internal/disk"
+	"hezi/internal/disk/loop"
+	"hezi/internal/snapshot/quota"
+)
+
+// Copies is the Kind that copies every file; where the file system can, two
+// copies share their blocks until one is written to (copy_file_range(2)).
+type Copies struct{ mounts *singleflight.Group }
+
+var _ Kind = Copies{}
+
+// NewCopies makes one.
+func NewCopies() Copies { return Copies{mounts: &singleflight.Group{}} }
+
+// Make implements Kind.
+func (Copies) Make(dir string) error { return makeRoot(dir) }
+
+func makeRoot(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("make a folder for a layer: %w", err)
+	}
+	return os.Chmod(dir, 0o755) // whatever the umask is
+}
+
+// Copy implements Kind.
+func (Copies) Copy(ctx context.Context, from, to string) error {
+	if err := makeRoot(to); err != nil {
+		return err
+	}
+	err := error(nil)
+	if before := filepath.Dir(from); loop.File(before) != "" {
+		err = loop.Alike(ctx, before, filepath.Dir(to), to)
+	} else if quota.Of(from) != 0 {
+		err = quota.Alike(from, to)
+	}
+	if err != nil {
+		return fmt.Errorf("limit the copy as the original is: %w", err)
+	}
+	if err := box.CopyLayer(ctx, from, to); err != nil {
+		return fmt.Errorf("copy the layer below: %w", err)
+	}
+	return nil
+}
+
+// Sync implements Kind.
+func (Copies) Sync(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// Ready implements Kind.
+func (c Copies) Ready(dir string) error {
+	folder := filepath.Dir(dir)
+	if loop.File(folder) == "" || loop.Mounted(dir) {
+		return nil
+	}
+	_, err, _ := c.mounts.Do(dir, func() (any, error) {
+		if loop.Mounted(dir) {
+			return nil, nil
+		}
+		return nil, loop.Mount(folder, dir)
+	})
+	if err != nil {
+		return errdefs.ErrFailedPrecondition.WithMessage(err.Error())
+	}
+	return nil
+}
+
+// Limit implements Kind: by another copy, which is made with a project quota, or on a
+// disk in a file. The kernel lets no link of one project be moved to another, so
+// what there is cannot be given a project.
+func (c Copies) Limit(dir string, bytes int64) (err error) {
+	folder := filepath.Dir(dir)
+	to := filepath.Join(folder, "limited")
+	if quota.Of(dir) != 0 || loop.File(folder) != "" { // it is
+		return nil
+	}
+	ctx := context.Background()
+	used, err := taken(ctx, dir)
+	if err != nil {
+		return fmt.Errorf("measure what is to be limited: %w", err)
+	}
+	if err := makeRoot(to); err != nil {
+		return err
+	}
+	onDisk := false
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Delete(to))
+			if onDisk {
+				err = errors.Join(err, os.Remove(loop.File(folder)))
+			}
+		}
+	}()
+	err = quota.Limit(uint64(used+bytes), to)
+	if errdefs.IsNotImplemented(err) {
+		derr := loop.Make(ctx, used+bytes, folder, to)
+		if errdefs.IsNotImplemented(derr) {
+			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%v; %v", err, derr))
+		}
+		err, onDisk = derr, derr == nil
+	}
+	if err == nil {
+		err = box.CopyLayer(ctx, dir, to)
+	}
+	if err == nil {
+		err = c.replace(dir, to, onDisk)
+	}
+	if err != nil {
+		return fmt.Errorf("limit the disk space of the container: %w", err)
+	}
+	return nil
+}
+
+// replace gives a tree's place to the one at another, which may be on a disk.
+func (c Copies) replace(dir, to string, onDisk bool) error {
+	if onDisk { // no mount can be moved with its directory
+		if err := errors.Join(c.Sync(to), loop.Unmount(to)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, to, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	if onDisk {
+		if err := loop.Mount(filepath.Dir(dir), dir); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(to)
+}
+
+// taken is what a tree takes on any file system at most, but for what shares blocks or
+// has holes.
+func taken(ctx context.Context, dir string) (total int64, err error) {
+	const block = 4096
+	seen := map[uint64]bool{}
+	err = disk.Walk(ctx, dir, func(e *disk.Entry) error {
+		if st := &e.Stat; st.Nlink == 1 || st.Mode&unix.S_IFMT == unix.S_IFDIR || !seen[st.Ino] {
+			seen[st.Ino] = st.Nlink > 1
+			total += max((st.Size+block-1)/block*block, block)
+		}
+		return nil
+	})
+	return total, err
+}
+
+// Delete implements Kind.
+func (Copies) Delete(dir string) error {
+	for loop.Mounted(dir) {
+		if err := loop.Unmount(dir); err != nil {
+			return err
+		}
+	}
+	project := quota.Of(dir)
+	err := os.RemoveAll(dir)
+	if err == nil && project != 0 {
+		err = quota.Forget(filepath.Dir(dir), project)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
