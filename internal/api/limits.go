@@ -14,6 +14,7 @@ import (
 type Limits interface {
 	Update(ctx context.Context, ref string, q container.UpdateConfig) (container.UpdateResponse, error)
 	Stats(ctx context.Context, ref string, o engine.StatsOptions, out func(*container.StatsResponse) error) error
+	SetHugePages(ctx context.Context, ref, limits string) error
 	StatsOf(ctx context.Context, refs []string, all bool) ([]*container.StatsResponse, error)
 }
 
@@ -21,6 +22,7 @@ var limitRoutes = []route{
 	{method: "POST", path: "/containers/{id}/update", handle: containerUpdate},
 	{method: "GET", path: "/containers/{id}/stats", handle: containerStats},
 	{method: "GET", path: "/hezi/containers/stats", handle: containersStats},
+	{method: "POST", path: "/hezi/containers/{id}/hugetlb", handle: containerHugePages},
 }
 
 func containerUpdate(c *call) error {
@@ -35,6 +37,16 @@ func containerUpdate(c *call) error {
 	}
 	resp.Warnings = nonNil(resp.Warnings)
 	return c.writeJSON(http.StatusOK, resp)
+}
+
+// containerHugePages is Hezi's own: it changes the limits of huge pages, also while the
+// container runs.
+func containerHugePages(c *call) error {
+	var q struct{ Limits string }
+	if err := c.body(&q); err != nil {
+		return err
+	}
+	return c.noContent(c.backend.Limits.SetHugePages(c.lasting(), c.arg, q.Limits))
 }
 
 // olderUpdate ignores what a version did not have, and makes every word for no

@@ -25,7 +25,7 @@ func newUpdate(a *App) *cobra.Command {
 	var cpus opts.NanoCPUs
 	var restart string
 	var pids int64
-	var publish, unpublish, egress, mounts, unmounts []string
+	var publish, unpublish, egress, mounts, unmounts, huge []string
 	cmd := &cobra.Command{Use: "[OPTIONS] CONTAINER [CONTAINER...]", Args: minArgs(1), ValidArgsFunction: completeContainers(a, -1, nil)}
 	f := cmd.Flags()
 	f.Uint16Var(&r.BlkioWeight, "blkio-weight", 0, "Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)")
@@ -40,6 +40,7 @@ func newUpdate(a *App) *cobra.Command {
 	f.Var(&reservation, "memory-reservation", "Memory soft limit")
 	f.Var(&swap, "memory-swap", "Swap limit equal to memory plus swap: -1 to enable unlimited swap")
 	f.StringVar(&restart, "restart", "", "Restart policy to apply when a container exits")
+	f.StringArrayVar(&huge, "hugetlb-limit", nil, `How much of the host's huge pages may be used, instead of what was said before ("2MB=64m", "": no limits)`)
 	f.Int64Var(&pids, "pids-limit", 0, "Tune container pids limit (set -1 for unlimited)")
 	f.Var(&cpus, "cpus", "Number of CPUs")
 	f.StringArrayVar(&publish, "publish-add", nil, "Publish a port as -p of run does; the container runs on")
@@ -66,7 +67,7 @@ func newUpdate(a *App) *cobra.Command {
 			return err
 		}
 		own := 0
-		for _, name := range []string{"publish-add", "publish-rm", "egress", "mount-add", "mount-rm"} {
+		for _, name := range []string{"publish-add", "publish-rm", "egress", "mount-add", "mount-rm", "hugetlb-limit"} {
 			if f.Changed(name) {
 				own++
 			}
@@ -99,6 +100,12 @@ func newUpdate(a *App) *cobra.Command {
 				err := engine.PostOwn(ctx, ownContainer(name, "egress"), nil, nil, map[string]string{"Policy": restraint}, nil)
 				if err != nil {
 					return ownOf("update --egress", err)
+				}
+			}
+			if f.Changed("hugetlb-limit") {
+				err := engine.PostOwn(ctx, ownContainer(name, "hugetlb"), nil, nil, map[string]string{"Limits": request.HugePages(huge)}, nil)
+				if err != nil {
+					return ownOf("update --hugetlb-limit", err)
 				}
 			}
 			if own == f.NFlag() {

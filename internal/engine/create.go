@@ -76,7 +76,7 @@ func (e *Engine) Create(ctx context.Context, q CreateRequest) (_ container.Creat
 		return container.CreateResponse{}, err
 	}
 	e.complete(host, q.HostCgroups)
-	warned, err := e.enforce(&host.Resources)
+	warned, err := e.enforceAll(&host.Resources, config.Labels)
 	if err != nil {
 		return container.CreateResponse{}, err
 	}

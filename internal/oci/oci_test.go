@@ -3,9 +3,11 @@ package oci
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/box/cgroup"
 	"hezi/test/harness"
 )
 
@@ -295,6 +298,14 @@ func TestHooksFail(t *testing.T) {
 }
 
 // What a bundle asks for and the box does not have is refused by its name.
+func TestLimitsOfHugePages(t *testing.T) {
+	got, err := resources(&specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}, {Pagesize: "1GB", Limit: math.MaxUint64}}})
+	want := &cgroup.HugePages{Limits: []cgroup.HugePage{{Size: "2MB", Bytes: 4 << 20}, {Size: "1GB", Bytes: -1}}}
+	if err != nil || !reflect.DeepEqual(got.HugePages, want) {
+		t.Errorf("%+v, %v", got.HugePages, err)
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	for want, change := range map[string]func(*specs.Spec){
 		"no user namespace that they are": func(c *specs.Spec) { c.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },

@@ -3,6 +3,7 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path"
 	"strings"
 
@@ -60,8 +61,8 @@ func value[T any](p *T) (v T) {
 
 func resources(r *specs.LinuxResources) (box.Resources, error) {
 	var out box.Resources
-	if len(r.HugepageLimits)+len(r.Rdma)+len(r.Unified) > 0 || r.Network != nil && (r.Network.ClassID != nil || len(r.Network.Priorities) > 0) {
-		return out, errors.New("limits of huge pages, RDMA, network classes and unified are not supported by this runtime")
+	if len(r.Rdma)+len(r.Unified) > 0 || r.Network != nil && (r.Network.ClassID != nil || len(r.Network.Priorities) > 0) {
+		return out, errors.New("limits of RDMA, network classes and unified are not supported by this runtime")
 	}
 	if m := r.Memory; m != nil {
 		//lint:ignore SA1019 old callers still set them
@@ -84,6 +85,7 @@ func resources(r *specs.LinuxResources) (box.Resources, error) {
 	if r.Pids != nil {
 		out.PidsLimit = value(r.Pids.Limit)
 	}
+	out.HugePages = hugePages(r.HugepageLimits)
 	if b := r.BlockIO; b != nil {
 		if value(b.LeafWeight) != 0 {
 			return out, errors.New("blockIO.leafWeight is not supported by this runtime")
@@ -98,6 +100,22 @@ func resources(r *specs.LinuxResources) (box.Resources, error) {
 		}
 	}
 	return out, nil
+}
+
+// hugePages: no limit is written as the largest number.
+func hugePages(list []specs.LinuxHugepageLimit) *cgroup.HugePages {
+	if len(list) == 0 {
+		return nil
+	}
+	out := &cgroup.HugePages{}
+	for _, l := range list {
+		p := cgroup.HugePage{Size: l.Pagesize, Bytes: -1}
+		if l.Limit < math.MaxInt64 {
+			p.Bytes = int64(l.Limit)
+		}
+		out.Limits = append(out.Limits, p)
+	}
+	return out
 }
 
 func throttles(list []specs.LinuxThrottleDevice) (out []cgroup.DeviceLimit) {

@@ -158,6 +158,11 @@ func resources(r *box.Resources) *specs.LinuxResources {
 	if r.IO != nil {
 		out.BlockIO = blockIO(r.IO)
 	}
+	if r.HugePages != nil {
+		for _, p := range r.HugePages.Limits {
+			out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: p.Size, Limit: uint64(p.Bytes)})
+		}
+	}
 	return out
 }
 

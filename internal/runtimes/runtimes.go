@@ -385,6 +385,9 @@ func (c *Client) Resume(id string) error { return c.change(id, "resume", nil) }
 
 // Update changes those limits of a container that are set.
 func (c *Client) Update(id string, r *box.Resources) error {
+	if r.HugePages != nil { // the update of runc and crun passes them over
+		return errors.New("a runtime cannot change the limits of huge pages of a container that runs: stop it first")
+	}
 	file, err := os.CreateTemp(c.folder(id), "update-*.json")
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ func TestConfig(t *testing.T) {
 		Users:   &box.Users{UIDs: []box.IDMap{{Container: 0, Host: 1000, Size: 10}}, GIDs: []box.IDMap{{Container: 0, Host: 2000, Size: 20}}},
 		Devices: []box.Device{{Path: "/dev/x", Type: "c", Major: 1, Minor: 2, Mode: 0o640, UID: 3, GID: 4}},
 		Cgroup: box.Cgroup{DeviceRules: []box.DeviceRule{{Type: "b", Major: 8, Minor: -1, Access: "r"}}, Resources: box.Resources{Memory: 100, CPUQuota: 5, PidsLimit: 7,
-			IO: &cgroup.IO{Weight: 10, ReadBps: []cgroup.DeviceLimit{{Major: 8, Minor: 1, Value: 99}}}}},
+			HugePages: &cgroup.HugePages{Limits: []cgroup.HugePage{{Size: "2MB", Bytes: 8 << 20}}}, IO: &cgroup.IO{Weight: 10, ReadBps: []cgroup.DeviceLimit{{Major: 8, Minor: 1, Value: 99}}}}},
 		Process: box.Process{Args: []string{"a", "b"}, Env: []string{"A=b", "HOME="}, Cwd: "/w", Terminal: true, ConsoleHeight: 3, ConsoleWidth: 4, NoNewPrivileges: true, OOMScoreAdj: &adj,
 			Rlimits: []box.Rlimit{{Type: "RLIMIT_CORE", Soft: 1, Hard: 2}}},
 	}
@@ -47,6 +47,7 @@ func TestConfig(t *testing.T) {
 			{Destination: "/b", Type: "bind", Source: "/s", Options: []string{"rbind", "ro", "rslave"}}, {Destination: "/g", Type: "bind", Source: "/f", Options: []string{"bind", "rprivate"}}}},
 		"memory":      {[]int64{*c.Linux.Resources.Memory.Limit, *c.Linux.Resources.Memory.Swap}, []int64{100, 200}},
 		"pids":        {*c.Linux.Resources.Pids.Limit, int64(7)},
+		"huge pages":  {c.Linux.Resources.HugepageLimits, []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 8 << 20}}},
 		"read bps":    {c.Linux.Resources.BlockIO.ThrottleReadBpsDevice[0].Rate, uint64(99)},
 		"annotations": {c.Annotations, map[string]string{"k": "v"}},
 		"hooks":       {c.Hooks.Poststop[0].Path, "/p"},

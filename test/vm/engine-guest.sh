@@ -71,6 +71,21 @@ check "a cpuset" "0" hezi run --rm --cpuset-cpus 0 busybox cat /sys/fs/cgroup/cp
 check "swappiness is discarded" "Memory swappiness discarded." hezi run --rm --memory-swappiness 10 busybox true
 check "the OOM killer stays" "OomKillDisable discarded." hezi run --rm -m 64m --oom-kill-disable busybox true
 check "no real-time budget" "does not support real-time scheduling of groups" hezi run --rm --cpu-rt-runtime 1000 busybox true
+echo 8 >/proc/sys/vm/nr_hugepages
+mkdir -p /tmp/huge
+mount -t hugetlbfs -o pagesize=2M huge /tmp/huge
+hezi run -d --name huge --hugetlb-limit 2MB=4m -v /tmp/huge:/huge busybox sleep 100000 >/dev/null
+check "huge pages" "4194304 4194304" hezi exec huge sh -c 'cd /sys/fs/cgroup; echo $(cat hugetlb.2MB.max hugetlb.2MB.rsvd.max)'
+code "within their limit" 0 hezi exec huge fallocate -l 4M /huge/a
+code "more than their limit" 1 hezi exec huge fallocate -l 2M /huge/b
+check "more of them while it runs" "huge" hezi update --hugetlb-limit 2MB=6m huge
+code "is more" 0 hezi exec huge fallocate -l 2M /huge/b
+check "stored" "2MB=6m" hezi inspect -f '{{index .Config.Labels "hezi.hugetlb"}}' huge
+check "a size that there is not" "this host's are of" hezi update --hugetlb-limit 32MB=0 huge
+check "what was, is" "6291456" hezi exec huge cat /sys/fs/cgroup/hugetlb.2MB.max
+check "their limit lifted" "max" sh -c 'hezi update --hugetlb-limit "" huge >/dev/null; hezi exec huge cat /sys/fs/cgroup/hugetlb.2MB.max'
+hezi rm -f huge >/dev/null
+rm -f /tmp/huge/*
 check "a parent of one's own" "0::/mine/a/" sh -c 'hezi run -d --name mine --cgroup-parent /mine/a busybox sleep 100000 >/dev/null; cat /proc/$(hezi inspect -f {{.State.Pid}} mine)/cgroup'
 check "its device rules" "Operation not permitted" hezi exec mine sh -c 'mknod /tmp/d b 8 0; dd if=/tmp/d of=/dev/null count=1'
 check "update" "idle" hezi update -m 80m --memory-swap 80m --pids-limit 12 --cpu-quota 30000 --cpu-shares 2048 idle

@@ -51,6 +51,7 @@ driver() {
 	check "privileged" "0" hezi run --rm --privileged busybox sh -c 'mknod /tmp/d b 254 0; dd if=/tmp/d of=/dev/null count=1 2>/dev/null; echo $?'
 	code "the exit code" 7 hezi run --rm busybox sh -c 'exit 7'
 	code "a missing program" 127 hezi run --rm busybox nosuch
+	check "huge pages" "2097152" hezi run --rm --hugetlb-limit 2MB=2m busybox sh -c 'cat /sys/fs/cgroup/hugetlb.2MB.max /sys/fs/cgroup/hugetlb/hugetlb.2MB.limit_in_bytes 2>/dev/null'
 	check "few processes, little memory" "ok" hezi run --rm --pids-limit 1 -m 6m busybox echo ok
 	for n in 1 2 3; do
 		code "out of memory $n" 137 hezi run --name oom$n -m 16m --memory-swap 16m busybox sh -c 'a=x; while :; do a=$a$a; done'

@@ -341,7 +341,7 @@ func delegate(dir string, own bool) error {
 		return err
 	}
 	var missing []string
-	for _, c := range []string{"cpuset", "cpu", "io", "memory", "pids", "hugetlb"} {
+	for _, c := range []string{"cpuset", "cpu", "io", "memory", "pids", hugetlb} {
 		if word(have, c) && !word(enabled, c) {
 			missing = append(missing, c)
 		}
@@ -353,7 +353,7 @@ func delegate(dir string, own bool) error {
 	}
 	for _, c := range missing {
 		err := write(dir, "cgroup.subtree_control", "+"+c)
-		if err != nil && (c == "hugetlb" || c == "io") { // of which no limit is set
+		if err != nil && (c == hugetlb || c == "io") { // whose limits say so when they are set
 			slog.Warn("a cgroup controller cannot be used", "controller", c, "cgroup", dir, "error", err)
 		} else if err != nil {
 			return err

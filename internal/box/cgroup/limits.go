@@ -98,6 +98,9 @@ func (g *Group) limitV1(r Resources) error {
 	if err := g.realtime(r); err != nil {
 		return err
 	}
+	if err := g.hugeV1(r.HugePages); err != nil {
+		return err
+	}
 	return g.ioV1(r.IO)
 }
 
@@ -242,6 +245,9 @@ func (g *Group) limitV2(dir string, r Resources) error {
 		if err := g.swapV2(dir, r); err != nil {
 			return err
 		}
+	}
+	if err := g.hugeV2(dir, r.HugePages); err != nil {
+		return err
 	}
 	return g.ioV2(dir, r.IO)
 }

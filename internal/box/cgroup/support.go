@@ -22,6 +22,10 @@ type Support struct {
 	// WeightIdle: weights are taken and have no effect, since no disk has a
 	// scheduler that heeds them.
 	WeightIdle bool
+	// HugePages: their use can be limited; HugePageSizes are the host's, as the
+	// kernel writes them.
+	HugePages     bool
+	HugePageSizes []string
 }
 
 // Probe finds out what the kernel offers. It only reads.
@@ -30,7 +34,7 @@ func Probe() (Support, error) {
 	if err != nil {
 		return Support{}, err
 	}
-	p := prober{list: list, blocks: "/sys/block", swaps: "/proc/swaps", self: "/proc/self/cgroup"}
+	p := prober{list: list, blocks: "/sys/block", pools: "/sys/kernel/mm/hugepages", swaps: "/proc/swaps", self: "/proc/self/cgroup"}
 	if version == 2 {
 		return p.v2(), nil
 	}
@@ -38,8 +42,8 @@ func Probe() (Support, error) {
 }
 
 type prober struct {
-	list                []hierarchy
-	blocks, swaps, self string
+	list                       []hierarchy
+	blocks, pools, swaps, self string
 }
 
 func (p prober) dir(controller string) string {
@@ -65,6 +69,7 @@ func (p prober) v1() Support {
 		ReadBps: has("blkio", "blkio.throttle.read_bps_device"), WriteBps: has("blkio", "blkio.throttle.write_bps_device"),
 		ReadIOps: has("blkio", "blkio.throttle.read_iops_device"), WriteIOps: has("blkio", "blkio.throttle.write_iops_device"),
 	}
+	s.HugePages, s.HugePageSizes = p.dir(hugetlb) != "", pageSizes(p.pools)
 	// BFQ's weights are not in the root, CFQ's are.
 	bfq := has("blkio", "blkio.bfq.io_service_bytes")
 	s.IOWeight, s.IOWeightDevice = bfq || has("blkio", "blkio.weight"), bfq || has("blkio", "blkio.weight_device")
@@ -81,6 +86,7 @@ func (p prober) v2() Support {
 	has := func(c string) bool { return word(text, c) }
 	s := Support{Version: 2, Memory: has("memory"), Reservation: has("memory"), CPUShares: has("cpu"), CPUQuota: has("cpu"), Cpuset: has("cpuset"), Pids: has("pids")}
 	s.Swap = s.Memory && p.below(root, "memory.max", "memory.swap.max", exists("/", p.swaps))
+	s.HugePages, s.HugePageSizes = has(hugetlb), pageSizes(p.pools)
 	if !has("io") {
 		return s
 	}

@@ -17,6 +17,7 @@ type Resources struct {
 	RTPeriod       uint64 // µs, v1 only
 	RTRuntime      int64  // µs in each period, v1 only
 	IO             *IO    // nil: no limit of its own
+	HugePages      *HugePages
 }
 
 // Empty says that nothing is limited.

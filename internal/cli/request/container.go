@@ -78,6 +78,9 @@ func (o *Options) config(proxyEnv []string) (*container.Config, error) {
 			return nil, err
 		}
 	}
+	if len(o.limits.hugePages) > 0 {
+		labelMap[hugePages] = HugePages(o.limits.hugePages)
+	}
 	none := g.attach.Len() == 0
 	c := &container.Config{
 		Hostname:     g.hostname,
@@ -200,6 +203,12 @@ func (n *namespaces) check() error {
 // healthAction is the label by which an engine of Hezi knows --health-action.
 const healthAction = "hezi.health.action"
 
+// hugePages is the label by which an engine of Hezi knows --hugetlb-limit.
+const hugePages = "hezi.hugetlb"
+
+// HugePages is what several --hugetlb-limit say together.
+func HugePages(list []string) string { return strings.Join(list, ",") }
+
 // Own says which flag only Hezi's engine knows; "": none is set. Docker's would
 // ignore what it means.
 func (o *Options) Own() string {
@@ -210,6 +219,8 @@ func (o *Options) Own() string {
 		return "--health-tcp"
 	case h.action != "":
 		return "--health-action"
+	case len(o.limits.hugePages) > 0:
+		return "--hugetlb-limit"
 	case len(o.network.egress) > 0:
 		return "--egress"
 	}

@@ -93,6 +93,7 @@ type limits struct {
 	swappiness, pids                           int64
 	oomKillDisable                             bool
 	oomScoreAdj                                int
+	hugePages                                  []string
 }
 
 type namespaces struct {
@@ -245,6 +246,7 @@ func (l *limits) add(f *pflag.FlagSet) {
 	f.Int64Var(&l.swappiness, "memory-swappiness", -1, "Tune container memory swappiness (0 to 100)")
 	f.BoolVar(&l.oomKillDisable, "oom-kill-disable", false, "Disable OOM Killer")
 	f.IntVar(&l.oomScoreAdj, "oom-score-adj", 0, "Tune host's OOM preferences (-1000 to 1000)")
+	f.StringArrayVar(&l.hugePages, "hugetlb-limit", nil, `How much of the host's huge pages may be used, for a size of them ("2MB=64m")`)
 	f.Int64Var(&l.pids, "pids-limit", 0, "Tune container pids limit (set -1 for unlimited)")
 	f.Var(&l.shmSize, "shm-size", "Size of /dev/shm")
 	f.Var(&l.kernel, "kernel-memory", "Kernel memory limit (deprecated)")

@@ -69,7 +69,7 @@ const (
 	dockerPaths = "masked /proc/acpi /proc/asound /proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/sched_debug /proc/scsi /proc/timer_list /proc/timer_stats /sys/devices/virtual/powercap /sys/firmware\n" +
 		"readonly /proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger\n"
 	noDevices  = "devices all=false extra=false\n"
-	noLimits   = "resources {Memory:0 MemorySwap:0 MemoryReservation:0 CPUQuota:0 CPUPeriod:0 CPUShares:0 CpusetCpus: CpusetMems: PidsLimit:0 Swappiness:<nil> OOMKillDisable:false RTPeriod:0 RTRuntime:0 IO:<nil>}\n"
+	noLimits   = "resources {Memory:0 MemorySwap:0 MemoryReservation:0 CPUQuota:0 CPUPeriod:0 CPUShares:0 CpusetCpus: CpusetMems: PidsLimit:0 Swappiness:<nil> OOMKillDisable:false RTPeriod:0 RTRuntime:0 IO:<nil> HugePages:<nil>}\n"
 	netSysctls = "sysctl net.ipv4.ip_unprivileged_port_start=0\nsysctl net.ipv4.ping_group_range=0 2147483647\n"
 	plain      = "process [\"sh\"] in / as \"\" groups []\nenv [\"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\" \"HOSTNAME=box\"]\n" +
 		"terminal=false stdin=false nnp=false oom=0 init=false\n"
@@ -104,7 +104,7 @@ func TestBuildAsDocker(t *testing.T) {
 				Resources: container.Resources{Memory: 64 << 20, MemorySwap: -1, NanoCPUs: 15e8, CPUShares: 512, CpusetCpus: "0", PidsLimit: &pids,
 					Ulimits: []*container.Ulimit{{Name: "nofile", Soft: 1024, Hard: -1}}}}, nil,
 			dockerMounts1 + dockerMounts2 + "root readonly=false\n" + dockerPaths + noDevices +
-				"resources {Memory:67108864 MemorySwap:-1 MemoryReservation:0 CPUQuota:150000 CPUPeriod:100000 CPUShares:512 CpusetCpus:0 CpusetMems: PidsLimit:-1 Swappiness:<nil> OOMKillDisable:false RTPeriod:0 RTRuntime:0 IO:<nil>}\n" +
+				"resources {Memory:67108864 MemorySwap:-1 MemoryReservation:0 CPUQuota:150000 CPUPeriod:100000 CPUShares:512 CpusetCpus:0 CpusetMems: PidsLimit:-1 Swappiness:<nil> OOMKillDisable:false RTPeriod:0 RTRuntime:0 IO:<nil> HugePages:<nil>}\n" +
 				"sysctl net.ipv4.ip_unprivileged_port_start=80\nsysctl net.ipv4.ping_group_range=0 2147483647\n" +
 				"process [\"/e\" \"x y\" \"sh\"] in /srv as \"1000:1000\" groups [audio]\nenv [\"PATH=/bin\" \"HOSTNAME=box\" \"TERM=xterm\" \"A=1\"]\n" +
 				"terminal=true stdin=true nnp=false oom=-500 init=true\nrlimit RLIMIT_NOFILE 1024:18446744073709551615\n" + dockerCaps},

@@ -169,6 +169,9 @@ func Build(in Input) (box.Spec, error) {
 	if s.Cgroup.Resources, err = Resources(&h.Resources); err != nil {
 		return s, err
 	}
+	if s.Cgroup.Resources.HugePages, err = HugePages(in.Config.Labels[HugePagesLabel]); err != nil {
+		return s, err
+	}
 	if p := cmp.Or(h.CgroupParent, in.Foreign); p != "" {
 		s.Cgroup.Parent, s.Cgroup.Foreign = p, true
 	}
