@@ -376,6 +376,34 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
+// TestRefusedTakeOver: a leaf in which something runs is its caller's when a limit is
+// refused, and the refusal is all that is said.
+func TestRefusedTakeOver(t *testing.T) {
+	each(t, true, func(t *testing.T, d *Driver) {
+		g := create(t, d, Resources{}, Devices{})
+		p := inside(t, g, "sleep")
+		p.start(t)
+		leaf := filepath.Base(g.dirs()[0])
+		_, err := d.Create(t.Context(), "", leaf, Resources{CpusetCpus: "4000"}, Devices{})
+		if err == nil || strings.Contains(err.Error(), "cannot remove") {
+			t.Errorf("%v", err)
+		}
+		if list, err := g.Procs(); err != nil || len(list) != 1 {
+			t.Errorf("%v, %v", list, err)
+		}
+		_ = p.Process.Kill()
+		_ = p.Wait()
+		if _, err := d.Create(t.Context(), "", leaf, Resources{CpusetCpus: "4000"}, Devices{}); err == nil {
+			t.Error("no error")
+		}
+		for _, dir := range g.dirs() {
+			if _, err := os.Stat(dir); err == nil {
+				t.Errorf("%s was left, though nobody is inside", dir)
+			}
+		}
+	})
+}
+
 // TestEvacuate: an engine that sits in its own parent is moved aside on v2.
 func TestEvacuate(t *testing.T) {
 	each(t, true, func(t *testing.T, d *Driver) {

@@ -57,8 +57,8 @@ func (d *Driver) Parent() string {
 
 // Create makes the group of one container, with the limits that init can live
 // with. A leaf that exists is taken over: one prepared before, or a
-// container's own from before a restart. Nothing is left when it fails.
-// An empty parent is Parent().
+// container's own from before a restart. Nothing is left when it fails, but such a
+// leaf in which something runs. An empty parent is Parent().
 func (d *Driver) Create(ctx context.Context, parent, leaf string, r Resources, dev Devices) (*Group, error) {
 	if parent == "" {
 		parent = d.Parent()
@@ -156,11 +156,11 @@ func (d *Driver) create(ctx context.Context, sub, leaf string, r Resources, own 
 	if err := d.prepare(sub, engines); err != nil {
 		return nil, err
 	}
-	g, err := d.make(sub, leaf)
+	g, taken, err := d.make(sub, leaf)
 	if errors.Is(err, os.ErrNotExist) { // someone removed the parent meanwhile
 		d.forget(sub)
 		if err = d.prepare(sub, engines); err == nil {
-			g, err = d.make(sub, leaf)
+			g, taken, err = d.make(sub, leaf)
 		}
 	}
 	if err != nil {
@@ -169,10 +169,14 @@ func (d *Driver) create(ctx context.Context, sub, leaf string, r Resources, own 
 	if err = g.applyDevices(own); err == nil {
 		err = g.begin(r)
 	}
-	if err != nil {
-		return nil, errors.Join(err, g.Remove())
+	switch {
+	case err == nil:
+		return g, nil
+	case taken:
+		abandon(g)
+		return nil, err
 	}
-	return g, nil
+	return nil, errors.Join(err, g.Remove())
 }
 
 // place says below which sub-parent a container belongs, and which device
@@ -236,7 +240,7 @@ func (h hierarchy) prepare(sub string, own bool) error {
 		}
 		above := dir
 		dir = filepath.Join(dir, parts[i])
-		if err := mkdir(dir); err != nil {
+		if _, err := mkdir(dir); err != nil {
 			return err
 		}
 		if err := h.inherit(above, dir); err != nil {
@@ -273,46 +277,49 @@ func (h hierarchy) inherit(above, dir string) error {
 	return nil
 }
 
-// make makes the leaf's directories.
-func (d *Driver) make(sub, leaf string) (*Group, error) {
-	g := &Group{paths: map[string]string{}, fd: -1}
+// make makes the leaf's directories; taken: there was one.
+func (d *Driver) make(sub, leaf string) (g *Group, taken bool, err error) {
+	g = &Group{paths: map[string]string{}, fd: -1}
 	for _, h := range d.hierarchies {
 		above := filepath.Join(h.dir, sub)
 		dir := filepath.Join(above, leaf)
-		if err := mkdir(dir); err != nil {
-			return nil, errors.Join(err, g.Remove())
+		made, err := mkdir(dir)
+		if err != nil {
+			return nil, false, errors.Join(err, g.Remove())
 		}
+		taken = taken || !made
 		for _, k := range h.keys {
 			g.paths[k] = dir
 		}
 		if h.has("cpuset") || h.has("memory") {
 			if err := h.inherit(above, dir); err != nil {
-				return nil, errors.Join(err, g.Remove())
+				return nil, false, errors.Join(err, g.Remove())
 			}
 		}
 	}
 	if dir, ok := g.paths[""]; ok {
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("cannot open the cgroup %s: %w", dir, err), g.Remove())
+			return nil, false, errors.Join(fmt.Errorf("cannot open the cgroup %s: %w", dir, err), g.Remove())
 		}
 		g.fd = fd
 	}
-	return g, nil
+	return g, taken, nil
 }
 
-func mkdir(dir string) error {
-	err := unix.Mkdir(dir, 0o755)
+// mkdir says whether it made the directory; else it was there.
+func mkdir(dir string) (made bool, err error) {
+	err = unix.Mkdir(dir, 0o755)
 	if err == unix.EEXIST {
 		var s unix.Stat_t
 		if unix.Lstat(dir, &s) == nil && s.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return nil
+			return false, nil
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make the cgroup %s: %w%s", dir, err, hint(err))
+		return false, fmt.Errorf("cannot make the cgroup %s: %w%s", dir, err, hint(err))
 	}
-	return nil
+	return true, nil
 }
 
 func hint(err error) string {
@@ -382,7 +389,7 @@ func evacuate(dir string, own bool) error {
 		return fmt.Errorf("processes sit in the cgroup %s itself, where cgroup v2 allows none beside limited children: move them to a cgroup below it (%w)", dir, unix.EBUSY)
 	}
 	to := filepath.Join(dir, "engine")
-	if err := mkdir(to); err != nil {
+	if _, err := mkdir(to); err != nil {
 		return err
 	}
 	for pid := range strings.FieldsSeq(list) {

@@ -136,6 +136,14 @@ func (g *Group) Remove() error {
 	return errors.Join(errs...)
 }
 
+// abandon removes of a group what nobody is in, and leaves the rest to whoever is.
+func abandon(g *Group) {
+	g.Close()
+	for _, dir := range g.dirs() {
+		_ = unix.Rmdir(dir)
+	}
+}
+
 func removeTree(dir string) error {
 	if err := unix.Rmdir(dir); err == nil || err == unix.ENOENT {
 		return nil // the usual case: nothing was made inside

@@ -135,6 +135,27 @@ func TestRealtime(t *testing.T) {
 	})
 }
 
+// TestRealtimeAfterAnother: a group that was removed keeps its budget for a moment, in
+// which the kernel refuses another what seems to be free.
+func TestRealtimeAfterAnother(t *testing.T) {
+	each(t, true, func(t *testing.T, d *Driver) {
+		if d.Version == 2 || !exists(d.hierarchies[0].dir, "cgroup.procs") || !create(t, d, Resources{}, Devices{}).hasRealtime() {
+			t.Skip("this host has no real-time groups")
+		}
+		for range 5 {
+			g, err := d.Create(t.Context(), "", "budget", Resources{RTRuntime: 100000}, Devices{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Remove(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func (g *Group) hasRealtime() bool { return exists(g.paths["cpu"], rtRuntime) }
+
 func TestForeignParent(t *testing.T) {
 	each(t, false, func(t *testing.T, d *Driver) {
 		parent := "/test-foreign-" + d.identity + "/default"

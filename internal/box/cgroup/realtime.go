@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,10 +35,18 @@ func (g *Group) realtime(r Resources) error {
 	if r.RTRuntime == 0 {
 		return nil
 	}
-	if err := raiseRealtime(filepath.Dir(dir), dir, share(dir, r.RTRuntime)); err != nil {
-		return fmt.Errorf("the real-time budget of %d µs is not to be had: %w", r.RTRuntime, err)
+	give := func() error {
+		if err := raiseRealtime(filepath.Dir(dir), dir, share(dir, r.RTRuntime)); err != nil {
+			return fmt.Errorf("the real-time budget of %d µs is not to be had: %w", r.RTRuntime, err)
+		}
+		return g.write(dir, rtRuntime, decimal(r.RTRuntime))
 	}
-	return g.write(dir, rtRuntime, decimal(r.RTRuntime))
+	err := give()
+	// A group that was just removed keeps its budget until the kernel has let go of it.
+	for end := time.Now().Add(time.Second); errors.Is(err, unix.EINVAL) && time.Now().Before(end); err = give() {
+		time.Sleep(20 * time.Millisecond)
+	}
+	return err
 }
 
 // share is the part of a processor that a runtime is in a group's period.
