@@ -138,6 +138,9 @@ func (q *call) failure(text string, err error) error {
 		e.Message = fmt.Sprintf("OCI runtime %s failed: the runtime %s (%s): %s", q.verb, q.runtime.Name, q.runtime.Path, notFound(err))
 		return e
 	}
+	if strings.HasPrefix(text, "Usage:") {
+		text = fmt.Sprintf("the runtime %s answers with its usage: it does not know the command %s, or an option of it", q.runtime.Name, q.verb)
+	}
 	e.Message = fmt.Sprintf("OCI runtime %s failed: %s", q.verb, text)
 	if q.verb != "create" && q.verb != "start" && q.verb != "exec" {
 		return e
@@ -155,7 +158,7 @@ func (q *call) failure(text string, err error) error {
 	case has(unix.ENOENT):
 		e.ExitCode, clue = 127, unix.ENOENT.Error()
 	}
-	if clue != "" && strings.Contains(text, "executable") && !strings.Contains(text, "exec: \"") { // crun's words are its own
+	if program := strings.Contains(text, "executable") || strings.Contains(text, "failed to load "); clue != "" && program && !strings.Contains(text, "exec: \"") { // crun's words are its own, and runsc's
 		clue = fmt.Sprintf("exec: %q: %s", q.program, clue)
 	}
 	if !strings.Contains(e.Message, clue) {

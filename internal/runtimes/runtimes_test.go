@@ -109,11 +109,24 @@ func TestFailure(t *testing.T) {
 	}
 	for text, code := range map[string]int{
 		`exec: "x": executable file not found in $PATH`: 127, "executable file `x` not found in $PATH: No such file or directory": 127,
-		"open executable: Permission denied": 126, `exec: "/": is a directory`: 126, "mount: not a directory": 127, "cgroup: device or resource busy": 125,
+		"open executable: Permission denied": 126, "starting sandbox: creating process: failed to load /etc: permission denied": 126, `exec: "/": is a directory`: 126, "mount: not a directory": 127, "cgroup: device or resource busy": 125,
 	} {
 		var e *box.Error
 		if err := (&call{runtime: &Runtime{Name: "r"}, verb: "create"}).failure(text, nil); !errors.As(err, &e) || e.ExitCode != code || !strings.HasPrefix(e.Message, "OCI runtime create failed: "+text) {
 			t.Errorf("%q: %+v", text, err)
+		}
+	}
+	for _, text := range []string{"open executable: Permission denied", "starting sandbox: creating process: failed to load /etc: permission denied"} {
+		err := (&call{runtime: &Runtime{Name: "r"}, verb: "start", program: "/etc"}).failure(text, nil)
+		if want := `: exec: "/etc": permission denied`; !strings.HasSuffix(err.Error(), want) { // by which a client knows that the program is meant
+			t.Errorf("%q is not the end of: %v", want, err)
+		}
+	}
+	usage := "Usage: runsc <flags> <subcommand> <subcommand args>\n\nSubcommands:\n\tcheckpoint  ...\n" + strings.Repeat("x", 3000)
+	for _, verb := range []string{"update", "start"} {
+		err := (&call{runtime: &Runtime{Name: "r"}, verb: verb}).failure(said("/nowhere", strings.NewReader(usage)), nil)
+		if want := "OCI runtime " + verb + " failed: the runtime r answers with its usage: it does not know the command " + verb + ", or an option of it"; err.Error() != want {
+			t.Errorf("a command that the runtime does not have: %v", err)
 		}
 	}
 	var e *box.Error
