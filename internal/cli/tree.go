@@ -72,6 +72,7 @@ func commands() []entry {
 			missing("checkpoint ls", "List checkpoints for a container", "", "list"),
 			missing("checkpoint rm", "Remove a checkpoint", "", "remove"),
 		}},
+		{name: "compose", short: "Run Docker's Compose on this engine", build: newCompose},
 		{name: "container", short: "Manage containers", sub: containers},
 		{name: "context", short: "Manage contexts", sub: contextCommands()},
 		{name: "debug", short: "Find out what the engine does", sub: []entry{

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hezi/test/harness"
 )
 
 const composeFile = `
@@ -29,7 +31,7 @@ volumes: {data: {}}
 networks: {front: {}}
 `
 
-// TestCompose: Docker's Compose, of Debian, brings up two services of which one
+// TestCompose: Docker's Compose, of Debian and called by hezi, brings up two services of which one
 // waits for the other's health and finds it by its name, and takes them down.
 func TestCompose(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "composed")
@@ -43,11 +45,11 @@ func TestCompose(t *testing.T) {
 	}
 	compose := func(args ...string) string {
 		t.Helper()
-		cmd := exec.Command("docker-compose", args...)
+		cmd := exec.Command(filepath.Join(harness.Bin(), "hezi"), append([]string{"compose"}, args...)...)
 		cmd.Dir, cmd.Env = dir, engine.Env()
 		out, err := cmd.CombinedOutput()
 		if err != nil {
-			t.Fatalf("docker-compose %s: %v\n%s", strings.Join(args, " "), err, out)
+			t.Fatalf("hezi compose %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 		return string(out)
 	}
