@@ -21,6 +21,7 @@ import (
 
 	"hezi/internal/box"
 	"hezi/internal/engine/cp"
+	"hezi/internal/snapshot"
 )
 
 // within is a container's file system, opened for a copy.
@@ -134,7 +135,8 @@ func (e *Files) assemble(ctx context.Context, r *record, write bool) (in *box.In
 	if o := v.Overlay; o != nil {
 		o.Label = r.Labels.Files
 		if readOnly {
-			if scratch, err = os.MkdirTemp(filepath.Dir(o.Lower[0]), "view"); err != nil {
+			// Not in the container's folder, whose space may be limited and used up.
+			if scratch, err = os.MkdirTemp(filepath.Dir(e.o.Layers.Base()), snapshot.ScratchPrefix); err != nil {
 				return nil, "", err
 			}
 			o.Upper, o.Work = filepath.Join(scratch, "upper"), filepath.Join(scratch, "work")

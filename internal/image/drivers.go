@@ -8,8 +8,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
+	"hezi/internal/disk"
 	"hezi/internal/snapshot/erofs"
 	"hezi/internal/snapshot/plain"
 )
@@ -98,7 +98,7 @@ func (f *form) placeLayer(dir, place string) error {
 	if f.exchange != nil {
 		return f.exchange(dir, place)
 	}
-	return unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, place, unix.RENAME_EXCHANGE)
+	return disk.Exchange(dir, place)
 }
 
 // sharedBelow is what of a whole layer the layers below take already.

@@ -67,7 +67,7 @@ func (f *Fuse) Release(id string) error {
 
 // View implements Driver.
 func (f *Fuse) View(ctx context.Context, id string, c Chain, lower []string, write bool) (View, error) {
-	at, err := os.MkdirTemp(f.root, trashPrefix+"view-")
+	at, err := os.MkdirTemp(f.root, ScratchPrefix)
 	if err != nil {
 		return View{}, fmt.Errorf("a place to mount the container's file system: %w", err)
 	}

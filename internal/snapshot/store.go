@@ -51,6 +51,10 @@ type Store struct {
 	closed bool
 }
 
+// ScratchPrefix begins the names of folders beside the lowest layer that somebody needs
+// for a while; those that are left are removed at the next start.
+const ScratchPrefix = trashPrefix + "view-"
+
 const (
 	trashPrefix = ".trash-"
 	baseName    = "base"

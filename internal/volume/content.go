@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box/copytree"
+	"hezi/internal/disk"
 	"hezi/internal/disk/loop"
 )
 
@@ -227,6 +228,19 @@ func forgetUnmade(s *Store) error {
 		}
 		if err != nil {
 			return fmt.Errorf("remove a volume that was not made: %w", err)
+		}
+	}
+	return nil
+}
+
+// recoverRestored puts volumes right whose restore was cut off.
+func recoverRestored(s *Store) error {
+	for name, r := range s.all {
+		if r.foreign() {
+			continue
+		}
+		if err := disk.Recover(r.Mountpoint); err != nil {
+			return fmt.Errorf("put the volume %s right, whose restore was cut off: %w", name, err)
 		}
 	}
 	return nil
@@ -449,7 +463,7 @@ func (s States) RestoreSnapshot(ctx context.Context, name, snapshot string) (err
 	if err := copyInto(ctx, from, dir); err != nil {
 		return failed(err)
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, r.Mountpoint, unix.RENAME_EXCHANGE); err != nil {
+	if err := disk.Exchange(dir, r.Mountpoint); err != nil {
 		return failed(err)
 	}
 	return syncFolder(filepath.Dir(r.Mountpoint))

@@ -128,7 +128,7 @@ func Open(dataRoot string, d db) (*Store, error) {
 	if err := s.resumeRenames(); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(s.emptyTrash(), forgetUnmade(s)); err != nil {
+	if err := errors.Join(s.emptyTrash(), forgetUnmade(s), recoverRestored(s)); err != nil {
 		return nil, err
 	}
 	return s, s.loadTrash()

@@ -6,6 +6,7 @@
 # Usage: engine.sh         KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the programs,
 #                          LIMIT how many seconds it may take, CPUS how many processors it has
 #        engine.sh selinux the same with SELinux enforcing a policy of containers: selinux-guest.sh says what is tested
+#        engine.sh nfs    the kernel's NFS server, for volumes and a data root: nfs-guest.sh says what is tested
 #        engine.sh setup   installs what it needs (as root, on Debian)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -47,8 +48,10 @@ echo 'root:x:0:0:root:/root:/bin/sh' >"$root/image/etc/passwd"
 echo 'root:x:0:' >"$root/image/etc/group"
 ln -s bin "$root/image/link"
 cp "$root/image/etc/passwd" "$root/image/etc/group" "$root/etc/"
+more=
+[ "$mode" != nfs ] || more="md5 nfsd nfsv4"
 : >"$root/modules.list"
-for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink loop quota_v2; do
+for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink loop quota_v2 $more; do
 	modprobe -S "$version" --show-depends "$module" 2>/dev/null | while read -r verb path rest; do
 		[ "$verb" = insmod ] || continue
 		name=$(basename "$path")
@@ -86,6 +89,7 @@ selinux)
 	} >"$dir/policy.cil"
 	secilc -M true -c 31 -o "$root/etc/selinux/policy" -f /dev/null "$dir/policy.cil"
 	;;
+nfs) program "$(command -v mkfs.ext4)" mkfs.ext4 ;; # for limits of disk space
 *) program "$(command -v apparmor_parser)" apparmor_parser ;; # loads the profile of containers
 esac
 cat >"$root/init" <<'INIT'

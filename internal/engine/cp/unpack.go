@@ -101,7 +101,11 @@ func (u *unpacking) entry(h *tar.Header, body io.Reader) error {
 	case tar.TypeReg:
 		return u.finish(h, uid, gid, os.O_WRONLY|os.O_CREATE|os.O_EXCL, body)
 	case tar.TypeLink:
-		return u.root.Link(path.Clean(strings.TrimLeft(h.Linkname, "/")), h.Name)
+		err := u.root.Link(path.Clean(strings.TrimLeft(h.Linkname, "/")), h.Name)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("%s is a hard link to %s, which is not there", h.Name, h.Linkname))
+		}
+		return err
 	case tar.TypeSymlink:
 		if err := u.root.Symlink(h.Linkname, h.Name); err != nil {
 			return err

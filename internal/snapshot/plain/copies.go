@@ -138,7 +138,7 @@ func (c Copies) replace(dir, to string, onDisk bool) error {
 			return err
 		}
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, to, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
+	if err := disk.Exchange(to, dir); err != nil {
 		return err
 	}
 	if onDisk {
