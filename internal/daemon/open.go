@@ -353,7 +353,7 @@ func (d *daemon) networkOptions(ctx context.Context, c *config.Config, id string
 	o := network.Options{
 		Identity: id, DataRoot: c.DataRoot, ExecRoot: c.ExecRoot, MTU: c.MTU, Bridge: c.Bridge, NoBridge: c.Bridge == "none", IPv6: c.IPv6, ICC: c.ICC,
 		IPForward: c.IPForward, IPMasq: c.IPMasq, IPTables: c.IPTables, IP6Tables: c.IP6Tables, Pools: c.Pools, DefaultOptions: c.NetworkOptions,
-		ResolvConf: c.ResolvConf, Judged: c.PublishPolicy == "firewall", DirectRouting: c.DirectRouting,
+		ResolvConf: c.ResolvConf, Judged: c.PublishPolicy == "firewall", BridgesOnly: c.BridgeNetfilter == "off", DirectRouting: c.DirectRouting,
 	}
 	if o.NoBridge {
 		o.Bridge = ""

@@ -53,6 +53,7 @@ type Options struct {
 	IPTables           bool       // keep rules of IPv4; without these no port is published over it
 	IP6Tables          bool       // the same of IPv6
 	DirectRouting      bool       // published ports are reached at containers' own addresses too
+	BridgesOnly        bool       // what stays within a bridge passes no IP firewall, on the whole host
 	Judged             bool       // published ports are reached as the host's own input rules have it
 	Pool               int        // slots kept ready for the network bridge; 0: 4, negative: none
 	// Pools are what networks get subnets of; nil: ipam.DefaultPools.
@@ -181,6 +182,11 @@ func New(o Options) (*Controller, error) {
 	}
 	if err := os.MkdirAll(c.handles(), 0o711); err != nil {
 		return nil, fmt.Errorf("make the folder of the network namespaces: %w", err)
+	}
+	if o.BridgesOnly {
+		if err := netns.BridgesOnly(); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.openNetworks(bridge); err != nil {
 		return nil, err

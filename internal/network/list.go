@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
+	"hezi/internal/network/netns"
 	"hezi/internal/network/taken"
 )
 
@@ -226,6 +227,9 @@ func (c *registry) Warnings() []string {
 	var w []string
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(b)) == "0" {
 		w = append(w, "IPv4 forwarding is disabled: containers cannot reach other machines, nor these published ports; sysctl -w net.ipv4.ip_forward=1, or \"ip-forward\": true in daemon.json and restart hezid")
+	}
+	if c.o.BridgesOnly && netns.BridgesFiltered() {
+		w = append(w, "net.bridge.bridge-nf-call-iptables was switched on again, against \"bridge-netfilter\": \"off\": what containers of one network send each other passes the host's IP firewall; restart hezid, or keep what does it (sysctl.d, Docker, Kubernetes) from it")
 	}
 	w = append(w, setAsides(c.o.DataRoot)...)
 	if c.table == nil {

@@ -115,7 +115,7 @@ func defaults() *Config {
 		DataRoot: DefaultDataRoot, ExecRoot: DefaultExecRoot, Group: DefaultGroup,
 		LogLevel: "info", LogFormat: "text",
 		MaxConcurrentDownloads: registry.DefaultMaxDownloads, MaxConcurrentUploads: registry.DefaultMaxUploads, MaxDownloadAttempts: registry.DefaultMaxAttempts,
-		Network:        Network{IPForward: true, IPMasq: true, IPTables: true, IP6Tables: true, ICC: true, UserlandProxy: true, PublishPolicy: "bypass"},
+		Network:        Network{IPForward: true, IPMasq: true, IPTables: true, IP6Tables: true, ICC: true, UserlandProxy: true, PublishPolicy: "bypass", BridgeNetfilter: "host"},
 		DefaultShmSize: 64 << 20,
 		LogDriver:      "json-file",
 		DiskReserve:    64 << 20,

@@ -111,6 +111,7 @@ func TestBadFlags(t *testing.T) {
 		{"--userns-auto-range=0:1", "write START:SIZE"},
 		{"--default-ipc-mode=host", "private or shareable is needed"},
 		{"--bip6=fd00::/64", "an IPv6 address with a prefix length is needed"},
+		{"--bridge-netfilter=on", "is needed"},
 		{"--default-gateway=fd00::1", "an address of that family"},
 		{"--default-address-pool=base=10.0.0.0/8", "its size 0 is not from 8 to 30"},
 		{"--default-network-opt=bridge=mtu", "DRIVER=OPTION=VALUE is needed"},

@@ -34,9 +34,12 @@ type Network struct {
 	// PublishPolicy is "bypass" or "firewall": what comes for published ports passes the
 	// host's input rules.
 	PublishPolicy string
-	IPv6          bool // the default bridge has it
-	ICC           bool // containers of the default bridge reach each other
-	MTU           int  // 0: the default route's
+	// BridgeNetfilter is "host" or "off": whether what stays within a bridge passes the IP
+	// firewall is as the host has it, or it does not.
+	BridgeNetfilter string
+	IPv6            bool // the default bridge has it
+	ICC             bool // containers of the default bridge reach each other
+	MTU             int  // 0: the default route's
 	// Pools are what networks without --subnet get theirs of; nil: ipam.DefaultPools.
 	Pools []ipam.Pool
 	// NetworkOptions by driver are those of networks that do not say them.
@@ -200,6 +203,8 @@ func (c *Config) checkNetwork() error {
 	switch {
 	case c.Bridge != "" && (c.BIP != "" || c.BIP6 != ""):
 		return fmt.Errorf("bridge and bip cannot be set together: the bridge %s of the host's has its address already", c.Bridge)
+	case c.BridgeNetfilter != "host" && c.BridgeNetfilter != "off":
+		return fmt.Errorf(`bridge-netfilter %q: "host" (the host's sysctls net.bridge.bridge-nf-call-* stay as they are) or "off" (they are set to 0, for all bridges of this host) is needed`, c.BridgeNetfilter)
 	case c.PublishPolicy != "bypass" && c.PublishPolicy != "firewall":
 		return fmt.Errorf(`publish-policy %q: "bypass" (published ports are open whatever the host's firewall says of its own ports, as Docker's are) or "firewall" (the host's input rules decide) is needed`, c.PublishPolicy)
 	}

@@ -65,6 +65,7 @@ func (c *Config) options() []option {
 		{key: "ip", usage: "default address of published ports", value: &text{&c.IP}},
 		{key: "allow-direct-routing", usage: "let other machines reach published ports at containers' own addresses", value: &boolean{&c.DirectRouting}},
 		{key: "userland-proxy", usage: "published ports answer at ::1, by one process for all", value: &boolean{&c.UserlandProxy}},
+		{key: "bridge-netfilter", usage: "whether packets between containers of one network pass the host's IP firewall: host (as net.bridge.bridge-nf-call-* are) or off", value: &text{&c.BridgeNetfilter}},
 		{key: "publish-policy", usage: "whether the host's input rules (ufw, firewalld) decide over published ports: bypass or firewall", value: &text{&c.PublishPolicy}},
 		{key: "ip-forward", usage: "switch net.ipv4.ip_forward on", value: &boolean{&c.IPForward}},
 		{key: "ip-masq", usage: "masquerade what containers send to the outside", value: &boolean{&c.IPMasq}},
