@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"hezi/internal/daemon/config"
+	"hezi/internal/disk"
 )
 
 // identity tells two engines on one machine apart in the kernel's names. The
@@ -30,10 +31,10 @@ func makeRoots(c *config.Config) error {
 		mode os.FileMode
 	}{{c.DataRoot, 0o711}, {c.ExecRoot, 0o711}} {
 		if err := os.MkdirAll(r.path, r.mode); err != nil {
-			return fmt.Errorf("make %s: %w", r.path, err)
+			return disk.Explain(r.path, fmt.Errorf("make %s: %w", r.path, err))
 		}
 		if err := os.Chmod(r.path, r.mode); err != nil {
-			return fmt.Errorf("set the mode of %s: %w", r.path, err)
+			return disk.Explain(r.path, fmt.Errorf("set the mode of %s: %w", r.path, err))
 		}
 	}
 	return nil

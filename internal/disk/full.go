@@ -3,6 +3,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,16 @@ func NoSpace(root string) string {
 	return fmt.Sprintf("the disk of %s is full: remove images and containers that you no longer need, or give it more space", root)
 }
 
+// readOnly says whether nothing can be made in a file system. That is not always seen:
+// ext4 that stopped writing after an error shows itself as writable (Linux 6.15).
+func readOnly(root string) bool {
+	dir, err := os.MkdirTemp(root, ".trying-")
+	if err == nil {
+		err = os.Remove(dir)
+	}
+	return errors.Is(err, unix.EROFS)
+}
+
 // Explain adds to an error what is wrong with the file system of the data root, and
 // what to do, if that is what the error is of. One that came as a text, from another
 // process, is known by its end.
@@ -43,7 +54,7 @@ func Explain(root string, err error) error {
 	switch {
 	case is(unix.ENOSPC, unix.EDQUOT) && unix.Statfs(root, &st) == nil && (st.Bfree*uint64(st.Bsize) < little || noInodes(&st)):
 		why = NoSpace(root)
-	case is(unix.EROFS) && unix.Statfs(root, &st) == nil && st.Flags&unix.ST_RDONLY != 0:
+	case is(unix.EROFS) && readOnly(root):
 		why = fmt.Sprintf("the file system of %s is mounted read-only (after an error of the disk? `dmesg` tells): mount it writable", root)
 	}
 	if why == "" || strings.Contains(err.Error(), why) {

@@ -44,7 +44,7 @@ func TestFailedStart(t *testing.T) {
 		{"data root of another", []string{"--data-root", busy, "--exec-root", run}, "is in use by another hezid (pid "},
 		{"exec root of another", []string{"--data-root", dir + "/data", "--exec-root", filepath.Join(engine.Dir, "run")}, "another hezid (process "},
 		{"socket of another", []string{"--data-root", dir + "/data", "--exec-root", run, "-H", engine.Host}, "another process listens there"},
-		{"data root read-only", []string{"--data-root", readonly + "/data", "--exec-root", run}, "read-only file system"},
+		{"data root read-only", []string{"--data-root", readonly + "/data", "--exec-root", run}, "is mounted read-only (after an error of the disk?"},
 		{"data root a file", []string{"--data-root", config, "--exec-root", run}, "not a directory"},
 		{"fixed-cidr elsewhere", []string{"--data-root", dir + "/data", "--exec-root", run, "--bip", "10.211.0.1/24", "--fixed-cidr", "10.212.0.0/24"}, "not a part of"},
 		{"a host's address", []string{"--data-root", dir + "/data", "--exec-root", run, "--fixed-cidr", "127.0.0.0/24"}, "overlaps a network of this host"},

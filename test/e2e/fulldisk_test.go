@@ -279,3 +279,40 @@ func TestDFIsDu(t *testing.T) {
 		t.Errorf("%v %s", err, out)
 	}
 }
+
+// TestDiskThatStops: the file system of the data root takes nothing more, after an error.
+func TestDiskThatStops(t *testing.T) {
+	mount := smallDisk(t, 256)
+	source, err := exec.Command("findmnt", "-no", "SOURCE", mount).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	trigger := filepath.Join("/sys/fs/ext4", filepath.Base(strings.TrimSpace(string(source))), "trigger_fs_error")
+	if _, err := os.Stat(trigger); err != nil {
+		t.Skip("this kernel makes no errors:", err)
+	}
+	e := harness.Start(t, "--data-root", filepath.Join(mount, "data"))
+	if err := e.LoadBusybox(); err != nil {
+		t.Fatal(err)
+	}
+	e.Must(t, "run", "-d", "--name", "lasting", "busybox", "sh", "-c", "echo said; exec sleep 1000")
+	waitFor(t, func() bool { return strings.TrimSpace(e.Hezi("logs", "lasting").Out) == "said" })
+	if out, err := exec.Command("mount", "-o", "remount,errors=remount-ro", mount).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.WriteFile(trigger, []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	const why = "is mounted read-only (after an error of the disk? `dmesg` tells): mount it writable"
+	for _, args := range [][]string{{"create", "busybox", "true"}, {"volume", "create"}, {"commit", "lasting", "new"}} {
+		if r := e.Hezi(args...); r.Code == 0 || !strings.Contains(r.Err, why) {
+			t.Errorf("%v: %d %s", args, r.Code, r.Err)
+		}
+	}
+	if got := e.Must(t, "exec", "lasting", "echo", "still"); got != "still" {
+		t.Errorf("exec: %q", got)
+	}
+	if got := e.Must(t, "logs", "lasting"); got != "said" {
+		t.Errorf("logs: %q", got)
+	}
+}
