@@ -74,7 +74,7 @@ bench: build ## compare with docker, podman, crun and runc, as far as they are i
 	$(GO) run ./test/bench
 
 .PHONY: test-vm
-test-vm: build ## what make test runs beside the rest: cgroup v2, systemd, AppArmor, SELinux, a reboot and an older kernel, in virtual machines; sets itself up, as root
+test-vm: build ## what make test runs beside the rest: cgroup v2, systemd, AppArmor, SELinux, a reboot, the Debian packages, an older kernel and arm64, in virtual machines; sets itself up, as root
 	test/vm/all.sh
 
 .PHONY: test-vm-short

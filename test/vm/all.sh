@@ -1,16 +1,16 @@
 #!/bin/sh
 # Tests what this machine's kernel and init do not have, in virtual machines:
-# cgroup v2 (engine.sh), SELinux and an NFS server (the same), systemd on cgroup v2 and on its hybrid of v1 and v2
-# (debian.sh). It installs and makes what is missing first (as root, on Debian),
+# cgroup v2, SELinux, an NFS server and arm64 (engine.sh), systemd on cgroup v2 and on its hybrid of v1 and v2,
+# and the Debian packages (debian.sh). It installs and makes what is missing first (as root, on Debian),
 # then runs two machines at a time and prints what each has said.
 #
-# Usage: all.sh [MACHINE...]    of: unified hybrid reboot engine selinux nfs legacy short; all but the last two if none is named
+# Usage: all.sh [MACHINE...]    of: unified hybrid reboot install engine arm64 selinux nfs legacy short; all but the last two if none is named
 # The variables of engine.sh and debian.sh hold; each machine ends within LIMIT (900) seconds.
 set -eu
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" = 0 ] || { echo "the virtual machines' roots are made as root: run it with sudo" >&2; exit 1; }
 export LIMIT="${LIMIT:-900}"
-[ $# -gt 0 ] || set -- unified hybrid reboot engine selinux nfs # what takes the longest first
+[ $# -gt 0 ] || set -- unified hybrid reboot install engine arm64 selinux nfs # what takes the longest first
 test/vm/debian.sh setup
 
 dir=$(mktemp -d /tmp/hezi-vms-XXXXXX)
@@ -19,7 +19,7 @@ trap 'rm -rf "$dir"' EXIT
 machine() { # machine NAME
 	case $1 in
 	engine) exec test/vm/engine.sh ;;
-	selinux | nfs) exec test/vm/engine.sh "$1" ;;
+	selinux | nfs | arm64) exec test/vm/engine.sh "$1" ;;
 	*) exec test/vm/debian.sh "$1" ;;
 	esac
 }

@@ -11,7 +11,7 @@ PATH=$PATH:/usr/local/go/bin
 
 if [ "${1-}" = setup ]; then
 	missing=
-	for package in qemu-system-x86 linux-image-cloud-amd64 busybox-static cpio apparmor secilc e2fsprogs debootstrap; do
+	for package in qemu-system-x86 qemu-system-arm gcc-aarch64-linux-gnu linux-image-cloud-amd64 busybox-static cpio apparmor secilc e2fsprogs debootstrap; do
 		dpkg-query -W -f '${db:Status-Abbrev}' $package 2>/dev/null | grep -q '^ii' || missing="$missing $package"
 	done
 	[ -n "$missing" ] || exit 0

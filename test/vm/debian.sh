@@ -148,12 +148,15 @@ echo 'root:x:0:' >"$test/image/etc/group"
 cp test/vm/guest-lib.sh "$test/lib"
 cp $guest "$test/guest"
 if [ "$mode" = install ]; then # two versions, of which the guest has no others
-	rm -f "$test"/bin/* dist/hezi*.deb
+	rm -f "$test"/bin/*
+	. test/vm/source.sh
+	source_in "$dir/source"
 	for release in 1.0 2.0; do
-		VERSION=$release packaging/packages.sh deb >/dev/null
-		mv dist/hezi_$release*.deb "$test/hezi-$release.deb"
-		mv dist/hezi-docker_$release*.deb "$test/hezi-docker-$release.deb"
+		make -s -C "$dir/source" deb VERSION=$release >"$dir/build.log" 2>&1 || { tail "$dir/build.log"; echo FAIL; exit 1; }
+		mv "$dir/source"/dist/hezi_$release*.deb "$test/hezi-$release.deb"
+		mv "$dir/source"/dist/hezi-docker_$release*.deb "$test/hezi-docker-$release.deb"
 	done
+	rm -rf "$dir/source"
 fi
 echo "$mode" >"$test/mode"
 copy_modules "$test/modules" "$test/modules.list" overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink loop bfq

@@ -6,7 +6,8 @@
 # Usage: engine.sh         KERNEL=/boot/vmlinuz-... and ACCEL=kvm to choose; BIN is the folder of the programs,
 #                          LIMIT how many seconds it may take, CPUS how many processors it has
 #        engine.sh selinux the same with SELinux enforcing a policy of containers: selinux-guest.sh says what is tested
-#        engine.sh nfs    the kernel's NFS server, for volumes and a data root: nfs-guest.sh says what is tested
+#        engine.sh nfs     the kernel's NFS server, for volumes and a data root: nfs-guest.sh says what is tested
+#        engine.sh arm64   the engine on arm64, which it builds, on Debian's kernel of that: arm64-guest.sh says what is tested
 #        engine.sh setup   installs what it needs (as root, on Debian)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -15,32 +16,40 @@ PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 if [ "${1-}" = setup ]; then
 	exec test/vm/cgroupv2.sh setup
 fi
-mode=${1-}
-for program in qemu-system-x86_64 busybox cpio modprobe apparmor_parser mkfs.ext4 secilc; do
+dir=$(mktemp -d /tmp/hezi-vm-XXXXXX)
+running=
+clean() {
+	[ -z "$running" ] || kill "$running" 2>/dev/null || true
+	rm -rf "$dir"
+}
+trap clean EXIT
+trap 'exit 130' INT TERM
+mode=${1-} qemu=qemu-system-x86_64 base=/ busybox=$(command -v busybox) bin=${BIN:-bin}
+# A plain processor without mitigations is emulated a quarter faster than the largest.
+machine="-cpu ${CPU:-Nehalem}" console=ttyS0
+if [ "$mode" = arm64 ]; then
+	qemu=qemu-system-aarch64 machine="-machine virt -cpu ${CPU:-cortex-a57}" console=ttyAMA0
+fi
+for program in $qemu busybox cpio modprobe depmod apparmor_parser mkfs.ext4 secilc; do
 	command -v $program >/dev/null || { echo "$program is missing: test/vm/engine.sh setup"; echo FAIL; exit 1; }
 done
-bin=${BIN:-bin}
+if [ "$mode" = arm64 ]; then
+	# shellcheck source=test/vm/arm64.sh
+	. test/vm/arm64.sh
+fi
 [ -x "$bin/hezid" ] || { echo "no $bin/hezid: run make build first"; echo FAIL; exit 1; }
 kernel=${KERNEL-}
-for k in /boot/vmlinuz-*; do
+for k in "${base%/}"/boot/vmlinuz-*; do
 	[ -n "${KERNEL-}" ] || kernel=$k
 done
 [ -r "$kernel" ] || { echo "no kernel in /boot: test/vm/engine.sh setup"; echo FAIL; exit 1; }
 version=${kernel#*vmlinuz-}
 
-dir=$(mktemp -d /tmp/hezi-vm-XXXXXX)
-machine=
-clean() {
-	[ -z "$machine" ] || kill "$machine" 2>/dev/null || true
-	rm -rf "$dir"
-}
-trap clean EXIT
-trap 'exit 130' INT TERM
 root=$dir/root
 mkdir -p "$root/bin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/run" "$root/etc" "$root/modules" "$root/image/bin" "$root/image/etc" "$root/image/tmp"
-cp "$(command -v busybox)" "$root/bin/busybox"
+cp "$busybox" "$root/bin/busybox"
 cp "$bin/hezi" "$bin/hezid" "$bin/hezi-keeper" "$root/bin/"
-cp "$(command -v busybox)" "$root/image/bin/busybox"
+cp "$busybox" "$root/image/bin/busybox"
 for applet in $(busybox --list); do
 	[ "$applet" = busybox ] || ln -s busybox "$root/image/bin/$applet"
 done
@@ -52,7 +61,7 @@ more=
 [ "$mode" != nfs ] || more="md5 nfsd nfsv4"
 : >"$root/modules.list"
 for module in overlay bridge veth nf_tables nft_chain_nat nft_masq nft_nat nft_ct nft_fib nft_fib_ipv4 nft_fib_inet nft_redir nf_conntrack_netlink loop quota_v2 $more; do
-	modprobe -S "$version" --show-depends "$module" 2>/dev/null | while read -r verb path rest; do
+	modprobe -d "$base" -S "$version" --show-depends "$module" 2>/dev/null | while read -r verb path rest; do
 		[ "$verb" = insmod ] || continue
 		name=$(basename "$path")
 		if [ ! -e "$root/modules/$name" ]; then
@@ -90,6 +99,7 @@ selinux)
 	secilc -M true -c 31 -o "$root/etc/selinux/policy" -f /dev/null "$dir/policy.cil"
 	;;
 nfs) program "$(command -v mkfs.ext4)" mkfs.ext4 ;; # for limits of disk space
+arm64) options="security= lsm=" ;;
 *) program "$(command -v apparmor_parser)" apparmor_parser ;; # loads the profile of containers
 esac
 cat >"$root/init" <<'INIT'
@@ -126,12 +136,12 @@ INIT
 chmod +x "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$dir/initramfs"
 
-# A plain processor without mitigations is emulated a quarter faster than the largest.
-timeout "${LIMIT:-600}" qemu-system-x86_64 -accel "${ACCEL:-tcg}" -cpu "${CPU:-Nehalem}" -m 2048 -smp "${CPUS:-1}" -nographic -no-reboot -net none \
-	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=ttyS0 quiet panic=-1 mitigations=off $options" </dev/null >"$dir/log" 2>&1 &
-machine=$!
-wait "$machine" || true
-machine=
+# shellcheck disable=SC2086 # a list of words
+timeout "${LIMIT:-600}" $qemu $machine -accel "${ACCEL:-tcg}" -m 2048 -smp "${CPUS:-1}" -nographic -no-reboot -net none \
+	-kernel "$kernel" -initrd "$dir/initramfs" -append "console=$console quiet panic=-1 mitigations=off $options" </dev/null >"$dir/log" 2>&1 &
+running=$!
+wait "$running" || true
+running=
 tr -d '\r' <"$dir/log" | sed -n '/the engine on cgroup v2/,$p'
 if tr -d '\r' <"$dir/log" | grep -q '^exit code 0\.$'; then
 	echo PASS
