@@ -291,3 +291,32 @@ func TestTLS(t *testing.T) {
 		t.Errorf("a missing CA file: %v", err)
 	}
 }
+
+// TestStartAdvice: a daemon that is not there is not started by a unit that is not there.
+func TestStartAdvice(t *testing.T) {
+	t.Setenv("PATH", "")
+	root := t.TempDir()
+	for _, step := range []struct{ adds, want string }{
+		{"", "hezid is not installed on this machine"},
+		{"run/systemd/system/x", "hezid is not installed on this machine"},
+		{"usr/sbin/hezid", "Start it with: "},
+		{"lib/systemd/system/hezi.service", "Start it with: sudo systemctl start hezi"},
+	} {
+		if step.adds != "" {
+			at := filepath.Join(root, step.adds)
+			if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(at, nil, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := startAdvice(root, false)
+		if !strings.HasPrefix(got, step.want) || step.adds != "" && strings.Contains(step.adds, "hezid") && strings.Contains(got, "systemctl") {
+			t.Errorf("with %q: %q", step.adds, got)
+		}
+		if got := startAdvice(root, true); !strings.HasPrefix(got, "dockerd is not installed") {
+			t.Errorf("Docker with %q: %q", step.adds, got)
+		}
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -85,7 +87,7 @@ func reason(err error) string {
 
 // explainSocket says why a local socket could not be opened.
 func explainSocket(path string, docker bool, err error) string {
-	start := startAdvice(docker)
+	start := startAdvice("/", docker)
 	switch {
 	case errors.Is(err, syscall.ENOENT):
 		return fmt.Sprintf("There is no socket %s: the daemon is not running, or listens elsewhere (see -H and HEZI_HOST).\n%s", path, start)
@@ -99,16 +101,37 @@ func explainSocket(path string, docker bool, err error) string {
 	return reason(err)
 }
 
-func startAdvice(docker bool) string {
+// programDirs are where daemons are, which a user's PATH may lack.
+var programDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+// unitDirs are where systemd looks for units.
+var unitDirs = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+
+func isIn(dirs []string, name string) bool {
+	return slices.ContainsFunc(dirs, func(dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, name))
+		return err == nil
+	})
+}
+
+// startAdvice says how the daemon is started, or that it is not here. root is that of
+// the file system.
+func startAdvice(root string, docker bool) string {
 	service, program := "hezi", "hezid"
 	if docker {
 		service, program = "docker", "dockerd"
 	}
-	if _, err := os.Stat("/run/systemd/system"); err == nil {
+	below := func(dirs []string) (out []string) {
+		for _, dir := range dirs {
+			out = append(out, filepath.Join(root, dir))
+		}
+		return out
+	}
+	if isIn([]string{root}, "run/systemd/system") && isIn(below(unitDirs), service+".service") {
 		return fmt.Sprintf("Start it with: sudo systemctl start %s   (its log: journalctl -u %s)", service, service)
 	}
-	if _, err := exec.LookPath(program); err != nil && os.Getuid() == 0 {
-		return fmt.Sprintf("%s is not on PATH: install the engine, then start it with: %s", program, program)
+	if _, err := exec.LookPath(program); err != nil && !isIn(below(programDirs), program) {
+		return fmt.Sprintf("%s is not installed on this machine: install it, or name another machine with -H ssh://USER@MACHINE.", program)
 	}
 	if os.Getuid() == 0 {
 		return "Start it with: " + program
@@ -123,7 +146,7 @@ func groupAdvice(docker bool) string {
 	if docker {
 		group, program = "docker", "dockerd"
 	}
-	restart := "restart " + program
+	restart := "then restart " + program
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		restart = "sudo systemctl restart " + group
 	}
@@ -131,7 +154,7 @@ func groupAdvice(docker bool) string {
 	if _, err := user.LookupGroup(group); err != nil {
 		why, do = fmt.Sprintf("The group %q, to which %s gives it at its start, does not exist.", group, program), fmt.Sprintf("sudo groupadd --system %s; ", group)
 	}
-	return fmt.Sprintf("%s\nUse sudo, or mend it with: %ssudo usermod -aG %s $USER; %s   and log in again. (Who is in this group is as good as root.)", why, do, group, restart)
+	return fmt.Sprintf("%s\nUse sudo, or mend it with: %ssudo usermod -aG %s $USER; %s, and log in again. (Who is in this group is as good as root.)", why, do, group, restart)
 }
 
 // explainDenied says whose the socket is and how to get access.
