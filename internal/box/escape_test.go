@@ -206,6 +206,45 @@ func TestInitIsReadOnly(t *testing.T) {
 	run(t, boxSpec(t, root, "true"))
 }
 
+// TestLeakedDescriptors: what the engine leaves open, and does not mark to be closed,
+// reaches no program and is no way out for a working directory (CVE-2024-21626).
+func TestLeakedDescriptors(t *testing.T) {
+	host, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(host)
+	for _, n := range []int{40, 400} {
+		if err := unix.Dup3(host, n, 0); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(n)
+	}
+	root := image(t)
+	box := start(t, boxSpec(t, root, "sleep", "100"))
+	list := func(spec *Spec) {
+		t.Helper()
+		if out, code := run(t, spec); code != 0 || out != "0\n1\n2\n3\n" { // 3 is what ls itself reads
+			t.Errorf("exit code %d, descriptors %q", code, out)
+		}
+	}
+	for range 3 { // with an init that was prepared, and without one
+		list(boxSpec(t, root, "ls", "/proc/self/fd"))
+		beside := boxSpec(t, root, "ls", "/proc/self/fd")
+		beside.Namespaces.PID = Namespace{Mode: NamespaceJoin, Path: "/proc/" + strconv.Itoa(box.PID) + "/ns/pid"}
+		list(beside)
+		p := boxSpec(t, root, "ls", "/proc/self/fd").Process
+		if out, code := execIn(t, box, &p); code != 0 || out != "0\n1\n2\n3\n" {
+			t.Errorf("exec: exit code %d, descriptors %q", code, out)
+		}
+	}
+	for _, n := range []string{"40", "400", strconv.Itoa(host)} {
+		spec := boxSpec(t, root, "true")
+		spec.Process.Cwd = "/proc/self/fd/" + n
+		startError(t, spec)
+	}
+}
+
 // TestRacingWorkingDirectory: the working directory becomes a link to one of
 // init's own descriptors after it was found to be good (CVE-2024-21626).
 func TestRacingWorkingDirectory(t *testing.T) {
