@@ -205,6 +205,9 @@ func TestImportDocker(t *testing.T) {
 	if r := e.Hezi("system", "import-docker", "--from", e.Host); r.Code != 1 || !strings.Contains(r.Err, "is Hezi: name Docker's address with --from") {
 		t.Errorf("our own: %+v", r)
 	}
+	if r := e.Hezi("system", "import-docker", "--from", "ssh://root@server.invalid"); r.Code != 1 || !strings.Contains(r.Err, "Docker on server.invalid and Hezi on this machine: ") {
+		t.Errorf("another machine's: %+v", r)
+	}
 	if r := e.Hezi("system", "import-docker", "--from", "unix:///nonexistent"); r.Code != 1 || !strings.Contains(r.Err, "cannot ask Docker at unix:///nonexistent: ") {
 		t.Errorf("no Docker: %+v", r)
 	}

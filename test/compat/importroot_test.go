@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -128,8 +129,14 @@ lines'; mv /bin /bin2; /bin2/busybox ln -s bin2 /bin`)
 	if got := e.Must(t, "run", "--rm", "--network", "none", "team/changed:2", "sh", "-c", "ls /etc/file /bin/vi /bin2/sh /two* 2>&1; stat -c '%u:%g' /home"); !strings.Contains(got, "vi: No such file") || !strings.Contains(got, "/two?lines") || !strings.HasSuffix(got, "7:8") {
 		t.Errorf("in team/changed:2: %q", got)
 	}
+	// An import that was killed leaves its way to a volume, and the next one takes it away.
+	way := []string{"volume", "create", "-o", "type=none", "-o", "o=bind,ro", "-o", "device=" + filepath.Join(d.data, "volumes/data/_data")}
+	left, own := e.Must(t, append(way, "--label", "com.docker.volume.anonymous=")...), e.Must(t, append(way, "own")...)
 	if r := root(e); r.Code != 0 || strings.Count(r.Out, "is there already\n") != strings.Count(r.Out, "\n") {
 		t.Errorf("again: %+v", r)
+	}
+	if got := strings.Fields(e.Must(t, "volume", "ls", "-q")); slices.Contains(got, left) || !slices.Contains(got, own) || !slices.Contains(got, "data") {
+		t.Errorf("volumes after another import: %q", got)
 	}
 	if after := d.listing(); after != before {
 		t.Errorf("Docker's data root was\n%s\nand is\n%s", before, after)

@@ -10,6 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"net/url"
+	"strings"
 
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
@@ -44,6 +47,13 @@ func New(c upkeep.Client) *cobra.Command {
 		if err := engine.RequireHezi(ctx, "system import-docker"); err != nil {
 			return err
 		}
+		there := machine(from)
+		if dataRoot != "" {
+			there = ""
+		}
+		if here := machine(engine.Endpoint.Host); here != there {
+			return fmt.Errorf("there is Docker on %s and Hezi on %s: hezid copies the volumes, so that both must be on one machine; from another take images with docker save IMAGE... | hezi load, and volumes with hezi volume import", orThis(there), orThis(here))
+		}
 		m := &mover{to: engine, out: c.Out, dry: dry, subnets: subnets, images: map[string]string{}, moved: map[string]bool{}}
 		if dataRoot != "" {
 			m.stopped = true
@@ -70,6 +80,29 @@ func New(c upkeep.Client) *cobra.Command {
 	return cmd
 }
 
+// machine is the host that an engine's address names, or "" for this one.
+func machine(address string) string {
+	if !strings.Contains(address, "://") {
+		address = "tcp://" + address
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme == "unix" {
+		return ""
+	}
+	name := u.Hostname()
+	if ip, err := netip.ParseAddr(name); name == "localhost" || err == nil && ip.IsLoopback() {
+		return ""
+	}
+	return name
+}
+
+func orThis(name string) string {
+	if name == "" {
+		return "this machine"
+	}
+	return name
+}
+
 // connect reaches the engine to read from, which must not be Hezi's.
 func connect(ctx context.Context, host string) (*endpoint.Connection, error) {
 	at, err := endpoint.Flags{Host: host}.Resolve(nil)
@@ -82,7 +115,7 @@ func connect(ctx context.Context, host string) (*endpoint.Connection, error) {
 	}
 	if _, err := docker.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		// Not wrapped: it would be explained as a connection to Hezi that fails.
-		return nil, errors.Join(fmt.Errorf("cannot ask Docker at %s: %v: it must run; --from names its address", host, err), docker.Close())
+		return nil, errors.Join(fmt.Errorf("cannot ask Docker at %s: %v: it must run; --from names its address, and --data-root takes what one that does not run has left", host, err), docker.Close())
 	}
 	if docker.RequireHezi(ctx, "") == nil {
 		return nil, errors.Join(fmt.Errorf("the engine at %s is Hezi: name Docker's address with --from", host), docker.Close())

@@ -99,3 +99,14 @@ func TestAskedMAC(t *testing.T) {
 		}
 	}
 }
+
+func TestMachine(t *testing.T) {
+	for address, want := range map[string]string{
+		"unix:///var/run/docker.sock": "", "tcp://127.0.0.1:2375": "", "tcp://[::1]:2375": "", "ssh://root@localhost": "",
+		"ssh://root@server:22": "server", "tcp://10.0.0.5:2376": "10.0.0.5", "server:2375": "server",
+	} {
+		if got := machine(address); got != want {
+			t.Errorf("%s: %q, want %q", address, got, want)
+		}
+	}
+}

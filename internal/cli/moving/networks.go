@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -23,6 +24,9 @@ func (m *mover) takeVolumes(ctx context.Context) error {
 	}
 	for _, w := range list.Warnings {
 		m.problems = append(m.problems, errors.New(w))
+	}
+	if !m.dry {
+		m.closeWindows(ctx, list.Items)
 	}
 	slices.SortFunc(list.Items, func(a, b volume.Volume) int { return strings.Compare(a.Name, b.Name) })
 	for _, v := range list.Items {
@@ -63,14 +67,47 @@ func (m *mover) takeVolume(ctx context.Context, v volume.Volume) error {
 	}
 	labels[anonymous] = ""
 	window, err := m.to.VolumeCreate(ctx, client.VolumeCreateOptions{
-		Labels: labels, DriverOpts: map[string]string{"type": "none", "o": "bind,ro", "device": v.Mountpoint},
+		Labels: labels, DriverOpts: windowOptions(v),
 	})
 	if err != nil {
 		return err
 	}
 	err = m.to.PostOwn(ctx, "/hezi/volumes/"+window.Volume.Name+"/clone", url.Values{"to": {v.Name}}, nil, struct{}{}, nil)
-	_, gone := m.to.VolumeRemove(context.WithoutCancel(ctx), window.Volume.Name, client.VolumeRemoveOptions{})
-	return errors.Join(err, gone)
+	return errors.Join(err, m.closeWindow(context.WithoutCancel(ctx), window.Volume.Name))
+}
+
+// windowOptions make a volume that is only the way to one of Docker's.
+func windowOptions(v volume.Volume) map[string]string {
+	return map[string]string{"type": "none", "o": "bind,ro", "device": v.Mountpoint}
+}
+
+// closeWindow removes the way to a volume of Docker's. The engine may need a moment to
+// see that a copy was given up.
+func (m *mover) closeWindow(ctx context.Context, name string) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		_, err := m.to.VolumeRemove(ctx, name, client.VolumeRemoveOptions{})
+		if err == nil || !errdefs.IsConflict(err) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// closeWindows removes what imports of these volumes have left that were killed. One
+// that is in use is of another that goes on.
+func (m *mover) closeWindows(ctx context.Context, docker []volume.Volume) {
+	left, err := m.to.VolumeList(ctx, client.VolumeListOptions{Filters: make(client.Filters).Add("label", anonymous)})
+	if err != nil {
+		return // the next request says it
+	}
+	for _, w := range left.Items {
+		isWindow := func(v volume.Volume) bool { return v.Mountpoint != "" && maps.Equal(w.Options, windowOptions(v)) }
+		if !slices.ContainsFunc(docker, isWindow) {
+			continue
+		}
+		if _, err := m.to.VolumeRemove(ctx, w.Name, client.VolumeRemoveOptions{}); err != nil && !errdefs.IsConflict(err) {
+			m.failed("volume", w.Name, err)
+		}
+	}
 }
 
 func (m *mover) takeNetworks(ctx context.Context) error {
