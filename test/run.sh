@@ -57,7 +57,7 @@ awaited() {
 
 # What this machine's kernel and init do not have. Each has one processor, emulated, and
 # the time that the steps leave; in the end both.
-beside "virtual machines with cgroup v2, systemd, AppArmor, SELinux, a reboot, the Debian packages, arm64" env LIMIT=2400 test/vm/all.sh
+beside "virtual machines with cgroup v2, systemd, AppArmor, SELinux, NFS, a reboot, the Debian packages, arm64" env LIMIT=2400 test/vm/all.sh
 step "rooms, under the race detector" env CGO_ENABLED=1 GORACE=atexit_sleep_ms=50 go test -race -timeout 40m ./internal/... ./cmd/...
 step "changed modules" go test github.com/distribution/reference github.com/opencontainers/go-digest
 step "end to end" go test -count=1 -timeout 40m ./test/e2e ./test/compat ./test/tutorial ./test/fault ./test/drivers
