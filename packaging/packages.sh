@@ -16,7 +16,8 @@ v[0-9]*) VERSION=${VERSION#v} ;;
 [0-9]*.*) ;;
 *) VERSION=0~$VERSION ;;
 esac
-VERSION=$(echo "$VERSION" | tr - +) # what is behind a minus is the package's revision
+# What comes before a release sorts before it by a tilde; what is behind a minus is the package's revision.
+VERSION=$(echo "$VERSION" | sed 's/-\(alpha\|beta\|pre\|rc\)/~\1/; y/-/+/')
 MAINTAINER=${MAINTAINER:-"The Hezi authors <hezi@localhost>"}
 export ARCH VERSION MAINTAINER SOURCE_DATE_EPOCH="$stamp"
 mkdir -p "bin/$ARCH" dist/scripts

@@ -23,18 +23,38 @@ here() { chroot "$DIR/root" "$@"; }
 sed -i '/^hezi:/d' "$DIR"/root/etc/{group,gshadow}
 rm -rf "$DIR/root/etc/hezi"
 
+# systemd, as far as the scripts ask it: what they say is written down.
+mkdir -p "$DIR/root/run/systemd/system" "$DIR/root/asked"
+cat >"$DIR/root/usr/bin/systemctl" <<'STUB'
+#!/bin/sh
+echo "$*" >>/asked/systemctl
+case $1 in is-active) [ -e /asked/active ] ;; esac
+STUB
+chmod 755 "$DIR/root/usr/bin/systemctl"
+asked() { # asked WHEN CALLS: what the scripts asked of systemctl since the last time
+	[ "$(paste -sd, "$DIR/root/asked/systemctl")" = "$2" ] || fail "$1, systemctl was asked: $(paste -sd, "$DIR/root/asked/systemctl"), not $2"
+	rm "$DIR/root/asked/systemctl"
+}
+
 here rpm --quiet --force-debian -i --nodeps /hezi.rpm
+asked "at the installation" "daemon-reload,preset hezi.socket hezi.service"
 here rpm --force-debian -V --nodeps hezi || fail "files are not as in the package"
 here getent group hezi >/dev/null || fail "there is no group hezi"
 here /usr/bin/hezid --validate | grep -q 'configuration OK' || fail "its configuration: $(here /usr/bin/hezid --validate 2>&1)"
-here systemd-analyze verify --man=no hezi.service hezi.socket 2>&1 | grep hezi && fail "systemd has a remark on the units"
+here systemd-analyze verify --man=no hezi.service hezi.socket >"$DIR/said" 2>&1 || fail "systemd does not take the units: $(cat "$DIR/said")"
+! grep hezi "$DIR/said" || fail "systemd has a remark on the units"
 echo '{"debug": true}' >"$DIR/root/etc/hezi/daemon.json"
 echo 'OPTIONS=--debug' >"$DIR/root/etc/sysconfig/hezi"
 mkdir -p "$DIR/root/var/lib/hezi/volumes"
+touch "$DIR/root/asked/active"
 here rpm --quiet --force-debian -U --force --nodeps /hezi.rpm
+asked "at an upgrade" "daemon-reload,is-active -q hezi.service,restart hezi.service,daemon-reload"
 grep -q debug "$DIR/root/etc/hezi/daemon.json" || fail "an upgrade has lost the configuration"
 grep -q debug "$DIR/root/etc/sysconfig/hezi" || fail "an upgrade has lost the options"
+printf '#!/bin/sh\necho "$*" >>/asked/hezi\n' >"$DIR/root/usr/bin/hezi"
 here rpm --quiet --force-debian -e hezi
+asked "at the removal" "is-active -q hezi.service,start hezi.socket,disable -q --now hezi.socket hezi.service,daemon-reload"
+grep -qx -- '-H unix:///run/hezi/hezi.sock system stop' "$DIR/root/asked/hezi" || fail "the containers were not stopped at the removal"
 for file in /usr/bin/hezid /usr/lib/systemd/system/hezi.service /usr/lib/systemd/system/hezi.socket; do
 	[ ! -e "$DIR/root$file" ] || fail "$file stays after the package"
 done
