@@ -48,7 +48,7 @@ func (s *depot) unpackError(root string, err error) error {
 		return &told{text: fmt.Sprintf("it has a file whose name is longer than Linux allows (255 bytes, 4096 with its folders): %.80q...", strings.TrimPrefix(at.Path, root)), causes: []error{err}}
 	}
 	var sys syscall.Errno
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &sys) && !unpack.NeedsParents(err) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, unpack.ErrInflater) || errors.As(err, &sys) && !unpack.NeedsParents(err) {
 		return err // not the layer's fault
 	}
 	text := strings.ReplaceAll(err.Error(), root+"/", "/")

@@ -159,7 +159,7 @@ const (
 
 // apply unpacks r, a layer as stored, into root and verifies its diff id.
 func (b *builder) apply(ctx context.Context, root string, r io.Reader, how unpacker) error {
-	plain, err := unpack.Decompress(r)
+	plain, err := unpack.DecompressKnown(r)
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,15 @@ import (
 const maxXZ = 64 << 20
 
 // Decompress recognises gzip, zstd, xz and bzip2 by their first bytes; what is
-// none of them is a plain archive. No program is called but igzip.
-func Decompress(r io.Reader) (io.ReadCloser, error) {
+// none of them is a plain archive. No program is called.
+func Decompress(r io.Reader) (io.ReadCloser, error) { return decompress(r, false) }
+
+// DecompressKnown is Decompress for what has a digest, with which the caller
+// compares all that is read: the program igzip may do it, which is faster, and
+// ignores what follows a stream.
+func DecompressKnown(r io.Reader) (io.ReadCloser, error) { return decompress(r, true) }
+
+func decompress(r io.Reader, known bool) (io.ReadCloser, error) {
 	b := bufio.NewReaderSize(r, worthwhile)
 	magic, err := b.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -28,7 +35,7 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		return inflate(b)
+		return inflate(b, known)
 	case isZstd(magic):
 		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {

@@ -8,10 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"sync"
-	"syscall"
-	"unsafe"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sys/unix"
@@ -24,42 +22,85 @@ const (
 	// pipeSize is asked of the kernel for each pipe, in bytes; what it allows to
 	// everybody (/proc/sys/fs/pipe-max-size, pipe(7)).
 	pipeSize = 1 << 20
-	// nobody is the user of the kernel's overflow ids.
-	nobody = 65534
+	// stalled is for how long igzip may neither take nor give anything.
+	stalled = 2 * time.Minute
+	// dying is for how long it may go on after the end of what it gives.
+	dying = 5 * time.Second
 )
 
 // errInflate says that igzip refused its input.
 var errInflate = errors.New("gzip: the compressed data is damaged or ends too soon")
 
+// ErrInflater is of errors that are igzip's own, not its data's.
+var ErrInflater = errors.New("the inflater has failed")
+
+// found is igzip as it was when its trial went well, or did not.
+type found struct {
+	path    string
+	changed time.Time
+	works   bool
+}
+
+var (
+	lastFound   found
+	lastFoundMu sync.Mutex
+)
+
 // igzip is the path of Intel's inflater (Debian's package isal), "" where there
 // is none that works in its cage. It inflates in less than half the time of
 // Go's, and a layer can be unpacked no faster than that.
-var igzip = sync.OnceValue(func() string {
+func igzip() string {
 	path, err := exec.LookPath("igzip")
 	if err != nil {
 		return ""
 	}
-	const text = "a trial"
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	z.Write([]byte(text))
-	z.Close()
-	p, err := startInflater(path, &b)
+	st, err := os.Stat(path)
 	if err != nil {
 		return ""
 	}
-	defer p.Close()
-	if got, err := io.ReadAll(p); err != nil || string(got) != text {
+	lastFoundMu.Lock()
+	defer lastFoundMu.Unlock()
+	now := found{path: path, changed: st.ModTime()}
+	if lastFound.path != now.path || !lastFound.changed.Equal(now.changed) {
+		works, err := tryInflater(path)
+		if err != nil {
+			return "" // no process could be started just now
+		}
+		now.works = works
+		lastFound = now
+	}
+	if !lastFound.works {
 		return ""
 	}
 	return path
-})
+}
 
-// inflate reads a gzip stream.
-func inflate(b *bufio.Reader) (io.ReadCloser, error) {
-	if head, _ := b.Peek(worthwhile); len(head) == worthwhile {
-		if path := igzip(); path != "" {
-			return startInflater(path, b)
+// tryInflater says whether igzip inflates; it is an error if it cannot be
+// started.
+func tryInflater(path string) (bool, error) {
+	const text = "a trial"
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	z.Write([]byte(text)) // a buffer takes everything
+	z.Close()
+	p, err := startInflater(path, &b)
+	if err != nil {
+		return false, err
+	}
+	defer p.Close()
+	got, err := io.ReadAll(p)
+	return err == nil && string(got) == text, nil
+}
+
+// inflate reads a gzip stream, by igzip if it may and it is worthwhile.
+func inflate(b *bufio.Reader, byProgram bool) (io.ReadCloser, error) {
+	if byProgram {
+		if head, _ := b.Peek(worthwhile); len(head) == worthwhile {
+			if path := igzip(); path != "" {
+				if p, err := startInflater(path, b); err == nil {
+					return p, nil
+				} // nothing was read yet: Go does it
+			}
 		}
 	}
 	z, err := gzip.NewReader(b)
@@ -81,10 +122,6 @@ type inflater struct {
 	finished error  // what Read goes on saying
 }
 
-// startInflater starts igzip where damaged or hostile data can do no harm: as
-// nobody, in process, network and IPC namespaces of its own, without a way to
-// new privileges, and where the kernel has Landlock (5.13) unable to write
-// to any file.
 func startInflater(path string, source io.Reader) (*inflater, error) {
 	p := &inflater{source: source, in: -1, out: -1, chunk: make([]byte, worthwhile)}
 	stdin, err := p.pipe(&p.in, 1)
@@ -121,68 +158,6 @@ func (p *inflater) pipe(fd *int, end int) (other *os.File, err error) {
 	return other, nil
 }
 
-// cage starts path from a thread that has given up its rights and ends.
-func cage(path string, stdin, stdout *os.File) (*os.Process, error) {
-	type result struct {
-		p   *os.Process
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is thrown away
-		p, err := confined(path, stdin, stdout)
-		done <- result{p, err}
-	}()
-	got := <-done
-	return got.p, got.err
-}
-
-func confined(path string, stdin, stdout *os.File) (*os.Process, error) {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer null.Close()
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("set no_new_privs: %w", err)
-	}
-	if err := denyWrites(); err != nil {
-		return nil, err
-	}
-	return os.StartProcess(path, []string{"igzip", "-d", "-c"}, &os.ProcAttr{
-		Dir:   "/",
-		Env:   []string{},
-		Files: []*os.File{stdin, stdout, null},
-		Sys: &syscall.SysProcAttr{
-			Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
-			Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC,
-		},
-	})
-}
-
-// denyWrites forbids this thread, and what it starts, to change anything in
-// any file system (landlock(7)).
-func denyWrites() error {
-	attr := unix.LandlockRulesetAttr{Handled_access_fs: unix.LANDLOCK_ACCESS_FS_WRITE_FILE |
-		unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE |
-		unix.LANDLOCK_ACCESS_FS_MAKE_CHAR | unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG |
-		unix.LANDLOCK_ACCESS_FS_MAKE_SOCK | unix.LANDLOCK_ACCESS_FS_MAKE_FIFO | unix.LANDLOCK_ACCESS_FS_MAKE_BLOCK |
-		unix.LANDLOCK_ACCESS_FS_MAKE_SYM}
-	// The first version's size: its kernels know no more.
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
-	if errno == unix.ENOSYS || errno == unix.EOPNOTSUPP || errno == unix.EPERM {
-		return nil // not in this kernel, not enabled at boot, or forbidden by a filter around us
-	}
-	if errno != 0 {
-		return fmt.Errorf("make a Landlock ruleset: %w", errno)
-	}
-	defer unix.Close(int(fd))
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
-		return fmt.Errorf("enforce a Landlock ruleset: %w", errno)
-	}
-	return nil
-}
-
 func (p *inflater) Read(b []byte) (int, error) {
 	if p.finished != nil || len(b) == 0 {
 		return 0, p.finished
@@ -203,7 +178,7 @@ func (p *inflater) read(b []byte) (int, error) {
 		case err == nil:
 			return 0, p.end()
 		case err != unix.EAGAIN:
-			return 0, fmt.Errorf("read from igzip: %w", err)
+			return 0, fmt.Errorf("%w: read from igzip: %w", ErrInflater, err)
 		}
 		if err := p.feed(); err != nil {
 			return 0, err
@@ -231,7 +206,7 @@ func (p *inflater) feed() error {
 		if err == unix.EPIPE { // it has refused the rest: it ends, and says so by its status
 			p.pending, p.drained = nil, true
 		} else if err != unix.EAGAIN {
-			return fmt.Errorf("write to igzip: %w", err)
+			return fmt.Errorf("%w: write to igzip: %w", ErrInflater, err)
 		}
 	}
 	if p.drained && len(p.pending) == 0 && p.in >= 0 {
@@ -242,20 +217,25 @@ func (p *inflater) feed() error {
 	if len(p.pending) > 0 {
 		wait[1].Fd = int32(p.in)
 	}
-	_, err := ignoringEINTR(func() (int, error) { return unix.Poll(wait, -1) })
+	n, err := ignoringEINTR(func() (int, error) { return unix.Poll(wait, int(stalled.Milliseconds())) })
 	if err != nil {
-		return fmt.Errorf("wait for igzip: %w", err)
+		return fmt.Errorf("%w: wait for igzip: %w", ErrInflater, err)
+	}
+	if n == 0 {
+		return fmt.Errorf("%w: igzip did nothing for %v; try again, or remove it (Debian: package isal)", ErrInflater, stalled)
 	}
 	return nil
 }
 
 // end is io.EOF if the process ended well.
 func (p *inflater) end() error {
+	late := time.AfterFunc(dying, func() { _ = p.process.Kill() })
 	status, err := p.process.Wait()
+	late.Stop()
 	p.process = nil
 	switch {
 	case err != nil:
-		return fmt.Errorf("wait for igzip: %w", err)
+		return fmt.Errorf("%w: wait for igzip: %w", ErrInflater, err)
 	case status.Exited() && status.ExitCode() == 0:
 		// What follows a stream is ignored, as gzip(1) does, but taken: the source
 		// may be a client who has to get rid of it.
@@ -266,7 +246,7 @@ func (p *inflater) end() error {
 	case status.Exited():
 		return errInflate
 	}
-	return fmt.Errorf("igzip, which was decompressing, ended: %s", status)
+	return fmt.Errorf("%w: igzip was ended by a %s, as for lack of memory; try again", ErrInflater, status)
 }
 
 // Close ends the process; it is never an error.

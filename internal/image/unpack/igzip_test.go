@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,7 +108,7 @@ func (c *counting) Read(b []byte) (int, error) {
 func TestDecompressTakesIgzipForWhatIsLong(t *testing.T) {
 	needIgzip(t)
 	for length, want := range map[int]bool{worthwhile / 2: false, 2 << 20: true} {
-		r, err := Decompress(bytes.NewReader(zipped(t, sample()[:length])))
+		r, err := DecompressKnown(bytes.NewReader(zipped(t, sample()[:length])))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,6 +119,76 @@ func TestDecompressTakesIgzipForWhatIsLong(t *testing.T) {
 			t.Errorf("%d of %d bytes, %v", n, length, err)
 		}
 		r.Close()
+	}
+	r, err := Decompress(bytes.NewReader(zipped(t, sample())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, is := r.(*inflater); is {
+		t.Error("what has no digest is inflated by igzip")
+	}
+}
+
+// TestIgzipGoesAway: what was there a moment ago is asked for again at each layer.
+func TestIgzipGoesAway(t *testing.T) {
+	real := needIgzip(t)
+	dir := public(t)
+	t.Setenv("PATH", dir)
+	if err := os.Symlink(real, filepath.Join(dir, "igzip")); err != nil {
+		t.Fatal(err)
+	}
+	if igzip() == "" {
+		t.Fatal("it is not found")
+	}
+	length := func() int64 {
+		t.Helper()
+		r, err := DecompressKnown(bytes.NewReader(zipped(t, sample())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		n, err := io.Copy(io.Discard, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, script := range []string{"", "#!/nonexistent\n", "#!/bin/sh\nexit 0\n"} {
+		if err := os.Remove(filepath.Join(dir, "igzip")); err != nil {
+			t.Fatal(err)
+		}
+		if script != "" {
+			if err := os.WriteFile(filepath.Join(dir, "igzip"), []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := length(); n != 2<<20 {
+			t.Errorf("%d bytes with %q", n, script)
+		}
+		if script == "" {
+			if err := os.WriteFile(filepath.Join(dir, "igzip"), nil, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestInflaterIsKilled(t *testing.T) {
+	path := needIgzip(t)
+	p, err := startInflater(path, bytes.NewReader(bytes.Repeat(zipped(t, sample()), 20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, err := io.ReadFull(p, make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, p); !errors.Is(err, ErrInflater) || Broken(err) {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -182,21 +253,27 @@ func TestInflaterTakesWhatFollows(t *testing.T) {
 
 // What a hostile layer could make of a faulty inflater.
 func TestInflaterIsCaged(t *testing.T) {
-	dir, err := os.MkdirTemp("/tmp", "hezi-cage-")
+	dir := public(t)
+	script := filepath.Join(dir, "igzip")
+	victim := filepath.Join(dir, "victim")
+	listener, err := net.Listen("unix", filepath.Join(dir, "socket"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
-	script := filepath.Join(dir, "igzip")
-	if err := errors.Join(os.Chmod(dir, 0o777), os.WriteFile(script, []byte(`#!/bin/sh
-echo "user $(id -u) $(id -g) $(id -G)"
-grep -E "^(NoNewPrivs|CapEff|CapBnd):" /proc/self/status
-echo "pid $$"
-echo "links $(tail -n +3 /proc/self/net/dev | wc -l)"
-ls -l /proc/self/fd
-(: > `+dir+`/written) 2>/dev/null && echo wrote
-mkdir `+dir+`/made 2>/dev/null && echo made
-exit 0
+	defer listener.Close()
+	if err := errors.Join(os.Chmod(filepath.Join(dir, "socket"), 0o777),
+		os.WriteFile(victim, []byte("text"), 0o666), os.Chmod(victim, 0o666), os.WriteFile(script, []byte(`#!/usr/bin/perl
+$| = 1;
+print "user $< $( $)\n";
+open(S, "/proc/self/status"); print grep { /^(NoNewPrivs|CapEff|Seccomp):/ } <S>;
+print "pid $$\n";
+open(N, "/proc/self/net/dev"); <N>; <N>; print "links ", scalar(@{[<N>]}), "\n";
+print "fd ", readlink("/proc/self/fd/$_") // "", "\n" for grep { -l "/proc/self/fd/$_" } 0..64;
+print "wrote\n" if open(F, ">", "`+dir+`/written");
+print "wrote\n" if open(F, ">>", "`+victim+`");
+print "truncated\n" if truncate("`+victim+`", 0);
+print "made\n" if mkdir("`+dir+`/made");
+use Socket; print "socket\n" if socket(S2, PF_UNIX, SOCK_STREAM, 0);
 `), 0o755)); err != nil {
 		t.Fatal(err)
 	}
@@ -214,13 +291,18 @@ exit 0
 		t.Fatal(err)
 	}
 	got := string(b)
-	for _, want := range []string{"user 65534 65534 65534\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n", "pid 1\n", "links 1\n"} {
+	for _, want := range []string{"user 2147400107 2147400107 2147400107", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "CapEff:\t0000000000000000\n", "pid 1\n", "links 1\n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not in:\n%s", want, got)
 		}
 	}
-	if n := strings.Count(got, " -> "); n != 4 { // one is of the folder that is listed
+	if n := strings.Count(got, "fd "); n > 5 { // the program's script and a file that it reads are among them
 		t.Errorf("it has %d descriptors:\n%s", n, got)
+	}
+	for _, bad := range []string{"socket", "truncated"} {
+		if strings.Contains(got, bad+"\n") {
+			t.Errorf("%s:\n%s", bad, got)
+		}
 	}
 	if strings.Contains(got, "wrote") || strings.Contains(got, "made") {
 		_, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
@@ -228,6 +310,20 @@ exit 0
 			t.Errorf("it writes files:\n%s", got)
 		}
 	}
+}
+
+// public is a folder that every user reaches and may write to.
+func public(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "hezi-cage-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func descriptors(t *testing.T) int {
