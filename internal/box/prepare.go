@@ -225,6 +225,9 @@ func (b *bundle) mounts(spec *Spec) error {
 	for i := range spec.Mounts {
 		m := &spec.Mounts[i]
 		out := plan.Mount{Type: m.Type, Target: m.Target, FD: plan.NoFD, Recursive: m.Recursive, Data: m.Data, CopyUp: m.CopyUp, Top: m.ReadOnlyTop}
+		if m.Give != nil {
+			out.Give = []plan.IDs{{UID: m.Give.UID, GID: m.Give.GID}}
+		}
 		for _, f := range []struct {
 			on   bool
 			attr uint64

@@ -116,12 +116,17 @@ type Mount struct {
 	Data string     // file system options: "size=64m,mode=1777"
 	// CopyUp fills an empty named volume (bind) with what the image has at Target.
 	CopyUp bool
+	// Give is whose all of it is after a CopyUp, by ids of the box; nil: it is as it was.
+	Give *IDs `json:",omitempty"`
 	// Owners maps the owners of a bind's files: ids on disk are Container, those
 	// that the kernel takes them for are Host. nil: they are as they are.
 	Owners *Users `json:",omitempty"`
 	// Of says whose file system Source is in; nil: the host's.
 	Of *Owner `json:",omitempty"`
 }
+
+// IDs are a user and a group.
+type IDs struct{ UID, GID uint32 }
 
 // Attributes are MOUNT_ATTR_* (mount_setattr(2)) of a mount, and of it and all below it.
 type Attributes struct {

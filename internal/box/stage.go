@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"hezi/internal/box/copytree"
 	"hezi/internal/box/initproc"
 	"hezi/internal/box/plan"
 
@@ -207,20 +208,21 @@ func copyUp(root string, m *Mount, to int) error {
 	bad := func(err error) error {
 		return stepError(StepMount, m.Target, err, "cannot copy what the image has at "+strconv.Quote(m.Target)+" into the new volume")
 	}
-	from, err := openInside(root, m.Target, unix.O_PATH|unix.O_DIRECTORY)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return nil // the image has nothing there
-	}
-	if err != nil {
-		return bad(err)
-	}
-	defer unix.Close(from)
+	var err error
 	if to < 0 {
 		if to, err = unix.Open(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 			return bad(err)
 		}
 		defer unix.Close(to)
 	}
+	from, err := openInside(root, m.Target, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return m.give(to) // the image has nothing there
+	}
+	if err != nil {
+		return bad(err)
+	}
+	defer unix.Close(from)
 	_, err = elsewhere(func() (int, error) {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return -1, err
@@ -234,6 +236,27 @@ func copyUp(root string, m *Mount, to int) error {
 	})
 	if err != nil {
 		return bad(err)
+	}
+	return m.give(to)
+}
+
+// give gives a new volume, the mount to, to whom it is for.
+func (m *Mount) give(to int) error {
+	if m.Give == nil {
+		return nil
+	}
+	uid, gid, ok := m.Give.UID, m.Give.GID, true
+	if m.Owners != nil {
+		if uid, ok = HostID(m.Owners.UIDs, uid); ok {
+			gid, ok = HostID(m.Owners.GIDs, gid)
+		}
+	}
+	err := error(unix.EOVERFLOW) // no id of the mount's
+	if ok {
+		err = copytree.Give(to, uid, gid)
+	}
+	if err != nil {
+		return stepError(StepMount, m.Target, err, "cannot give the volume at "+strconv.Quote(m.Target)+" to the container's user")
 	}
 	return nil
 }

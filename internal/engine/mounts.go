@@ -108,12 +108,28 @@ func (e launcher) mounts(ctx context.Context, r *record) ([]box.Mount, error) {
 		if m.Owners, err = owners.Of(p.Owners, p.Source, p.Target, p.Type == mount.TypeVolume); err != nil {
 			return nil, err
 		}
+		if p.Give {
+			if err := given(&owners, p, &m); err != nil {
+				return nil, err
+			}
+		}
 		if m.Propagation == "" {
 			m.Propagation = "rprivate"
 		}
 		list = append(list, m)
 	}
 	return list, nil
+}
+
+// given has a mount belong to the container's user; what is copied into a new volume is
+// given after that.
+func given(owners *users.Owners, p spec.Point, m *box.Mount) error {
+	if !m.CopyUp {
+		return owners.Give(m.Source, p.Target, m.Owners != nil)
+	}
+	id, err := owners.Who()
+	m.Give = &id
+	return err
 }
 
 // mountedImage are the layers of an image that is mounted, above an empty one:

@@ -198,6 +198,13 @@ func usersOf(t *testing.T, e *harness.Engine, name string) {
 	if out != "0\n0\n0\n0\n1\n0 65536" {
 		t.Errorf("in a user namespace: %q", out)
 	}
+	for range 2 { // a new volume, and one that is there
+		out := e.Must(t, "run", "--rm", "--userns", "auto:size=65536", "-u", "5:6", "-v", "given:/etc:U", "--runtime", name, "busybox", "stat", "-c", "%u:%g", "/etc", "/etc/passwd")
+		if out != "5:6\n5:6" {
+			t.Errorf("a volume that is given to the user: %q", out)
+		}
+	}
+	e.Must(t, "volume", "rm", "--now", "given")
 }
 
 func until(t *testing.T, done func() bool) {

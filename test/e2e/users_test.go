@@ -236,6 +236,10 @@ func TestUsersRemap(t *testing.T) {
 	if uid, _ := owner(t, theirs+"/x"); int(uid) != root {
 		t.Errorf("a bind is not as with Docker: user %d wrote", uid)
 	}
+	e.Must(t, "run", "--rm", "-u", "5:6", "-v", dir+":/b:U", "busybox", "touch", "/b/x")
+	if uid, gid := owner(t, dir+"/x"); int(uid) != root+5 || int(gid) != root+6 {
+		t.Errorf("a bind that is given to the user is %d's, %d's", uid, gid)
+	}
 	if got := e.Must(t, "run", "--rm", "--userns", "host", "-v", "vol:/v", "busybox", "sh", "-c", "stat -c %u /v/x; cat /proc/self/uid_map"); !strings.HasPrefix(got, "0\n") || !strings.Contains(got, "4294967295") {
 		t.Errorf("with the host's users: %q", got)
 	}
@@ -288,6 +292,12 @@ func TestOwners(t *testing.T) {
 	e.Must(t, "run", "--rm", "--userns", "auto", "-v", roots+":/r:idmap", "busybox", "sh", "-c", "touch /r/a; chown 7:8 /r/a")
 	if uid, gid := owner(t, filepath.Join(roots, "a")); uid != 7 || gid != 8 {
 		t.Errorf("idmap: the file is %d's, %d's", uid, gid)
+	}
+	e.Must(t, "run", "--rm", "--userns", "auto", "-u", "9:10", "-v", roots+":/r:U", "busybox", "touch", "/r/b")
+	for _, name := range []string{"a", "b"} {
+		if uid, gid := owner(t, filepath.Join(roots, name)); uid != 9 || gid != 10 {
+			t.Errorf("U: the file %s is %d's, %d's", name, uid, gid)
+		}
 	}
 	if out, err := e.Docker("run", "--rm", "-u", "33:33", "-v", hers+":/h:match-user", "busybox", "stat", "-c", "%u", "/h").Output(); err != nil || string(out) != "33\n" {
 		t.Errorf("docker: %q, %v", out, err)

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 
+	"hezi/internal/box/copytree"
 	"hezi/internal/box/plan"
 
 	"golang.org/x/sys/unix"
@@ -197,6 +198,11 @@ func (s *session) mountOne(m *plan.Mount) error {
 	if copies {
 		if err := CopyUp(target, fd); err != nil {
 			return fail(stepMount, m.Target, err, "cannot copy what the image has at "+strconv.Quote(m.Target)+" into the new volume")
+		}
+	}
+	for _, to := range m.Give {
+		if err := copytree.Give(fd, to.UID, to.GID); err != nil {
+			return fail(stepMount, m.Target, err, "cannot give the volume at "+strconv.Quote(m.Target)+" to the container's user")
 		}
 	}
 	if s.plan.Ordered && made(s, m) {

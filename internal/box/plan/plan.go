@@ -133,8 +133,12 @@ type Mount struct {
 	Below       bool   // Propagation is for the mounts below, too
 	Data        string
 	CopyUp      bool
+	Give        []IDs       // whose all of it is after CopyUp: none or one
 	Hierarchies []Hierarchy // cgroup on v1
 }
+
+// IDs has the fields of box.IDs.
+type IDs struct{ UID, GID uint32 }
 
 // Attributes has the fields of box.Attributes.
 type Attributes struct{ Set, Clear, SetAll, ClearAll uint64 }

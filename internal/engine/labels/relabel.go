@@ -71,12 +71,18 @@ func open(path, subpath string) (int, error) {
 var hosts = []string{"/", "/bin", "/boot", "/dev", "/etc", "/etc/passwd", "/etc/pki", "/etc/shadow", "/home", "/lib", "/lib64", "/media", "/opt",
 	"/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/log"}
 
+// OfHost says whether a folder, by its real path, is one of those.
+func OfHost(folder string) bool {
+	home, _ := os.UserHomeDir()
+	return slices.Contains(hosts, folder) || folder == home
+}
+
 func refuseHosts(fd int) error {
 	at, err := os.Readlink(name(fd))
 	if err != nil {
 		return err
 	}
-	if home, _ := os.UserHomeDir(); slices.Contains(hosts, at) || at == home {
+	if OfHost(at) {
 		return invalid("SELinux relabeling of %s is not allowed", at)
 	}
 	return nil

@@ -164,12 +164,17 @@ func parseBind(s string) (Point, error) {
 		case users.IDMap, users.MatchUser:
 			p.Owners = m
 			return "owners"
+		case "U":
+			p.Give = true
+			return m
 		}
 		return commonMode(m, &p.ReadOnly)
 	})
 	switch {
 	case err != nil:
-		return p, invalid("invalid mode: %s: of '%s': %v: the options are ro, rw, z, Z, nocopy, idmap, match-user and propagation modes", p.Mode, s, err)
+		return p, invalid("invalid mode: %s: of '%s': %v: the options are ro, rw, z, Z, U, nocopy, idmap, match-user and propagation modes", p.Mode, s, err)
+	case p.Give && p.Owners == users.MatchUser:
+		return p, invalid("invalid mode: %s: of '%s': U gives the files to the container's user, and match-user shows them as its own: write one", p.Mode, s)
 	case p.Type != mount.TypeBind && p.Owners != "":
 		return p, invalid("invalid mode: %s: of '%s': a bind of a host's path takes idmap or match-user, a volume does not", p.Mode, s)
 	case p.Type == mount.TypeBind && p.NoCopy:

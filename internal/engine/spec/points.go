@@ -24,6 +24,7 @@ type Point struct {
 	Data        string // tmpfs options
 	Owners      string `json:",omitempty"` // how a bind's owners are mapped, see users.Owners
 
+	Give          bool              `json:",omitempty"` // bind and volume: to the container's user
 	NonRecursive  bool              `json:",omitempty"` // bind: without the mounts below its source
 	ReadOnlyTop   bool              `json:",omitempty"` // bind: read-only does not hold for the mounts below
 	Subpath       string            `json:",omitempty"` // volume and image: what below its root is mounted
@@ -169,7 +170,7 @@ func Inherit(to, theirs []Point, readOnly bool) []Point {
 			continue
 		}
 		p.ReadOnly, p.NoCopy, p.Create, p.Inherited = p.ReadOnly || readOnly, true, false, true
-		p.Mode = "" // of the one that asked
+		p.Mode, p.Give = "", false // of the one that asked
 		out := to[:0:0]
 		for _, q := range to {
 			if path.Clean(q.Target) != p.Target {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/moby/moby/api/types/container"
@@ -12,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
+	"hezi/internal/box/copytree"
+	"hezi/internal/engine/labels"
 )
 
 // What stands for the owners of a bind's files.
@@ -70,22 +73,79 @@ func (o *Owners) match(source, target string) (*box.Users, error) {
 	if st.Gid == 0 {
 		return refuse("the folder's group is root's, as which the container would write on the host: give it another (chgrp), or leave the option out")
 	}
-	if o.who == nil {
-		if o.who, err = o.user(); err != nil {
-			return nil, err
-		}
+	uid, gid, ok, err := o.hostUser()
+	if err != nil {
+		return nil, err
 	}
-	uid, gid, ok := uint32(o.who.Uid), uint32(o.who.Gid), true
+	if !ok {
+		return refuse(notMapped)
+	}
+	return &box.Users{UIDs: []box.IDMap{{Container: st.Uid, Host: uid, Size: 1}}, GIDs: []box.IDMap{{Container: st.Gid, Host: gid, Size: 1}}}, nil
+}
+
+const notMapped = "the container's user is not one of the ids in its user namespace: give it more, as with --userns=auto:size=N"
+
+// hostUser is who the container's user is on the host; ok is false where it has no ids
+// there.
+func (o *Owners) hostUser() (uid, gid uint32, ok bool, err error) {
+	who, err := o.Who()
+	if err != nil {
+		return 0, 0, false, err
+	}
+	uid, gid, ok = who.UID, who.GID, true
 	if m := o.Users; m != nil {
-		uid, ok = box.HostID(m.UIDs, uid)
-		if ok {
+		if uid, ok = box.HostID(m.UIDs, uid); ok {
 			gid, ok = box.HostID(m.GIDs, gid)
 		}
 	}
-	if !ok {
-		return refuse("the container's user is not one of the ids in its user namespace: give it more, as with --userns=auto:size=N")
+	return uid, gid, ok, nil
+}
+
+// Who is the container's user, by the container's ids.
+func (o *Owners) Who() (id box.IDs, err error) {
+	if o.who == nil {
+		if o.who, err = o.user(); err != nil {
+			return id, err
+		}
 	}
-	return &box.Users{UIDs: []box.IDMap{{Container: st.Uid, Host: uid, Size: 1}}, GIDs: []box.IDMap{{Container: st.Gid, Host: gid, Size: 1}}}, nil
+	return box.IDs{UID: uint32(o.who.Uid), GID: uint32(o.who.Gid)}, nil
+}
+
+// Give gives what is at source on the host to the container's user, as it is seen through
+// a mount whose owners are mapped or not. Errors: InvalidArgument.
+func (o *Owners) Give(source, target string, mapped bool) error {
+	real, err := filepath.EvalSymlinks(source)
+	if errors.Is(err, os.ErrNotExist) { // the mount says so
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	refuse := func(why string) error { return invalid("%s:%s:U: %s", source, target, why) }
+	if labels.OfHost(real) {
+		return refuse("the whole machine needs the owners of the files in " + real + ": mount a folder of the container's own")
+	}
+	id, err := o.Who()
+	if err != nil {
+		return err
+	}
+	if !mapped { // else the ids on disk are the container's
+		var ok bool
+		if id.UID, id.GID, ok, err = o.hostUser(); err != nil {
+			return err
+		} else if !ok {
+			return refuse(notMapped)
+		}
+	}
+	fd, err := unix.Open(real, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == nil {
+		defer unix.Close(fd)
+		err = copytree.Give(fd, id.UID, id.GID)
+	}
+	if err != nil {
+		return fmt.Errorf("give %s to the container's user %d:%d (U): %w", source, id.UID, id.GID, err)
+	}
+	return nil
 }
 
 // user finds out who the container's user is, by its files, as its start does.
