@@ -2,10 +2,13 @@
 # to another is the programs in machine code, the numbers of system calls and what the kernel offers.
 . /lib.sh
 engine() {
-	hezid --data-root /tmp/data --exec-root /run/hezi >>/tmp/hezid.log 2>&1 &
+	hezid --data-root /data/hezi --exec-root /run/hezi >>/tmp/hezid.log 2>&1 &
 	pid=$!
 	eventually hezi version || { echo "hezid does not answer:"; tail -n 20 /tmp/hezid.log; exit 1; }
 }
+mkdir /data
+mount -o loop /disk /data # tmpfs cannot map owners on this kernel
+echo 'hezi:1000000:100000' | tee /etc/subuid >/etc/subgid
 engine
 check "the machine" "linux/arm64" hezi version -f '{{.Server.Os}}/{{.Server.Arch}}'
 check "the built-in image" "Hello from inside a box" hezi run --rm hezi/hello
@@ -39,6 +42,11 @@ hezi run -d --name idle busybox sleep 100000 >/dev/null
 check "exec in another" "aarch64" hezi exec idle uname -m
 check "seccomp in exec" "Operation not permitted" hezi exec idle unshare -n true
 check "another's namespaces" "1 sleep" sh -c 'hezi run --rm --pid container:idle busybox ps -o pid,comm | sed "s/^ *//; s/  */ /"'
+hezi run -d --name mapped --userns auto:size=1000 busybox sleep 100000 >/dev/null
+check "users of one's own" "0    1000000       1000" hezi exec mapped cat /proc/self/uid_map
+check "the owners of files" "0:0" hezi exec mapped stat -c %u:%g /bin/busybox
+check "another in its user namespace" "0    1000000       1000" hezi run --rm --network container:mapped busybox cat /proc/self/uid_map
+check "and in its pid namespace" "sleep" hezi run --rm --pid container:mapped busybox ps
 hezi network create lan >/dev/null
 hezi run -d --name web --network lan hezi/hello serve >/dev/null
 check "names" "ok" hezi run --rm --network lan busybox sh -c 'until wget -qO- http://web:8080/healthz >/dev/null; do sleep 1; done; echo ok'
