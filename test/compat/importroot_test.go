@@ -35,7 +35,7 @@ func (d docker) post(path, body string) {
 func taken(t *testing.T, e *harness.Engine) map[string]any {
 	t.Helper()
 	out := map[string]any{"images": e.Must(t, "images", "--no-trunc", "--digests", "--format", "{{.Repository}}:{{.Tag}} {{.Digest}} {{.ID}}")}
-	for _, name := range []string{"web", "side", "old", "linked"} {
+	for _, name := range []string{"web", "side", "old", "linked", "pinned"} {
 		var list []struct {
 			Name               string
 			Config, HostConfig map[string]any
@@ -81,6 +81,11 @@ lines'; mv /bin /bin2; /bin2/busybox ln -s bin2 /bin`)
 	// Docker's client of today cannot ask one of 20.10 for a MAC address.
 	d.post("/v1.41/containers/create?name=linked", `{"Image": "busybox", "Cmd": ["true"], "MacAddress": "02:42:00:00:00:07", "HostConfig": {"NetworkMode": "backend"},
 		"NetworkingConfig": {"EndpointsConfig": {"backend": {"Links": ["web:w"]}}}}`)
+	// A container of an image by its digest, which no archive has.
+	pushed := harness.Registry(t) + "/bb:1"
+	d.do("tag", "busybox", pushed)
+	d.do("push", pushed)
+	d.do("create", "--name", "pinned", "--network", "none", d.do("inspect", "-f", "{{index .RepoDigests 0}}", pushed), "true")
 
 	api := harness.Start(t)
 	root := func(e *harness.Engine, args ...string) harness.Result {
@@ -94,7 +99,7 @@ lines'; mv /bin /bin2; /bin2/busybox ln -s bin2 /bin`)
 		t.Fatalf("from the API: %+v", r)
 	}
 	want, said := taken(t, api), r.Out
-	api.Must(t, "rm", "-f", "web", "side", "old", "fixed", "linked")
+	api.Must(t, "rm", "-f", "web", "side", "old", "fixed", "linked", "pinned")
 	api.Must(t, "network", "rm", "backend", "lan")
 	d.stop()
 	before := d.listing()

@@ -115,6 +115,9 @@ func hex(id string) string { return strings.TrimPrefix(id, "sha256:") }
 // Docker's calls it.
 func (m *mover) image(ctx context.Context, id, name string) (string, error) {
 	if ref := m.images[id]; ref != "" {
+		if strings.Contains(name, "@") { // archives have no digests of registries
+			return ref, nil
+		}
 		i, err := m.from.ImageInspect(ctx, name)
 		if err == nil && i.ID == id && !strings.HasPrefix(hex(id), hex(name)) { // it is still called so, and not by its id
 			return name, nil
