@@ -154,6 +154,7 @@ lines'; mv /bin /bin2; /bin2/busybox ln -s bin2 /bin`)
 		{[]string{"--data-root", "/nonexistent"}, "there is no data root of Docker's at /nonexistent"},
 		{[]string{"--data-root", t.TempDir()}, "it has no volumes/metadata.db"},
 		{[]string{"--data-root", d.data, "--from", d.host}, "name one of them"},
+		{[]string{"--data-root", ""}, "--data-root names no folder"},
 		{[]string{"--containerd-root", "/x"}, "name that with --data-root"},
 	} {
 		if r := e.Hezi(append([]string{"system", "import-docker"}, c.args...)...); r.Code != 1 || !strings.Contains(r.Err, c.want) {

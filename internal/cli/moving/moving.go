@@ -39,6 +39,8 @@ func New(c upkeep.Client) *cobra.Command {
 	f.BoolVar(&subnets, "keep-subnets", false, "Give bridge networks the subnets that they have in Docker. Remove Docker's networks before containers use them")
 	cmd.RunE = c.Run(func(ctx context.Context, engine *endpoint.Connection, _ []string) (err error) {
 		switch {
+		case f.Changed("data-root") && dataRoot == "":
+			return errors.New("--data-root names no folder")
 		case dataRoot != "" && f.Changed("from"):
 			return errors.New("--from asks a Docker that runs, and --data-root reads one that does not: name one of them")
 		case containerdRoot != "" && dataRoot == "":
