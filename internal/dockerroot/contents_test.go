@@ -143,3 +143,29 @@ func TestContainerdRuns(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestContainerdElsewhere: a containerd that dockerd did not start has its root beside
+// Docker's, or anywhere.
+func TestContainerdElsewhere(t *testing.T) {
+	f := newFake(t)
+	f.must(os.RemoveAll(filepath.Join(f.path, "image")))
+	ours, _ := f.platform(runtime.GOARCH)
+	f.names(map[string]ocispec.Descriptor{"docker.io/library/x:1": ours})
+	beside, elsewhere := filepath.Join(filepath.Dir(f.path), "containerd"), filepath.Join(t.TempDir(), "c")
+	f.must(os.Rename(filepath.Join(f.path, daemonDir), beside))
+	r := f.open()
+	if _, err := save(r, "x:1"); err != nil {
+		t.Errorf("beside it: %v", err)
+	}
+	r.Close()
+	f.must(os.Rename(beside, elsewhere))
+	if got := f.refused(); !strings.Contains(got, "name it with --containerd-root") {
+		t.Error(got)
+	}
+	r, err := Open(f.path, elsewhere)
+	f.must(err)
+	defer r.Close()
+	if _, err := save(r, "x:1"); err != nil {
+		t.Errorf("named: %v", err)
+	}
+}
