@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,12 +28,16 @@ func NoSpace(root string) string {
 	return fmt.Sprintf("the disk of %s is full: remove images and containers that you no longer need, or give it more space", root)
 }
 
-// readOnly says whether nothing can be made in a file system. That is not always seen:
-// ext4 that stopped writing after an error shows itself as writable (Linux 6.15).
+// readOnly says whether nothing can be made in the file system of a folder, which need
+// not be there. That is not always seen: ext4 that stopped writing after an error shows
+// itself as writable (Linux 6.15).
 func readOnly(root string) bool {
 	dir, err := os.MkdirTemp(root, ".trying-")
-	if err == nil {
+	switch above := filepath.Dir(root); {
+	case err == nil:
 		err = os.Remove(dir)
+	case errors.Is(err, unix.ENOENT) && above != root:
+		return readOnly(above)
 	}
 	return errors.Is(err, unix.EROFS)
 }
