@@ -206,6 +206,8 @@ type entry struct {
 	views  atomic.Int32 // readers of its layers that hold no lock, see snapshots.go
 	untidy atomic.Bool
 
+	unstored atomic.Pointer[error] // why its end is not stored yet; nil: it is, or it runs
+
 	healing sync.Mutex // held while vital is changed; below work
 	vital   atomic.Pointer[vital]
 

@@ -50,8 +50,15 @@ func (e *Engine) handle(ev keeper.Event) {
 	case keeper.EventExit:
 		for wait := exitRetry; ; wait = min(2*wait, lastExitRetry) {
 			err := e.exited(ev.ContainerID, *ev.Exit)
+			c, cerr := e.entry(ev.ContainerID)
+			if cerr == nil {
+				c.unstored.Store(nil)
+			}
 			if err == nil || e.ctx.Err() != nil {
 				return
+			}
+			if cerr == nil {
+				c.unstored.Store(&err)
 			}
 			e.o.Log.Error("an exit could not be stored: it is tried again", "container", ev.ContainerID, "after", wait, "error", err)
 			select {

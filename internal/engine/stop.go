@@ -233,6 +233,11 @@ func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}, pair
 		if err == nil || wait.Err() != nil || e.ctx.Err() != nil {
 			break
 		}
+		if c, cerr := e.entry(r.ID); cerr == nil {
+			if why := c.unstored.Load(); why != nil {
+				return fmt.Errorf("container %s has ended, but that cannot be stored, which is tried on: %w", r.Name, *why)
+			}
+		}
 		// Somebody may have paused it meanwhile: a frozen process does not die.
 		if err := thaw(wait, e, r, false); err != nil && wait.Err() == nil {
 			e.o.Log.Warn("thaw a container that is to end", "container", r.ID, "error", err)

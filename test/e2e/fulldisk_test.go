@@ -313,4 +313,7 @@ func TestDiskThatStops(t *testing.T) {
 	if got := e.Must(t, "logs", "lasting"); got != "said" {
 		t.Errorf("logs: %q", got)
 	}
+	if r := e.Hezi("kill", "lasting"); r.Code == 0 || !strings.Contains(r.Err, "container lasting has ended, but that cannot be stored") || !strings.Contains(r.Err, why) {
+		t.Errorf("kill: %d %s", r.Code, r.Err)
+	}
 }
