@@ -220,13 +220,22 @@ func limited(t *testing.T, e *harness.Engine, driver string) {
 	e.Must(t, "rm", "limited")
 	e.Must(t, "run", "--rm", "--storage-opt", "size=60m", "busybox", "dd", "if=/dev/zero", "of=/more", "bs=1M", "count=40")
 	e.Must(t, append([]string{"run", "--rm", "busybox"}, fill...)...) // without a limit
-	for range 100 {
-		if len(disks(t, e)) == 0 {
-			return
+	if got := disksAre(t, e, 0); len(got) != 0 {
+		t.Errorf("disks are left: %q", got)
+	}
+}
+
+// disksAre waits until there are n: who has copied the host's mounts, as every process that
+// makes a mount namespace for itself does, keeps what is unmounted until it ends.
+func disksAre(t *testing.T, e *harness.Engine, n int) (list []string) {
+	t.Helper()
+	for range 200 {
+		if list = disks(t, e); len(list) == n {
+			break
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Errorf("disks are left: %q", disks(t, e))
+	return list
 }
 
 // disks are the files with disks of containers that loop devices have.
@@ -255,7 +264,7 @@ func limitedOnDisk(t *testing.T, e *harness.Engine, driver string) {
 		t.Fatalf("the disks: %q", got)
 	}
 	e.Down()
-	if got := disks(t, e); len(got) != 1 {
+	if got := disksAre(t, e, 1); len(got) != 1 {
 		t.Errorf("hezid has ended, and the disks are %q, not that of the container which runs alone", got)
 	}
 	if err := e.Up(); err != nil {
@@ -283,9 +292,8 @@ func limitedOnDisk(t *testing.T, e *harness.Engine, driver string) {
 		t.Errorf("system df -v: %s", df)
 	}
 	e.Down()
-	file := disks(t, e)
-	if len(file) != 0 {
-		t.Fatalf("hezid has ended, and loop devices have %q", file)
+	if got := disksAre(t, e, 0); len(got) != 0 {
+		t.Fatalf("hezid has ended, and loop devices have %q", got)
 	}
 	all, err := filepath.Glob(filepath.Join(e.Dir, "data", "*", "*", "disk.ext4"))
 	deeper, _ := filepath.Glob(filepath.Join(e.Dir, "data", "*", "snapshots", "*", "disk.ext4"))
