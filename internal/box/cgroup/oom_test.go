@@ -160,8 +160,8 @@ func TestWatcherOfRemovedGroups(t *testing.T) {
 			"killed, seen late":             {"memory", true, 0, true},
 			"killed, seen very late":        {"memory", true, 300 * time.Millisecond, true},
 			"killed, seen":                  {"memory", false, 0, true},
-			"not killed":                    {"end", true, 0, false},
-			"not killed, seen after it all": {"end", true, 300 * time.Millisecond, false},
+			"not killed":                    {"nothing", true, 0, false},
+			"not killed, seen after it all": {"nothing", true, 300 * time.Millisecond, false},
 		} {
 			g := create(t, d, Resources{Memory: 16 << 20, MemorySwap: 16 << 20}, Devices{})
 			if err := g.ApplyLate(); err != nil {
