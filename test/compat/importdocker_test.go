@@ -132,6 +132,14 @@ func (d docker) fill() {
 	d.do("create", "--name", "side", "--network", "container:web", "--volumes-from", "web", "busybox", "sleep", "1000")
 	unnamed := d.do("import", "-c", "CMD sh", harness.Debian(d.t))
 	d.do("create", "--name", "old", "--network", "none", unnamed, "true")
+	// Docker's client of today cannot ask one of 20.10 for a MAC address.
+	if strings.HasPrefix(d.do("version", "-f", "{{.Server.Version}}"), "20.") {
+		d.post("/v1.41/containers/create?name=mac", `{"Image": "busybox", "Cmd": ["sleep", "1000"], "MacAddress": "02:42:00:00:00:08", "HostConfig": {"NetworkMode": "backend", "SecurityOpt": ["seccomp=unconfined"], "Ulimits": [{"Name": "nofile", "Soft": 1024, "Hard": 1024}]}}`)
+	} else {
+		d.do("create", "--name", "mac", "--mac-address", "02:42:00:00:00:08", "--network", "backend", "--security-opt", "seccomp=unconfined", "--ulimit", "nofile=1024:1024", "busybox", "sleep", "1000")
+	}
+	d.do("start", "mac")
+	d.do("stop", "-t", "0", "mac") // Docker as of 25 then shows no address any more
 	d.do("create", "--name", "fixed", "--network", "backend", "--ip", "10.231.7.77", "busybox", "sleep", "1000")
 }
 
@@ -140,7 +148,7 @@ func TestImportDocker(t *testing.T) {
 	d := startDocker(t)
 	d.fill()
 	defer d.do("network", "rm", "backend")
-	defer d.do("rm", "-f", "web", "side", "old", "fixed")
+	defer d.do("rm", "-f", "web", "side", "old", "fixed", "mac")
 	e := harness.Start(t)
 	before := d.all()
 	importing := func(args ...string) harness.Result {
@@ -165,6 +173,7 @@ func TestImportDocker(t *testing.T) {
 		{"b true", `{{.Labels.a}} {{ne (index .IPAM.Config 0).Subnet "10.231.7.0/24"}}`, "backend"},
 		{"yes", "{{.Labels.keep}}", "data"},
 		{"tmpfs", "{{.Options.type}}", "scratch"},
+		{"02:42:00:00:00:08", `{{(index .NetworkSettings.Networks "backend").MacAddress}}`, "mac"},
 	} {
 		if got := e.Must(t, "inspect", "-f", c.format, c.of); got != c.want {
 			t.Errorf("%s: %q, want %q", c.of, got, c.want)
@@ -183,7 +192,7 @@ func TestImportDocker(t *testing.T) {
 		t.Errorf("what web publishes: %v %q", err, out)
 	}
 	// With Docker's subnets.
-	e.Must(t, "rm", "-f", "web", "side")
+	e.Must(t, "rm", "-f", "web", "side", "mac")
 	e.Must(t, "network", "rm", "backend")
 	if r := importing("--keep-subnets"); r.Code != 0 || !strings.Contains(r.Out, "container fixed\n") {
 		t.Fatalf("--keep-subnets: %+v", r)
@@ -196,7 +205,7 @@ func TestImportDocker(t *testing.T) {
 		t.Errorf("the import left in the trash: %s", got)
 	}
 	// What cannot be: another image of the name, no Docker, our own engine.
-	e.Must(t, "rm", "-f", "web", "side", "old", "fixed")
+	e.Must(t, "rm", "-f", "web", "side", "old", "fixed", "mac")
 	e.Must(t, "rmi", "-f", "team/app:1")
 	e.Must(t, "import", harness.Debian(t), "team/app:1")
 	if r := importing(); r.Code != 1 || !strings.Contains(r.Err, "image team/app:1: not taken: another image has this name in Hezi: hezi rmi it") {

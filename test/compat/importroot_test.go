@@ -35,7 +35,7 @@ func (d docker) post(path, body string) {
 func taken(t *testing.T, e *harness.Engine) map[string]any {
 	t.Helper()
 	out := map[string]any{"images": e.Must(t, "images", "--no-trunc", "--digests", "--format", "{{.Repository}}:{{.Tag}} {{.Digest}} {{.ID}}")}
-	for _, name := range []string{"web", "side", "old", "linked", "pinned"} {
+	for _, name := range []string{"web", "side", "old", "linked", "pinned", "mac"} {
 		var list []struct {
 			Name               string
 			Config, HostConfig map[string]any
@@ -99,7 +99,7 @@ lines'; mv /bin /bin2; /bin2/busybox ln -s bin2 /bin`)
 		t.Fatalf("from the API: %+v", r)
 	}
 	want, said := taken(t, api), r.Out
-	api.Must(t, "rm", "-f", "web", "side", "old", "fixed", "linked", "pinned")
+	api.Must(t, "rm", "-f", "web", "side", "old", "fixed", "mac", "linked", "pinned")
 	api.Must(t, "network", "rm", "backend", "lan")
 	d.stop()
 	before := d.listing()
