@@ -149,7 +149,11 @@ func (r *Root) Container(id string) (container.InspectResponse, error) {
 			IPAMConfig: e.IPAMConfig, Links: e.Links, Aliases: e.Aliases, DriverOpts: e.DriverOpts, GwPriority: e.GwPriority,
 			NetworkID: e.NetworkID, MacAddress: e.DesiredMacAddress,
 		}
-		if main := host.NetworkMode.NetworkName(); len(e.DesiredMacAddress) == 0 && (name == main || main == "default" && name == network.NetworkBridge) {
+		mode := string(host.NetworkMode)
+		if host.NetworkMode.IsDefault() {
+			mode = network.NetworkBridge
+		}
+		if len(e.DesiredMacAddress) == 0 && (name == mode || e.NetworkID != "" && e.NetworkID == mode) {
 			out.NetworkSettings.Networks[name].MacAddress = c.Config.MacAddress
 		}
 	}

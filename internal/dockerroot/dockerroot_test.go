@@ -418,7 +418,7 @@ func TestContainers(t *testing.T) {
 	a, b, c := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
 	dir := func(id string) string { return "containers/" + id + "/" }
 	f.write(dir(a)+"config.v2.json", `{"ID":"`+a+`","Name":"/web","Created":"2020-01-01T00:00:00Z","Image":"sha256:1","Config":{"Image":"a:1","MacAddress":"02:42:00:00:00:01"},
-		"NetworkSettings":{"Networks":{"bridge":{"IPAMConfig":{"IPv4Address":"172.17.0.9"},"IPAMOperational":true,"IPAddress":"172.17.0.9","MacAddress":"02:42:00:00:00:09"}}},
+		"NetworkSettings":{"Networks":{"bridge":{"NetworkID":"n1","IPAMConfig":{"IPv4Address":"172.17.0.9"},"IPAMOperational":true,"IPAddress":"172.17.0.9","MacAddress":"02:42:00:00:00:09"}}},
 		"MountPoints":{"/v":{"Name":"v","Driver":"local","Destination":"/v","RW":true},"/b":{"Source":"/b","Destination":"/b"}}}`)
 	f.write(dir(a)+"hostconfig.json", `{"NetworkMode":"default","Links":["`+b[:12]+`:/web/db"]}`)
 	f.write(dir(b)+"config.v2.json", `{"ID":"`+b+`","Name":"/db","Created":"2021-01-01T00:00:00Z","State":{"Dead":true},"Config":{}}`)
@@ -435,6 +435,10 @@ func TestContainers(t *testing.T) {
 	e := got.NetworkSettings.Networks["bridge"]
 	if !slices.Equal(got.HostConfig.Links, []string{"/db:/web/db"}) || e.IPAMConfig != nil || e.IPAddress.IsValid() || e.MacAddress.String() != "02:42:00:00:00:01" {
 		t.Errorf("%+v %+v", got.HostConfig.Links, e)
+	}
+	f.write(dir(a)+"hostconfig.json", `{"NetworkMode":"n1"}`) // by the network's id
+	if byID, err := r.Container(a); err != nil || byID.NetworkSettings.Networks["bridge"].MacAddress.String() != "02:42:00:00:00:01" {
+		t.Errorf("%+v %v", byID.NetworkSettings, err)
 	}
 	if len(got.Mounts) != 2 || got.Mounts[0].Type != "bind" || got.Mounts[1].Type != "volume" {
 		t.Errorf("%+v", got.Mounts)

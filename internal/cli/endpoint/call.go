@@ -22,9 +22,18 @@ func (c *Connection) Call(ctx context.Context, method, path string, query url.Va
 	return c.Send(ctx, method, path, query, header, nil)
 }
 
+// GetAs asks in another version of the API than the one that was agreed on.
+func (c *Connection) GetAs(ctx context.Context, version, path string) (*http.Response, error) {
+	return c.send(ctx, http.MethodGet, "/v"+version+path, nil, nil, nil)
+}
+
 // Send is Call with a body.
 func (c *Connection) Send(ctx context.Context, method, path string, query url.Values, header http.Header, body io.Reader) (*http.Response, error) {
-	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: "/v" + c.ClientVersion() + path, RawQuery: query.Encode()}
+	return c.send(ctx, method, "/v"+c.ClientVersion()+path, query, header, body)
+}
+
+func (c *Connection) send(ctx context.Context, method, path string, query url.Values, header http.Header, body io.Reader) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: client.DummyHost, Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err

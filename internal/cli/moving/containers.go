@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -68,8 +69,9 @@ func (m *mover) takeContainer(ctx context.Context, id, name string, names map[st
 			return fmt.Errorf("it asks for an address of its own in the network %s: hezi network rm %s, and import with --keep-subnets", n, n)
 		}
 	}
-	if err := askedMAC(&c, got.Raw, m.from.ClientVersion()); err != nil {
-		return err
+	note := ""
+	if !m.stopped { // else what comes was asked for
+		note = m.askedMACs(ctx, &c, got.Raw)
 	}
 	o := like(c, names, info)
 	if o.Config.Image, err = m.image(ctx, c.Image, c.Config.Image); err != nil {
@@ -77,7 +79,7 @@ func (m *mover) takeContainer(ctx context.Context, id, name string, names map[st
 	}
 	o.Name = name
 	if m.dry {
-		m.took("container %s", name)
+		m.took("container %s%s", name, note)
 		return nil
 	}
 	made, err := m.to.ContainerCreate(ctx, o)
@@ -85,36 +87,82 @@ func (m *mover) takeContainer(ctx context.Context, id, name string, names map[st
 		return err
 	}
 	for _, w := range made.Warnings {
-		name += "; " + w
+		note += "; " + w
 	}
-	m.took("container %s", name)
+	m.took("container %s%s", name, note)
 	return nil
 }
 
-// askedMAC leaves those MAC addresses in the container's networks that it was given
-// when it was made. Before API 1.44 they are in its configuration.
-func askedMAC(c *container.InspectResponse, raw []byte, version string) error {
+// lastOldMAC is the newest API version that has the MAC address that a container
+// was asked to have in its configuration, whatever its state.
+const lastOldMAC = "1.44"
+
+// askedMACs leaves those MAC addresses in the container's networks that it was given
+// when it was made, and notes where that cannot be known.
+func (m *mover) askedMACs(ctx context.Context, c *container.InspectResponse, raw []byte) (note string) {
+	newer := !versions.LessThan(m.from.ClientVersion(), lastOldMAC)
+	var err error
+	if newer {
+		raw, err = m.inspectOld(ctx, c.ID)
+	}
 	var old struct {
 		Config struct{ MacAddress network.HardwareAddr }
 	}
-	if len(raw) > 0 && versions.LessThan(version, "1.44") {
-		if err := json.Unmarshal(raw, &old); err != nil {
-			return err
-		}
+	if err == nil && len(raw) > 0 {
+		err = json.Unmarshal(raw, &old)
 	}
-	main := c.HostConfig.NetworkMode.NetworkName()
-	if c.HostConfig.NetworkMode.IsDefault() {
-		main = network.NetworkBridge
+	unknown := keepMACs(c, old.Config.MacAddress, err == nil, newer)
+	if len(unknown) == 0 {
+		return ""
+	}
+	note = "; without a MAC address in " + strings.Join(unknown, ", ") + ", since Docker does not say whether one was asked for"
+	if err != nil {
+		note += ": " + err.Error()
+	}
+	return note
+}
+
+// inspectOld is what Docker says of a container to an old client.
+func (m *mover) inspectOld(ctx context.Context, id string) ([]byte, error) {
+	resp, err := m.from.GetAs(ctx, lastOldMAC, "/containers/"+id+"/json")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+}
+
+// keepMACs gives the container's first network the MAC address that was asked for
+// there, which is known or not, and says of which networks it is not known. Docker
+// before 25 has such addresses in the first network only. Later ones show it in each
+// until the container is started, and while it runs also what they have chosen.
+func keepMACs(c *container.InspectResponse, asked network.HardwareAddr, known, others bool) (unknown []string) {
+	never := c.State != nil && c.State.Status == container.StateCreated && c.State.ExitCode == 0
+	if c.HostConfig.NetworkMode.IsHost() || c.HostConfig.NetworkMode.IsNone() || c.HostConfig.NetworkMode.IsContainer() {
+		return nil
 	}
 	for name, e := range c.NetworkSettings.Networks {
 		switch {
-		case len(old.Config.MacAddress) > 0 && name == main:
-			e.MacAddress = old.Config.MacAddress
-		case c.State != nil && c.State.Running: // one that Docker has chosen is not told apart
+		case known && isMain(c.HostConfig.NetworkMode, name, e):
+			e.MacAddress = asked
+		case others && never:
+		default:
 			e.MacAddress = nil
+			if others || !known {
+				unknown = append(unknown, name)
+			}
 		}
 	}
-	return nil
+	slices.Sort(unknown)
+	return unknown
+}
+
+// isMain says whether a network, which may be meant by its id, is a container's first.
+func isMain(mode container.NetworkMode, name string, e *network.EndpointSettings) bool {
+	if mode.IsDefault() {
+		mode = network.NetworkBridge
+	}
+	return name == string(mode) || e.NetworkID != "" && e.NetworkID == string(mode)
 }
 
 // like is the request that makes a container again. What Docker has filled in
@@ -206,7 +254,7 @@ func endpoints(c container.InspectResponse, host *container.HostConfig) *network
 	}
 	all := map[string]*network.EndpointSettings{}
 	for name, e := range c.NetworkSettings.Networks {
-		if e.NetworkID == string(host.NetworkMode) {
+		if isMain(host.NetworkMode, name, e) {
 			host.NetworkMode = container.NetworkMode(name)
 		}
 		all[name] = &network.EndpointSettings{

@@ -1,14 +1,23 @@
 package moving
 
 import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/client"
+
+	"hezi/internal/cli/endpoint"
 )
 
 // TestLike: what Docker filled in is left to Hezi, and what was asked for is kept.
@@ -73,31 +82,89 @@ func TestLikeNetwork(t *testing.T) {
 	}
 }
 
-// TestAskedMAC: an address that was asked for is kept, and one that Docker chose is not.
-func TestAskedMAC(t *testing.T) {
-	mac := network.HardwareAddr{2, 66, 0, 0, 0, 7}
+// TestAskedMACs: an address that was asked for is kept, and one that Docker chose is not.
+func TestAskedMACs(t *testing.T) {
+	const asked, chosen = "02:42:00:00:00:07", "02:42:01:01:01:01"
 	for _, c := range []struct {
-		name, raw, version string
-		running            bool
-		had                network.HardwareAddr
-		want               string
+		name, version, state string
+		mode, config         string // config is what old clients are told
+		main, other          string // as the newest client is told
+		want, wantOther      string
+		note                 string
 	}{
-		{"as of 20.10", `{"Config":{"MacAddress":"02:42:00:00:00:07"}}`, "1.41", true, network.HardwareAddr{2, 66, 1, 1, 1, 1}, "02:42:00:00:00:07"},
-		{"not asked for", `{"Config":{}}`, "1.41", true, mac, ""},
-		{"as of 25, stopped", `{}`, "1.44", false, mac, "02:42:00:00:00:07"},
-		{"as of 25, runs", `{"Config":{"MacAddress":"02:42:00:00:00:07"}}`, "1.44", true, mac, ""},
+		{"20.10, runs", "1.41", "running", "default", asked, chosen, "", asked, "", ""},
+		{"20.10, not asked for", "1.41", "running", "default", "", chosen, "", "", "", ""},
+		{"20.10, stopped", "1.41", "exited", "default", asked, "", "", asked, "", ""},
+		{"never started", "1.56", "created", "default", asked, asked, "", asked, "", ""},
+		{"never started, two networks", "1.56", "created", "default", asked, asked, chosen, asked, chosen, ""},
+		{"runs", "1.56", "running", "default", asked, asked, "", asked, "", ""},
+		{"runs, not asked for", "1.56", "running", "default", "", chosen, "", "", "", ""},
+		{"stopped", "1.56", "exited", "default", asked, "", "", asked, "", ""},
+		{"stopped, by the network's id", "1.56", "exited", "id of bridge", asked, "", "", asked, "", ""},
+		{"runs, two networks", "1.56", "running", "bridge", asked, asked, chosen, asked, "", "; without a MAC address in other, since Docker does not say"},
+		{"its old API is gone", "1.60", "running", "bridge", "gone", asked, "", "", "", "without a MAC address in bridge, since Docker does not say whether one was asked for: Error response from daemon: client version 1.44 is too old"},
+		{"none", "1.56", "running", "none", "", chosen, "", "", "", ""},
 	} {
-		r := container.InspectResponse{
-			State: &container.State{Running: c.running}, Config: &container.Config{}, HostConfig: &container.HostConfig{NetworkMode: "default"},
-			NetworkSettings: &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{"bridge": {MacAddress: c.had}}},
-		}
-		if err := askedMAC(&r, []byte(c.raw), c.version); err != nil {
-			t.Fatal(err)
-		}
-		if got := endpoints(r, r.HostConfig).EndpointsConfig["bridge"].MacAddress.String(); got != c.want {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			from := serve(t, c.version, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/v1.44/containers/abc/json" {
+					t.Errorf("asked for %s", r.URL.Path)
+				}
+				if c.config == "gone" {
+					w.WriteHeader(http.StatusBadRequest)
+					_, _ = io.WriteString(w, `{"message":"client version 1.44 is too old"}`)
+					return
+				}
+				_, _ = io.WriteString(w, `{"Config":{"MacAddress":"`+c.config+`"}}`)
+			})
+			mac := func(text string) network.HardwareAddr {
+				a, _ := net.ParseMAC(text)
+				return network.HardwareAddr(a)
+			}
+			r := container.InspectResponse{
+				ID: "abc", State: &container.State{Status: container.ContainerState(c.state)}, Config: &container.Config{},
+				HostConfig:      &container.HostConfig{NetworkMode: container.NetworkMode(c.mode)},
+				NetworkSettings: &container.NetworkSettings{Networks: map[string]*network.EndpointSettings{"bridge": {NetworkID: "id of bridge", MacAddress: mac(c.main)}}},
+			}
+			if c.mode == "none" {
+				r.NetworkSettings.Networks = map[string]*network.EndpointSettings{"none": {}}
+			}
+			if c.other != "" {
+				r.NetworkSettings.Networks["other"] = &network.EndpointSettings{MacAddress: mac(c.other)}
+			}
+			m := &mover{from: from}
+			note := m.askedMACs(t.Context(), &r, []byte(`{"Config":{"MacAddress":"`+c.config+`"}}`))
+			if note != "" && c.note == "" || !strings.Contains(note, c.note) {
+				t.Errorf("noted %q, want %q", note, c.note)
+			}
+			if c.mode == "none" {
+				return
+			}
+			all := endpoints(r, r.HostConfig).EndpointsConfig
+			if got := all["bridge"].MacAddress.String(); got != c.want || r.HostConfig.NetworkMode != "default" && r.HostConfig.NetworkMode != "bridge" {
+				t.Errorf("%q, want %q; in %s", got, c.want, r.HostConfig.NetworkMode)
+			}
+			if e := all["other"]; e != nil && e.MacAddress.String() != c.wantOther {
+				t.Errorf("in the other network %q, want %q", e.MacAddress, c.wantOther)
+			}
+		})
 	}
+}
+
+// serve answers as an engine with this version of the API.
+func serve(t *testing.T, version string, f http.HandlerFunc) *endpoint.Connection {
+	t.Helper()
+	server := httptest.NewServer(f)
+	t.Cleanup(server.Close)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", server.Listener.Addr().String())
+	}
+	c, err := endpoint.Dialled("a test's engine", dial).Connect("test", nil, client.WithAPIVersion(version))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 func TestMachine(t *testing.T) {
