@@ -100,6 +100,7 @@ func says(from, to net.Conn, word string, expected bool) bool {
 func TestEgressEndsConnections(t *testing.T) {
 	const setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 	before, err := os.ReadFile(setting)
+	world := outsideWorld(t)
 	for i, tracked := range []string{"1", "0"} {
 		if err == nil {
 			if err := os.WriteFile(setting, []byte(tracked), 0o600); err != nil {
@@ -122,6 +123,7 @@ func TestEgressEndsConnections(t *testing.T) {
 			toPeer, toHost := between(t, box.Path, peer.Path, near.String(), 9001), between(t, box.Path, "", host.String(), 9002)
 			late := between(t, box.Path, peer.Path, near.String(), 9004)
 			allowed := between(t, box.Path, peer.Path, near.String(), 9003)
+			outside, outsideDenied := between(t, box.Path, world, "198.51.100.2", 9005), between(t, box.Path, world, "198.51.100.2", 9006)
 			udpHost := udp(t, box.Path, "", host.String())
 			var server net.Listener
 			if err := in(box.Path, func() (err error) {
@@ -144,22 +146,22 @@ func TestEgressEndsConnections(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer served.Close()
-			for what, k := range map[string]talk{"neighbour": toPeer, "host": toHost, "late": late, "allowed": allowed, "host, UDP": udpHost, "client": {client, served}} {
+			for what, k := range map[string]talk{"neighbour": toPeer, "host": toHost, "late": late, "allowed": allowed, "outside, allowed": outside, "outside": outsideDenied, "host, UDP": udpHost, "client": {client, served}} {
 				if !says(k.made, k.other, "a", true) || !says(k.other, k.made, "b", true) {
 					t.Fatalf("%s: nothing is said before the policy", what)
 				}
 			}
-			policy := "allow=" + allowed.made.RemoteAddr().String() + "/tcp"
+			policy := "allow=" + allowed.made.RemoteAddr().String() + "/tcp,198.51.100.2:9005/tcp"
 			if err := c.SetEgress("box", policy); err != nil {
 				t.Fatal(err)
 			}
-			for what, k := range map[string]talk{"neighbour": toPeer, "host": toHost, "host, UDP": udpHost} {
+			for what, k := range map[string]talk{"neighbour": toPeer, "host": toHost, "host, UDP": udpHost, "outside": outsideDenied} {
 				says(k.other, k.made, "c", false) // it may be heard, but not answered
 				if says(k.made, k.other, "d", false) {
 					t.Errorf("the connection to the %s goes on under the policy %s", what, policy)
 				}
 			}
-			for what, k := range map[string]talk{"allowed connection": allowed, "connection of a client": {client, served}} {
+			for what, k := range map[string]talk{"allowed connection": allowed, "allowed connection to the outside": outside, "connection of a client": {client, served}} {
 				if !says(k.other, k.made, "c", true) || !says(k.made, k.other, "d", true) {
 					t.Errorf("the %s is cut", what)
 				}

@@ -379,9 +379,12 @@ func (c restrainer) track(m *member, guards []nft.Guard) {
 func (c restrainer) judgeMade(m *member, guards []nft.Guard) {
 	for _, g := range guards {
 		seen, err := flows.Look(m.path, g.Addresses)
-		logFailure("end connections that an egress policy does not allow any more", errors.Join(err, nft.Guards{Table: c.table}.Judge(g.Port, seen.Made())))
-		for _, a := range g.Addresses { // of all other protocols, too
-			flows.ForgetOwn(a)
+		err = errors.Join(err, nft.Guards{Table: c.table}.Judge(g.Port, seen.Made()), seen.Forget())
+		logFailure("end connections that an egress policy does not allow any more", err)
+		if err != nil { // what is not known ends, rather than go on where it may not
+			for _, a := range g.Addresses {
+				flows.ForgetOwn(a)
+			}
 		}
 	}
 }

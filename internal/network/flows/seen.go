@@ -66,6 +66,38 @@ func (s Seen) Made() (list []nft.Flow) {
 	return list
 }
 
+// Forget drops what the kernel tracks of connections that the container made over
+// protocols whose packets are not judged one by one. What is judged is left to it: an
+// entry also says how addresses were translated, without which it cannot go on.
+func (s Seen) Forget() error {
+	var errs []error
+	for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		if !slices.ContainsFunc(s.tracked, func(f *netlink.ConntrackFlow) bool {
+			return f.FamilyType == uint8(family) && unjudged(s.own).MatchConntrackFlow(f)
+		}) {
+			continue
+		}
+		_, err := netns.Dump(func() ([]uint, error) {
+			n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, unjudged(s.own))
+			return []uint{n}, err
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("forget a container's connections: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unjudged are flows from some addresses that no guard judges packet by packet.
+type unjudged []netip.Addr
+
+var _ netlink.CustomConntrackFilter = unjudged(nil)
+
+// MatchConntrackFlow is of netlink.CustomConntrackFilter.
+func (own unjudged) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	return !nft.Judges(f.Forward.Protocol) && slices.Contains(own, addrPort(f.Forward.SrcIP, 0).Addr())
+}
+
 // sorted are the sockets that the container connected, and those that came to one which
 // listens: their port says so.
 func (s Seen) sorted() (made, taken []*netlink.Socket) {

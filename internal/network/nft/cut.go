@@ -19,6 +19,11 @@ type Flow struct {
 	To    netip.AddrPort
 }
 
+// Judges says whether packets of connections of a protocol can be judged one by one.
+func Judges(proto uint8) bool {
+	return proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP || proto == unix.IPPROTO_SCTP
+}
+
 func (f Flow) suffix() string {
 	if f.To.Addr().Is6() {
 		return suffix6
@@ -85,7 +90,7 @@ func (t Guards) Judge(port string, list []Flow) error {
 	defer t.mu.Unlock()
 	g := t.egress.guards[port]
 	list = slices.DeleteFunc(slices.Clone(list), func(f Flow) bool {
-		return f.Proto != unix.IPPROTO_TCP && f.Proto != unix.IPPROTO_UDP && f.Proto != unix.IPPROTO_SCTP || g != nil && g.flows[f]
+		return !Judges(f.Proto) || g != nil && g.flows[f]
 	})
 	if g == nil || len(list) == 0 {
 		return nil
