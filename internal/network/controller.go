@@ -177,6 +177,7 @@ func New(o Options) (*Controller, error) {
 		c.short = hex.EncodeToString(sum[:])[:4]
 		bridge, name = "hezi-"+hex.EncodeToString(sum[:])[:8], "hezi-"+o.Identity
 	}
+	own := bridge
 	if o.Bridge != "" {
 		bridge = o.Bridge
 	}
@@ -198,6 +199,11 @@ func New(o Options) (*Controller, error) {
 	}
 	if err := c.find(); err != nil {
 		return nil, err
+	}
+	if !o.IPTables { // before the rules go
+		if err := c.shutLocalnet(own); err != nil {
+			return nil, err
+		}
 	}
 	if o.IPTables || o.IP6Tables {
 		if err := c.openTable(name); err != nil {
@@ -269,13 +275,45 @@ func judge(o Options, short string) (*nft.Judge, error) {
 }
 
 // routeLocalnet lets the host's own loopback reach published ports. It follows the
-// rules that keep 127/8 from the bridges.
+// rules that keep 127/8 from the bridges, and is not without them.
 func (c *registry) routeLocalnet(l *lan) error {
-	if !c.o.IPTables || !l.bridged() || l.index == 0 {
+	switch {
+	case !l.bridged():
+		return nil
+	case !c.o.IPTables:
+		return shutLocalnet(l.bridge)
+	case l.index == 0:
 		return nil
 	}
-	return netns.Sysctl("net/ipv4/conf/"+l.bridge+"/route_localnet", "1")
+	return netns.Sysctl(localnet(l.bridge), "1")
 }
+
+// shutLocalnet takes back what routeLocalnet did, also that of an engine before this one.
+func (c *registry) shutLocalnet(further ...string) error {
+	names := map[string]bool{}
+	for _, l := range c.lans {
+		if l.bridged() {
+			names[l.bridge] = true
+		}
+	}
+	for _, name := range further {
+		names[name] = true
+	}
+	var errs []error
+	for name := range names {
+		errs = append(errs, shutLocalnet(name))
+	}
+	return errors.Join(errs...)
+}
+
+func shutLocalnet(bridge string) error {
+	if err := netns.Sysctl(localnet(bridge), "0"); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil // there is no such bridge
+}
+
+func localnet(bridge string) string { return "net/ipv4/conf/" + bridge + "/route_localnet" }
 
 func (c *registry) handles() string { return filepath.Join(c.o.ExecRoot, "netns") }
 
@@ -423,6 +461,9 @@ func (c *Controller) Dismantle() error {
 		return err
 	}
 	if c.table != nil {
+		if err := c.shutLocalnet(); err != nil { // bridges that were on the host stay
+			return err
+		}
 		err = errors.Join(c.table.Destroy(), netns.RemoveLink(judgeDevice(c.short)))
 	}
 	// A device that two networks have goes with the last, which is the one that made it.

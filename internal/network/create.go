@@ -82,11 +82,10 @@ func (c *registry) establish(l *lan) error {
 			return err
 		}
 	}
-	if c.table == nil {
-		return nil
-	}
-	if err := c.table.SetNetwork(l.rules(c.o.IPMasq)); err != nil {
-		return err
+	if c.table != nil {
+		if err := c.table.SetNetwork(l.rules(c.o.IPMasq)); err != nil {
+			return err
+		}
 	}
 	return c.routeLocalnet(l)
 }

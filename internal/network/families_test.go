@@ -3,11 +3,14 @@ package network
 import (
 	"context"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+
+	"hezi/internal/network/netns"
 )
 
 // TestOneFamily: where rules are kept of one family, packets of the other are left alone,
@@ -42,5 +45,47 @@ func TestOneFamily(t *testing.T) {
 				t.Errorf("held to a policy of both families: %v", err)
 			}
 		})
+	}
+}
+
+// TestLocalnetFollowsRules: the kernel leads 127/8 over a bridge only while there are rules
+// that keep containers from it.
+func TestLocalnetFollowsRules(t *testing.T) {
+	sh(t, "ip link add localbr type bridge; ip link set localbr up")
+	t.Cleanup(func() { _ = netns.RemoveLink("localbr") })
+	o := testOptions(t, "localnet")
+	bridges := []string{"localbr"}
+	for _, x := range []struct {
+		v4, v6, gone bool
+		want         string
+	}{{true, true, false, "1"}, {false, true, false, "0"}, {true, true, false, "1"}, {false, false, false, "0"}, {true, false, true, "1"}} {
+		o.IPTables, o.IP6Tables = x.v4, x.v6
+		c := open(t, o)
+		if len(bridges) == 1 {
+			smallLan(t, c, "red", "10.219.7.0/24")
+			lanOf(t, c, "blue", network.CreateRequest{EnableIPv6: new(false), Options: map[string]string{"com.docker.network.bridge.name": "localbr"}})
+			bridges = append(bridges, c.bridge().bridge)
+			for _, l := range c.lans {
+				if l.Name == "red" {
+					bridges = append(bridges, l.bridge)
+				}
+			}
+		}
+		for _, name := range bridges {
+			if have, err := os.ReadFile("/proc/sys/" + localnet(name)); err != nil || strings.TrimSpace(string(have)) != x.want {
+				t.Errorf("iptables %v, ip6tables %v: %s is %q (%v), not %s", x.v4, x.v6, localnet(name), have, err, x.want)
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if x.gone {
+			if err := c.Dismantle(); err != nil {
+				t.Fatal(err)
+			}
+			if have, err := os.ReadFile("/proc/sys/" + localnet("localbr")); err != nil || strings.TrimSpace(string(have)) != "0" {
+				t.Errorf("after the rules have gone: %s is %q (%v)", localnet("localbr"), have, err)
+			}
+		}
 	}
 }
