@@ -201,7 +201,7 @@ func New(o Options) (*Controller, error) {
 		return nil, err
 	}
 	if !o.IPTables { // before the rules go
-		if err := c.shutLocalnet(own); err != nil {
+		if err := shutLocalnets(c.lans, own); err != nil {
 			return nil, err
 		}
 	}
@@ -288,10 +288,10 @@ func (c *registry) routeLocalnet(l *lan) error {
 	return netns.Sysctl(localnet(l.bridge), "1")
 }
 
-// shutLocalnet takes back what routeLocalnet did, also that of an engine before this one.
-func (c *registry) shutLocalnet(further ...string) error {
+// shutLocalnets takes back what routeLocalnet did, also that of an engine before this one.
+func shutLocalnets(lans map[string]*lan, further ...string) error {
 	names := map[string]bool{}
-	for _, l := range c.lans {
+	for _, l := range lans {
 		if l.bridged() {
 			names[l.bridge] = true
 		}
@@ -461,7 +461,7 @@ func (c *Controller) Dismantle() error {
 		return err
 	}
 	if c.table != nil {
-		if err := c.shutLocalnet(); err != nil { // bridges that were on the host stay
+		if err := shutLocalnets(c.lans); err != nil { // bridges that were on the host stay
 			return err
 		}
 		err = errors.Join(c.table.Destroy(), netns.RemoveLink(judgeDevice(c.short)))
