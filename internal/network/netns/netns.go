@@ -162,14 +162,23 @@ func Dump[T any](list func() ([]T, error)) (all []T, err error) {
 // thread ends with the goroutine if it cannot return.
 func within(path string, do func(in *netlink.Handle, out *nl.NetlinkSocket) error, ep *Endpoint) error {
 	done := make(chan error, 1)
-	go func() { done <- withinThread(path, do) }()
-	if err := <-done; err != nil || ep == nil || ep.Kind != KindBridge {
+	var there *netlink.Handle
+	go func() { done <- withinThread(path, do, &there) }()
+	err := <-done
+	if there != nil {
+		defer there.Close()
+	}
+	if err != nil || ep == nil || ep.Kind != KindBridge {
 		return err
 	}
-	return bridgePort(ep)
+	if err := bridgePort(ep); err != nil {
+		return err
+	}
+	return announce(there, ep)
 }
 
-func withinThread(path string, do func(in *netlink.Handle, out *nl.NetlinkSocket) error) (err error) {
+// withinThread also answers the handle that do had, to be closed.
+func withinThread(path string, do func(in *netlink.Handle, out *nl.NetlinkSocket) error, there **netlink.Handle) (err error) {
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
@@ -198,7 +207,7 @@ func withinThread(path string, do func(in *netlink.Handle, out *nl.NetlinkSocket
 	if err != nil {
 		return fmt.Errorf("open rtnetlink in a container's namespace: %w", err)
 	}
-	defer in.Close()
+	*there = in
 	return do(in, out)
 }
 
@@ -338,7 +347,7 @@ func address(in *netlink.Handle, ep *Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("find %s in a container: %w", ep.Inside, err)
 	}
-	if err := sysctls(ep); err != nil {
+	if err := errors.Join(announced(ep), sysctls(ep)); err != nil {
 		return err
 	}
 	for _, a := range ep.Addresses {

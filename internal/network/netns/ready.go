@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -33,4 +34,32 @@ func owned(in *netlink.Handle, a netip.Addr) {
 		}
 		time.Sleep(200 * time.Microsecond)
 	}
+}
+
+// announced has the kernel announce the addresses of an interface when it comes up or gets
+// a MAC: neighbours may know them by that of a container of before.
+func announced(ep *Endpoint) error {
+	for _, a := range ep.Addresses {
+		key := "net/ipv4/conf/" + ep.Inside + "/arp_notify"
+		if a.Addr().Is6() {
+			key = "net/ipv6/conf/" + ep.Inside + "/ndisc_notify"
+		}
+		if err := Sysctl(key, "1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// announce gives the interface the MAC that it has: again once the port of the bridge
+// forwards, as it loses what is sent before.
+func announce(in *netlink.Handle, ep *Endpoint) error {
+	link, err := in.LinkByName(ep.Inside)
+	if err == nil {
+		err = in.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr)
+	}
+	if err != nil {
+		return fmt.Errorf("announce the addresses of %s: %w", ep.Inside, err)
+	}
+	return nil
 }
