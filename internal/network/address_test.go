@@ -90,3 +90,29 @@ func TestAddressOfOneThatLeft(t *testing.T) {
 	}
 	joinAt(t, c, "b", first)
 }
+
+// TestAddressesStayTaken: the next engine gives nobody an address of a container that runs,
+// of either family, also before that is adopted.
+func TestAddressesStayTaken(t *testing.T) {
+	o := testOptions(t, "stay")
+	o.IPv6 = true
+	c := open(t, o)
+	had := map[netip.Addr]bool{}
+	for _, id := range []string{"a", "b", "c"} {
+		v4, v6 := addressesIn(join(t, c, id, nil), 0)
+		had[v4], had[v6] = true, true
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next := open(t, o)
+	for _, id := range []string{"d", "e", "f"} {
+		v4, v6 := addressesIn(join(t, next, id, nil), 0)
+		if had[v4] || had[v6] {
+			t.Errorf("%s gets %s and %s, of which another has one", id, v4, v6)
+		}
+	}
+	if err := next.Sweep(); err != nil { // nobody adopts them
+		t.Fatal(err)
+	}
+}

@@ -272,8 +272,12 @@ func (l *lan) small() bool {
 	return slices.ContainsFunc(l.ranges, (*ipam.Range).Small)
 }
 
-// alias tells the next engine the addresses behind a host's end.
+// alias tells the next engine the addresses behind a host's end; one of IPv4 alone is told
+// by the end's name.
 func (k *link) alias() string {
+	if !k.v6.IsValid() {
+		return ""
+	}
 	var words []string
 	for _, p := range []netip.Prefix{k.v4, k.v6} {
 		if p.IsValid() {

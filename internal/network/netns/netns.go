@@ -37,7 +37,7 @@ type Endpoint struct {
 	// Outside is the name of the host's end of a bridge's.
 	Outside string
 	Inside  string
-	Alias   string           // IFLA_IFALIAS of the host's end
+	Alias   string           // IFLA_IFALIAS of the host's end; "": none
 	MAC     net.HardwareAddr // nil: the kernel's choice
 	MTU     int              // bytes
 	// Addresses of both families, each with the bits of its network.
@@ -136,6 +136,9 @@ func bridgePort(ep *Endpoint) error {
 	}
 	if err == nil && ep.Isolated {
 		err = netlink.LinkSetIsolated(link, true)
+	}
+	if err == nil && ep.Alias != "" { // the kernel takes none with a new device
+		err = netlink.LinkSetAlias(link, ep.Alias)
 	}
 	if err != nil {
 		return fmt.Errorf("set the bridge port %s: %w", ep.Outside, err)
@@ -274,9 +277,6 @@ func addVeth(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(ep.Outside)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(ep.MTU))))
 	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(ep.Parent))))
-	if ep.Alias != "" {
-		req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(ep.Alias)))
-	}
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
