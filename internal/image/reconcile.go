@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"hezi/internal/image/sweep"
+	"hezi/internal/snapshot/plain"
 )
 
 // refuseHeadless refuses content without its database: all of it would count
@@ -27,6 +28,9 @@ func refuseHeadless(root string) error {
 // removing, before anything new is made.
 func (s *Service) reconcile(ctx context.Context) error {
 	s.sweeper = sweep.Store{Root: s.root, View: s.bolt.View, Layers: s.base, Dir: s.form.dir, Snapshotter: s.form.name, UpperLabel: upperLabel, Log: s.log}
+	if kind, ok := kinds[s.form.name]; ok {
+		s.sweeper.Delete = func(folder string) error { return plain.Delete(kind, folder) }
+	}
 	o, err := s.sweeper.Find(ctx)
 	if err != nil {
 		return err

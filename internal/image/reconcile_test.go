@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
@@ -55,14 +56,22 @@ func TestStartRemovesWhatBelongsToNothing(t *testing.T) {
 	blobsBefore, snapsBefore := files(t, blobs), files(t, snaps)
 
 	// What a kill leaves at each step.
+	mounted := filepath.Join(snaps, "999", "limited")
 	orphan := filepath.Join(blobs, digest.FromString("x").Encoded())
-	for _, dir := range []string{filepath.Join(ingest, strings.Repeat("a", 64)), filepath.Join(snaps, "new-123", "fs"), filepath.Join(snaps, "999", "fs", "usr")} {
+	for _, dir := range []string{filepath.Join(ingest, strings.Repeat("a", 64)), filepath.Join(snaps, "new-123", "fs"), filepath.Join(snaps, "999", "fs", "usr"), mounted} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := os.WriteFile(orphan, []byte("x"), 0o444); err != nil {
 		t.Fatal(err)
+	}
+	thrown := filepath.Join(s.root, "trash", "123", "limited") // as an engine before moved it
+	must(t, os.MkdirAll(thrown, 0o755))
+	for _, at := range []string{mounted, thrown} {
+		if err := unix.Mount("none", at, "tmpfs", 0, ""); err != nil {
+			t.Logf("this machine mounts nothing: %v", err)
+		}
 	}
 	ctx := s.context(t.Context())
 	for _, name := range []string{"below", "above"} { // known to the snapshotter alone
@@ -100,6 +109,9 @@ func TestStartRemovesWhatBelongsToNothing(t *testing.T) {
 	}
 	if got := append(files(t, ingest), files(t, filepath.Join(s.root, "trash"))...); len(got) > 0 {
 		t.Errorf("%v is left", got)
+	}
+	if list, err := mountinfo.GetMounts(mountinfo.PrefixFilter(s.root)); err != nil || len(list) > 0 {
+		t.Errorf("mounted: %v, %v", list, err)
 	}
 	if err := s.base.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
 		if strings.HasSuffix(i.Name, "/below") || strings.HasSuffix(i.Name, "/above") {

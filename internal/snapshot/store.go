@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/disk"
 	"hezi/internal/snapshot/quota"
 )
 
@@ -196,7 +197,7 @@ func (s *Store) Remove(id string) error {
 		return nil
 	}
 	if errors.Is(err, unix.EBUSY) { // it is a mount itself
-		if err = detach(filepath.Join(s.root, id)); err == nil {
+		if err = disk.Detach(filepath.Join(s.root, id)); err == nil {
 			err = os.Rename(filepath.Join(s.root, id), trash)
 		}
 	}
@@ -223,7 +224,7 @@ func (s *Store) deleteBehind(trash string) {
 
 func (s *Store) delete(dir string) {
 	project := quota.Of(dir)
-	err := detach(dir) // or what is mounted there would be deleted with it
+	err := disk.Detach(dir) // or what is mounted there would be deleted with it
 	if err == nil {
 		err = os.RemoveAll(dir)
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hezi/internal/box"
+	"hezi/internal/disk"
 	"hezi/internal/snapshot/plain"
 )
 
@@ -305,7 +306,7 @@ func (w *Whole) drop(id string, layers []string) error {
 	ctx := w.Context(context.Background())
 	for _, layer := range layers {
 		if dir, _, err := w.find(ctx, id, layer); err == nil {
-			if err := detach(dir); err != nil { // or what is mounted there would be deleted with it
+			if err := disk.Detach(dir); err != nil { // or what is mounted there would be deleted with it
 				return fmt.Errorf("remove the container's file system: %w", err)
 			}
 		}

@@ -31,6 +31,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"hezi/internal/disk"
 )
 
 // Store is where images are.
@@ -41,7 +43,9 @@ type Store struct {
 	Dir         string                // where these are, below Root; "": layers
 	Snapshotter string                // its name in the metadata
 	UpperLabel  string                // of its snapshots: where their files are
-	Log         *slog.Logger
+	// Delete removes the folder of a snapshot; nil: it has nothing but files.
+	Delete func(folder string) error
+	Log    *slog.Logger
 
 	mu    sync.Mutex // guards using
 	using []string   // names of temporary files in the trash
@@ -291,7 +295,10 @@ func (s *Store) Throw(path string) error {
 	if err := os.MkdirAll(s.trash(), 0o700); err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
-	err := os.Rename(path, filepath.Join(s.trash(), uuid.NewString()))
+	err := disk.Detach(path) // a disk that a killed engine left there would move along, and stay
+	if err == nil {
+		err = os.Rename(path, filepath.Join(s.trash(), uuid.NewString()))
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -334,11 +341,25 @@ func (s *Store) EmptyTrash(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		err = errors.Join(err, os.RemoveAll(filepath.Join(s.trash(), n)))
+		err = errors.Join(err, s.delete(filepath.Join(s.trash(), n)))
 	}
 	if err != nil {
 		s.Log.Warn("what was thrown away cannot be deleted; it is tried again at the next start of hezid", "folder", s.trash(), "error", err)
 	}
+}
+
+func (s *Store) delete(path string) error {
+	st, err := os.Lstat(path)
+	if err != nil || !st.IsDir() {
+		return os.RemoveAll(path)
+	}
+	if s.Delete != nil {
+		return s.Delete(path)
+	}
+	if err := disk.Detach(path); err != nil {
+		return err
+	}
+	return os.RemoveAll(path)
 }
 
 // HasContent says whether there are blobs or layers at all, known or not.

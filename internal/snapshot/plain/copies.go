@@ -18,6 +18,9 @@ import (
 	"hezi/internal/snapshot/quota"
 )
 
+// limitedName is of the tree that Limit makes beside the one whose place it gets.
+const limitedName = "limited"
+
 // Copies is the Kind that copies every file; where the file system can, two
 // copies share their blocks until one is written to (copy_file_range(2)).
 type Copies struct{ mounts *singleflight.Group }
@@ -90,7 +93,7 @@ func (c Copies) Ready(dir string) error {
 // what there is cannot be given a project.
 func (c Copies) Limit(dir string, bytes int64) (err error) {
 	folder := filepath.Dir(dir)
-	to := filepath.Join(folder, "limited")
+	to := filepath.Join(folder, limitedName)
 	if quota.Of(dir) != 0 || loop.File(folder) != "" { // it is
 		return nil
 	}

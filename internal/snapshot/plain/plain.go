@@ -26,6 +26,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"hezi/internal/disk"
 	"hezi/internal/disk/loop"
 )
 
@@ -277,11 +278,24 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	return s.delete(folder) // what a crash leaves of it, Cleanup removes
 }
 
-func (s *Snapshotter) delete(folder string) error {
-	if err := s.kind.Delete(filepath.Join(folder, "fs")); err != nil {
+func (s *Snapshotter) delete(folder string) error { return Delete(s.kind, folder) }
+
+// Delete removes the folder of a snapshot with all that a Kind has made there, though
+// it was killed meanwhile.
+func Delete(kind Kind, folder string) error {
+	err := disk.Detach(folder) // or a disk would be emptied, and stay
+	for _, tree := range []string{"fs", limitedName} {
+		if err == nil {
+			err = kind.Delete(filepath.Join(folder, tree))
+		}
+	}
+	if err == nil {
+		err = os.RemoveAll(folder)
+	}
+	if err != nil {
 		return fmt.Errorf("delete the layer in %s: %w", folder, err)
 	}
-	return os.RemoveAll(folder)
+	return nil
 }
 
 // Cleanup removes the folders of layers that are gone.

@@ -2,6 +2,7 @@ package plain
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,12 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/core/snapshots/testsuite"
+	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"hezi/internal/disk"
+	"hezi/internal/disk/loop"
 )
 
 func suite(t *testing.T, name string, kind Kind) {
@@ -43,4 +50,44 @@ func TestSubvolumes(t *testing.T) {
 	})
 	t.Setenv("TMPDIR", at)
 	t.Run("suite", func(t *testing.T) { suite(t, "native", Subvolumes{}) })
+}
+
+// What a kill leaves while a tree is limited, or copied, goes with the folder: nothing
+// stays mounted.
+func TestDeleteWhatAKillLeft(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "1")
+	for _, tree := range []string{"fs", limitedName} {
+		at := filepath.Join(folder, tree)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if tree == "fs" { // where the host has no disks in files, something else is mounted alone
+			if err := unix.Mount("none", at, "tmpfs", 0, ""); err != nil {
+				t.Skipf("this machine mounts nothing: %v", err)
+			}
+		} else if err := loop.Make(t.Context(), 4<<20, folder, at); err != nil && !errdefs.IsNotImplemented(err) {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(at, "file"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { _ = disk.Detach(folder) })            // it is gone
+	held, err := os.Open(filepath.Join(folder, limitedName)) // in use
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := Delete(NewCopies(), folder); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(folder); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", folder, err)
+	}
+	if list, err := mountinfo.GetMounts(mountinfo.PrefixFilter(folder)); err != nil || len(list) > 0 {
+		t.Errorf("mounted: %v, %v", list, err)
+	}
+	if names, err := held.Readdirnames(0); err != nil || len(names) != 1 {
+		t.Errorf("what somebody uses was emptied: %q, %v", names, err)
+	}
 }

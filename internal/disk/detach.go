@@ -1,4 +1,4 @@
-package snapshot
+package disk
 
 import (
 	"errors"
@@ -11,16 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// detach takes away what is mounted at dir and below it, though it be in use:
-// somebody may have mounted something into a container's layer from the host.
-func detach(dir string) error {
-	dir, err := filepath.EvalSymlinks(dir) // the kernel's names have none
+// Detach takes away what is mounted at dir and below it, though it be in use, for who
+// deletes it: an engine that was killed may have left a disk of a container there, or
+// somebody mounted something into a container's layer from the host.
+func Detach(dir string) error {
+	above, err := filepath.EvalSymlinks(filepath.Dir(dir)) // the kernel's names have none
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	dir = filepath.Join(above, filepath.Base(dir))
 	list, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return fmt.Errorf("what is mounted in %s: %w", dir, err)
