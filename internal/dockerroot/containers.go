@@ -1,14 +1,17 @@
 package dockerroot
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,11 +25,14 @@ import (
 type keptContainer struct {
 	ID, Name, Image, Driver string
 	Created                 time.Time
-	State                   struct{ Dead, RemovalInProgress bool }
-	ImageManifest           *struct{} // with the containerd image store
-	Config                  *keptConfig
-	NetworkSettings         struct{ Networks map[string]*keptEndpoint }
-	MountPoints             map[string]keptMount
+	State                   struct {
+		Running, Dead, RemovalInProgress bool
+		Pid                              int
+	}
+	ImageManifest   *struct{} // with the containerd image store
+	Config          *keptConfig
+	NetworkSettings struct{ Networks map[string]*keptEndpoint }
+	MountPoints     map[string]keptMount
 }
 
 type keptConfig struct {
@@ -49,7 +55,7 @@ type keptMount struct {
 
 // containerIDs are those of the folders that have a container.
 func (r *Root) containerIDs() ([]string, error) {
-	entries, err := fs.ReadDir(r.at.FS(), "containers")
+	entries, err := readDir(r.at, "containers")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -74,16 +80,44 @@ func (r *Root) kept(id string) (*keptContainer, error) {
 	return c, nil
 }
 
-// snapshots says whether a container's files are in a containerd image store.
-func (r *Root) snapshots() bool {
+// youngest is the container that was made last, or nil.
+func youngest(all []*keptContainer) (out *keptContainer) {
+	for _, c := range all {
+		if out == nil || c.Created.After(out.Created) {
+			out = c
+		}
+	}
+	return out
+}
+
+// readable are the containers that can be read.
+func (r *Root) readable() (out []*keptContainer, _ error) {
 	ids, err := r.containerIDs()
-	if err != nil {
+	for _, id := range ids {
+		if c, err := r.kept(id); err == nil {
+			out = append(out, c)
+		}
+	}
+	return out, err
+}
+
+// runs says whether a container's first process goes on without Docker. The process
+// of that number is only its own if its cgroup, or its parent's command line, names it.
+func (c *keptContainer) runs() bool {
+	if !c.State.Running || c.State.Pid <= 1 {
 		return false
 	}
-	return slices.ContainsFunc(ids, func(id string) bool {
-		c, err := r.kept(id)
-		return err == nil && c.ImageManifest != nil
-	})
+	proc := func(pid, name string) []byte {
+		body, _ := os.ReadFile(filepath.Join("/proc", pid, name)) // it may end just now
+		return body
+	}
+	pid := strconv.Itoa(c.State.Pid)
+	if bytes.Contains(proc(pid, "cgroup"), []byte(c.ID)) {
+		return true
+	}
+	_, after, _ := bytes.Cut(proc(pid, "status"), []byte("\nPPid:\t"))
+	parent, _, _ := bytes.Cut(after, []byte("\n"))
+	return len(parent) > 0 && bytes.Contains(proc(string(parent), "cmdline"), []byte(c.ID))
 }
 
 // Containers lists the containers, the youngest first. One that cannot be read has

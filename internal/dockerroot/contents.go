@@ -10,11 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -28,6 +28,9 @@ const (
 	metaFile = "io.containerd.metadata.v1.bolt/meta.db"
 	blobDir  = "io.containerd.content.v1.content/blobs/sha256/"
 
+	// containerdDaemon is the root of the containerd that dockerd starts.
+	containerdDaemon = "containerd/daemon"
+
 	// dangling begins the names that Docker gives to images without one.
 	dangling = "moby-dangling@"
 	// attests marks a manifest of an index that is no image.
@@ -40,46 +43,64 @@ type contents struct {
 	root *os.Root
 	db   *bolt.DB
 	list []entry
+	at   map[digest.Digest]int // in list
 	is   map[digest.Digest]ocispec.Descriptor
+	said []string // warnings
 }
 
 var _ store = (*contents)(nil)
 
-// openContents looks for containerd's root at places. needed says that Docker's images
-// are there, or some of them.
-func (r *Root) openContents(places []string, needed bool) error {
-	found := false
-	for _, place := range places {
-		root, err := os.OpenRoot(place)
+// contents looks for roots of containerd's.
+func (r *Root) contents(containerd string) []candidate {
+	var out []candidate
+	open := func(place string, root *os.Root, err error) {
 		if errors.Is(err, fs.ErrNotExist) {
-			continue
+			return
 		}
-		if err != nil {
-			return refused(place, err)
+		found := candidate{place: place, containerd: true, err: err}
+		if err == nil {
+			c := &contents{root: root, at: map[digest.Digest]int{}, is: map[digest.Digest]ocispec.Descriptor{}}
+			found = c.open(place, r.namespace())
+			if errors.Is(found.err, fs.ErrNotExist) {
+				c.close()
+				return
+			}
 		}
-		c := &contents{root: root, is: map[digest.Digest]ocispec.Descriptor{}}
-		c.db, err = openBolt(root, metaFile)
-		if err != nil {
-			c.close()
-		}
-		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errBusy) && !needed:
-			continue
-		case errors.Is(err, errBusy):
-			return fmt.Errorf("the images of Docker are in %s, on which a containerd runs: stop it, too (systemctl stop containerd)", place)
-		case err != nil:
-			return refused(place, err)
-		}
-		found = true
-		r.stores = append(r.stores, c)
-		if err := c.read(r.namespace()); err != nil {
-			return fmt.Errorf("the images in %s: %w", place, err)
-		}
+		out = append(out, found)
 	}
-	if needed && !found {
-		return fmt.Errorf("the images of Docker are not in %s, and no root of containerd's is at %s: name it with --containerd-root", r.path, strings.Join(places, " or "))
+	if containerd != "" {
+		root, err := openFolder(containerd)
+		open(containerd, root, err)
+		return out
 	}
-	return nil
+	root, err := subRoot(r.at, containerdDaemon)
+	open(filepath.Join(r.path, containerdDaemon), root, err)
+	beside := filepath.Join(filepath.Dir(r.path), "containerd")
+	root, err = openFolder(beside)
+	open(beside, root, err)
+	return out
+}
+
+// open reads the images, as far as containerd lets it.
+func (c *contents) open(place, namespace string) (found candidate) {
+	found = candidate{store: c, place: place, containerd: true}
+	if c.db, found.err = openBolt(c.root, metaFile); found.err == nil {
+		found.err = c.read(namespace)
+		found.warnings = c.said
+		return found
+	}
+	if !errors.Is(found.err, errBusy) {
+		return found
+	}
+	// What a containerd that runs has is not taken, but it must be known whether it is Docker's.
+	found.err, found.busy = nil, true
+	if copied, err := copyBolt(c.root, metaFile); err == nil {
+		read := &contents{root: c.root, db: copied, at: map[digest.Digest]int{}, is: map[digest.Digest]ocispec.Descriptor{}}
+		err = read.read(namespace)
+		_ = copied.Close() // a copy in memory
+		found.free = err == nil && len(read.list) == 0
+	}
+	return found
 }
 
 // namespace is Docker's in containerd; with userns-remap its data root is UID.GID.
@@ -101,30 +122,47 @@ func (c *contents) entries() []entry { return c.list }
 
 func (c *contents) read(namespace string) error {
 	ctx := namespaces.WithNamespace(context.Background(), namespace)
-	var all []images.Image
-	err := view(c.root, metaFile, c.db, func(*bolt.Tx) (err error) {
-		all, err = metadata.NewImageStore(metadata.NewDB(c.db, nil, nil)).List(ctx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, i := range all {
-		if err := i.Target.Digest.Validate(); err != nil || i.Target.Digest.Algorithm() != digest.SHA256 {
-			return fmt.Errorf("%q has the digest %q", i.Name, i.Target.Digest)
-		}
-		at := slices.IndexFunc(c.list, func(e entry) bool { return e.id == i.Target.Digest })
-		if at < 0 {
-			at, c.list = len(c.list), append(c.list, entry{id: i.Target.Digest, of: c})
-			c.is[i.Target.Digest] = ocispec.Descriptor{MediaType: i.Target.MediaType, Digest: i.Target.Digest, Size: i.Target.Size}
-		}
-		if !strings.HasPrefix(i.Name, dangling) {
-			if err := c.list[at].addName(i.Name); err != nil {
-				return err
+	return view(c.root, metaFile, c.db, func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte("v1"))
+		for _, name := range []string{namespace, "images"} {
+			if b == nil {
+				return nil
 			}
+			b = b.Bucket([]byte(name))
 		}
+		if b == nil {
+			return nil
+		}
+		ctx := boltutil.WithTransaction(ctx, tx)
+		all := metadata.NewImageStore(metadata.NewDB(c.db, nil, nil))
+		return b.ForEachBucket(func(name []byte) error {
+			i, err := all.Get(ctx, string(name))
+			if err == nil {
+				err = c.take(i)
+			}
+			if err != nil {
+				c.said = append(c.said, fmt.Sprintf("image %q: not taken under this name: %v", name, err))
+			}
+			return nil
+		})
+	})
+}
+
+// take adds an image, or a name of one.
+func (c *contents) take(i images.Image) error {
+	if err := i.Target.Digest.Validate(); err != nil || i.Target.Digest.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("its digest is %q", i.Target.Digest)
 	}
-	return nil
+	at, ok := c.at[i.Target.Digest]
+	if !ok {
+		at, c.list = len(c.list), append(c.list, entry{id: i.Target.Digest, of: c})
+		c.at[i.Target.Digest] = at
+		c.is[i.Target.Digest] = ocispec.Descriptor{MediaType: i.Target.MediaType, Digest: i.Target.Digest, Size: i.Target.Size}
+	}
+	if strings.HasPrefix(i.Name, dangling) {
+		return nil
+	}
+	return c.list[at].addName(i.Name)
 }
 
 // has says how long a blob is; one that is missing has no length.
@@ -164,7 +202,7 @@ func (c *contents) config(id digest.Digest) (ocispec.Image, error) {
 }
 
 func (c *contents) saved(id digest.Digest) (archive.Saved, map[digest.Digest]opener, error) {
-	w := walk{c: c, saved: archive.Saved{Target: c.is[id]}, blobs: map[digest.Digest]opener{}}
+	w := walk{c: c, saved: archive.Saved{Target: c.is[id]}, blobs: map[digest.Digest]opener{}, seen: map[digest.Digest]bool{}}
 	if err := w.add(c.is[id], 0); err != nil {
 		return archive.Saved{}, nil, err
 	}
@@ -186,6 +224,7 @@ type walk struct {
 	main     *ocispec.Manifest // which this machine would run best
 	platform ocispec.Platform  // of main
 	missing  digest.Digest     // a layer
+	seen     map[digest.Digest]bool
 }
 
 func (w *walk) blob(d ocispec.Descriptor) bool {
@@ -204,9 +243,10 @@ func (w *walk) add(d ocispec.Descriptor, depth int) error {
 	if depth > maxDepth {
 		return errors.New("its manifests are in one another too deep")
 	}
-	if !w.blob(d) {
+	if !w.blob(d) || w.seen[d.Digest] {
 		return nil
 	}
+	w.seen[d.Digest] = true
 	if images.IsIndexType(d.MediaType) {
 		var index ocispec.Index
 		if err := w.c.json(d.Digest, &index); err != nil {

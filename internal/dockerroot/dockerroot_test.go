@@ -391,7 +391,7 @@ func TestNetworks(t *testing.T) {
 		"docker/network/v1.0/endpoint/1/2/":    index + `{}`,
 		"docker/network/v1.0/endpoint_count/1": "x",
 	})
-	list, err := f.open().Networks()
+	list, _, err := f.open().Networks()
 	f.must(err)
 	if len(list) != 2 || list[0].Name != "asked" || list[1].Name != "chosen" {
 		t.Fatalf("%+v", list)
@@ -406,9 +406,9 @@ func TestNetworks(t *testing.T) {
 	}
 	for _, bad := range []string{"short", index + "text", index + `{"name":"x","ipamV4Config":"[{\"PreferredPool\":\"all\"}]"}`, index + `{"name":"x","generic":{"com.docker.network.generic":{"o":1}}}`} {
 		f := newFake(t)
-		f.bolt(networksFile, "libnetwork", map[string]string{networksPrefix + "1/": bad})
-		if list, err := f.open().Networks(); err == nil {
-			t.Errorf("%q: %+v", bad, list)
+		f.bolt(networksFile, "libnetwork", map[string]string{networksPrefix + "1/": bad, networksPrefix + "2/": index + `{"name":"good"}`})
+		if list, warnings, err := f.open().Networks(); err != nil || len(list) != 1 || len(warnings) != 1 || !strings.Contains(warnings[0], ": not taken: ") {
+			t.Errorf("%q: %+v %q %v", bad, list, warnings, err)
 		}
 	}
 }

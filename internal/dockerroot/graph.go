@@ -34,8 +34,11 @@ var trees = map[string]string{
 }
 
 const (
-	maxConfig = 8 << 20 // bytes of an image's configuration
-	maxSplit  = 8 << 30 // bytes of the list of a layer's files, unpacked
+	maxConfig = 8 << 20   // bytes of an image's configuration
+	maxSplit  = 8 << 30   // bytes of the list of a layer's files, unpacked
+	maxPart   = 8 << 20   // bytes of one part of it: all headers before a file, in base64
+	maxParts  = 4 << 20   // in a list: two for each file
+	maxNames  = 256 << 20 // bytes of the names in a list, which are kept until its end
 	maxLayers = 1000
 )
 
@@ -45,44 +48,35 @@ type graph struct {
 	data   *os.Root // the data root
 	driver string
 	list   []entry
+	said   []string // warnings
 }
 
 var _ store = (*graph)(nil)
 
-// openGraphs finds what image/ has, overlay2 first.
-func openGraphs(data *os.Root) ([]*graph, error) {
-	entries, err := fs.ReadDir(data.FS(), "image")
+// graphs finds what image/ has.
+func (r *Root) graphs() ([]candidate, error) {
+	entries, err := readDir(r.at, "image")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	var out []*graph
+	var out []candidate
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
 		}
-		root, err := data.OpenRoot(path.Join("image", e.Name()))
+		root, err := r.at.OpenRoot(path.Join("image", e.Name()))
 		if err != nil {
 			return nil, err
 		}
-		g := &graph{root: root, data: data, driver: e.Name()}
-		switch err := g.read(); {
-		case errors.Is(err, fs.ErrNotExist): // nothing was ever stored there
+		g := &graph{root: root, data: r.at, driver: e.Name()}
+		err = g.read()
+		if errors.Is(err, fs.ErrNotExist) { // nothing was ever stored there
 			g.close()
-		case err != nil:
-			return nil, fmt.Errorf("the images in %s: %w", root.Name(), err)
-		default:
-			out = append(out, g)
+			continue
 		}
+		out = append(out, candidate{store: g, place: filepath.Join(r.path, "image", e.Name()), driver: e.Name(), err: err, warnings: g.said})
 	}
-	slices.SortStableFunc(out, func(a, b *graph) int { return rank(a.driver) - rank(b.driver) })
 	return out, nil
-}
-
-func rank(driver string) int {
-	if driver == "overlay2" {
-		return 0
-	}
-	return 1
 }
 
 func (g *graph) close() { _ = g.root.Close() } // only read
@@ -97,7 +91,7 @@ func (g *graph) read() error {
 	if err := readJSON(g.root, "repositories.json", &named); err != nil {
 		return err
 	}
-	files, err := fs.ReadDir(g.root.FS(), "imagedb/content/sha256")
+	files, err := readDir(g.root, "imagedb/content/sha256")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -116,7 +110,7 @@ func (g *graph) read() error {
 				continue // Docker does not list it either
 			}
 			if err := g.list[i].addName(name); err != nil {
-				return err
+				g.said = append(g.said, err.Error())
 			}
 		}
 	}
@@ -231,7 +225,45 @@ func (l *layer) parts() (storage.Unpacker, io.Closer, error) {
 		_ = f.Close() // only read
 		return nil, nil, fmt.Errorf("%s is damaged: %w", f.Name(), err)
 	}
-	return storage.NewJSONUnpacker(io.LimitReader(z, maxSplit)), f, nil
+	return &boundedParts{Unpacker: storage.NewJSONUnpacker(&boundedLines{r: io.LimitReader(z, maxSplit)})}, f, nil
+}
+
+// boundedLines refuses a line of more than maxPart bytes before it is in memory.
+type boundedLines struct {
+	r      io.Reader
+	length int // of the line that has not ended
+}
+
+func (b *boundedLines) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	for rest := p[:n]; ; {
+		line, after, ended := bytes.Cut(rest, []byte{'\n'})
+		if b.length += len(line); b.length > maxPart {
+			return 0, fmt.Errorf("a part has more than %d bytes", maxPart)
+		}
+		if !ended {
+			return n, err
+		}
+		b.length, rest = 0, after
+	}
+}
+
+// boundedParts refuses a list of which too much would be kept in memory.
+type boundedParts struct {
+	storage.Unpacker
+	parts, names int
+}
+
+func (b *boundedParts) Next() (*storage.Entry, error) {
+	p, err := b.Unpacker.Next()
+	if err != nil {
+		return nil, err
+	}
+	b.parts++
+	if b.names += len(p.Name) + len(p.NameRaw); b.parts > maxParts || b.names > maxNames {
+		return nil, fmt.Errorf("the layer has more than %d parts, or names of more than %d bytes", maxParts, maxNames)
+	}
+	return p, nil
 }
 
 // measure adds up the archive, whose length must be known before it is sent.
@@ -262,7 +294,7 @@ func (l *layer) measure() error {
 
 // open is the layer's archive, as it was when it came.
 func (l *layer) open() (io.ReadCloser, error) {
-	tree, err := l.g.data.Open(l.tree)
+	tree, err := openQuietly(l.g.data, l.tree, unix.O_DIRECTORY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
@@ -298,5 +330,9 @@ func (f files) Get(name string) (io.ReadCloser, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%q is no file any more", name)
 	}
-	return pathrs.Reopen(at, unix.O_RDONLY)
+	out, err := pathrs.Reopen(at, unix.O_RDONLY|unix.O_NOATIME)
+	if errors.Is(err, unix.EPERM) { // another's
+		return pathrs.Reopen(at, unix.O_RDONLY)
+	}
+	return out, err
 }

@@ -41,7 +41,7 @@ type entry struct {
 func (e *entry) addName(name string) error {
 	n, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return fmt.Errorf("%q, a name of the image %s: %w", name, e.id, err)
+		return fmt.Errorf("%q is no name that the image %s can have: %w", name, e.id, err)
 	}
 	list := &e.tags
 	if _, ok := n.(reference.Digested); ok {
@@ -53,11 +53,11 @@ func (e *entry) addName(name string) error {
 	return nil
 }
 
-func (r *Root) entries() (out []entry) {
-	for _, s := range r.stores {
-		out = append(out, s.entries()...)
+func (r *Root) entries() []entry {
+	if r.store == nil {
+		return nil
 	}
-	return out
+	return r.store.entries()
 }
 
 // find is the image that ref means: an id, the beginning of one, or a name.

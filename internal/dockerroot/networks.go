@@ -48,17 +48,17 @@ type keptNetwork struct {
 	} `json:"generic"`
 }
 
-// Networks lists the networks of this machine.
-func (r *Root) Networks() ([]network.Inspect, error) {
+// Networks lists the networks of this machine, and says what is wrong with those that
+// it leaves out.
+func (r *Root) Networks() (out []network.Inspect, warnings []string, _ error) {
 	db, err := openBolt(r.at, networksFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the networks of Docker in %s/%s: %w", r.path, networksFile, err)
+		return nil, nil, fmt.Errorf("the networks of Docker in %s/%s: %w", r.path, networksFile, err)
 	}
 	defer db.Close()
-	var out []network.Inspect
 	err = view(r.at, networksFile, db, func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte("libnetwork"))
 		if b == nil {
@@ -66,24 +66,35 @@ func (r *Root) Networks() ([]network.Inspect, error) {
 		}
 		c := b.Cursor()
 		for k, v := c.Seek([]byte(networksPrefix)); bytes.HasPrefix(k, []byte(networksPrefix)); k, v = c.Next() {
-			if len(v) < indexBytes {
-				return fmt.Errorf("%s: %q is damaged", networksFile, k)
-			}
-			var kept keptNetwork
-			err := json.Unmarshal(v[indexBytes:], &kept)
-			if err == nil && !kept.InDelete {
-				var n network.Inspect
-				n, err = kept.network()
+			n, there, err := readNetwork(v)
+			switch {
+			case err != nil:
+				name := n.Name
+				if name == "" {
+					name = strings.Trim(string(k[len(networksPrefix):]), "/")
+				}
+				warnings = append(warnings, fmt.Sprintf("network %q: not taken: what %s/%s has of it is damaged: %v", name, r.path, networksFile, err))
+			case there:
 				out = append(out, n)
-			}
-			if err != nil {
-				return fmt.Errorf("%s: network %q: %w", networksFile, kept.Name, err)
 			}
 		}
 		return nil
 	})
 	slices.SortFunc(out, func(a, b network.Inspect) int { return strings.Compare(a.Name, b.Name) })
-	return out, err
+	return out, warnings, err
+}
+
+// readNetwork reads a network, which is not there if Docker was removing it.
+func readNetwork(value []byte) (_ network.Inspect, there bool, err error) {
+	if len(value) < indexBytes {
+		return network.Inspect{}, false, errors.New("it is too short")
+	}
+	var kept keptNetwork
+	if err := json.Unmarshal(value[indexBytes:], &kept); err != nil || kept.InDelete {
+		return network.Inspect{}, false, err
+	}
+	n, err := kept.network()
+	return n, true, err
 }
 
 func (k *keptNetwork) network() (network.Inspect, error) {

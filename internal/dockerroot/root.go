@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -28,7 +30,9 @@ type Root struct {
 	path    string
 	at      *os.Root
 	volumes *bolt.DB
-	stores  []store
+	store   store // of images; nil if there is none
+
+	warnings []string // what of the images was left out
 }
 
 // Open opens the data root at path. containerd is the root of the containerd that has
@@ -37,7 +41,7 @@ func Open(path, containerd string) (_ *Root, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return nil, err
 	}
-	at, err := os.OpenRoot(path)
+	at, err := openFolder(path)
 	if err != nil {
 		return nil, refused(path, err)
 	}
@@ -56,18 +60,16 @@ func Open(path, containerd string) (_ *Root, err error) {
 	case err != nil:
 		return nil, refused(path, err)
 	}
-	graphs, err := openGraphs(at)
+	all, err := r.readable()
 	if err != nil {
-		return nil, err
+		return nil, refused(path, err)
 	}
-	for _, g := range graphs {
-		r.stores = append(r.stores, g)
+	for _, c := range all {
+		if c.runs() {
+			return nil, fmt.Errorf("the container %s still runs, since Docker has live-restore, and may write to volumes: start Docker, stop the container (docker stop %s), and then Docker", c.Name[1:], c.Name[1:])
+		}
 	}
-	places := []string{filepath.Join(path, "containerd/daemon"), filepath.Join(filepath.Dir(path), "containerd")}
-	if containerd != "" {
-		places = []string{containerd}
-	}
-	if err := r.openContents(places, containerd != "" || len(graphs) == 0 || r.snapshots()); err != nil {
+	if err := r.chooseStore(containerd, youngest(all)); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -89,15 +91,24 @@ func (r *Root) Close() {
 	if r.volumes != nil {
 		_ = r.volumes.Close() // only read
 	}
-	for _, s := range r.stores {
-		s.close()
+	if r.store != nil {
+		r.store.close()
 	}
 	_ = r.at.Close() // only read
 }
 
+// openQuietly opens to read, and leaves the time of access where that is allowed.
+func openQuietly(root *os.Root, name string, flags int) (*os.File, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|flags|unix.O_NOATIME, 0)
+	if errors.Is(err, unix.EPERM) { // another's
+		return root.OpenFile(name, os.O_RDONLY|flags, 0)
+	}
+	return f, err
+}
+
 // openFile opens a file below root to read it. What is no file would block or never end.
 func openFile(root *os.Root, name string) (*os.File, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := openQuietly(root, name, unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +121,42 @@ func openFile(root *os.Root, name string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// openFolder opens a folder to read what is in it.
+func openFolder(path string) (*os.Root, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() { // a pipe would block
+		err = fmt.Errorf("%s is no folder", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenRoot(path)
+}
+
+// subRoot is openFolder for a folder in another.
+func subRoot(root *os.Root, name string) (*os.Root, error) {
+	info, err := root.Stat(name)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no folder", filepath.Join(root.Name(), name))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return root.OpenRoot(name)
+}
+
+// readDir lists a folder by name. What is none is an error, and never blocks.
+func readDir(root *os.Root, name string) ([]fs.DirEntry, error) {
+	f, err := openQuietly(root, name, unix.O_DIRECTORY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	out, err := f.ReadDir(-1)
+	slices.SortFunc(out, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return out, err
 }
 
 func readFile(root *os.Root, name string, limit int64) ([]byte, error) {
@@ -150,6 +197,29 @@ func openBolt(root *os.Root, name string) (db *bolt.DB, err error) {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(root.Name(), name), err)
 	}
 	return db, err
+}
+
+// maxCopy bounds what copyBolt copies, in bytes.
+const maxCopy = 128 << 20
+
+// copyBolt opens a copy of a database that somebody writes. It may be torn.
+func copyBolt(root *os.Root, name string) (db *bolt.DB, err error) {
+	defer damaged(root, name, &err)
+	body, err := readFile(root, name, maxCopy)
+	if err != nil {
+		return nil, err
+	}
+	return bolt.Open(name, 0, &bolt.Options{ReadOnly: true, OpenFile: func(string, int, os.FileMode) (*os.File, error) {
+		fd, err := unix.MemfdCreate("copy", unix.MFD_CLOEXEC)
+		if err != nil {
+			return nil, os.NewSyscallError("memfd_create", err)
+		}
+		f := os.NewFile(uintptr(fd), "copy")
+		if _, err := f.Write(body); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return f, nil
+	}})
 }
 
 // view reads a database, which may be damaged.

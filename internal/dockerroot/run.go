@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,10 @@ func run(args []string, version string, stdout io.Writer) error {
 	if kind, err := unix.GetsockoptInt(control, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET || len(args) < 1 || len(args) > 2 {
 		return fmt.Errorf("hezid %s is started by: hezi system import-docker --data-root FOLDER", Command)
 	}
+	go leave()
+	if err := bound(); err != nil {
+		return err
+	}
 	args = append(args, "")
 	root, err := Open(args[0], args[1])
 	if err != nil {
@@ -44,6 +49,33 @@ func run(args []string, version string, stdout io.Writer) error {
 	server := http.Server{Handler: root.Handler(version), ReadHeaderTimeout: time.Minute}
 	if err := server.Serve(passed{}); !errors.Is(err, io.EOF) {
 		return err
+	}
+	return nil
+}
+
+// leave ends the process, and with it Docker's lock, when who started it is gone,
+// whatever is under way.
+func leave() {
+	for {
+		fds := []unix.PollFd{{Fd: control}}
+		if _, err := unix.Poll(fds, -1); err == nil && fds[0].Revents != 0 || err != nil && err != unix.EINTR {
+			os.Exit(0)
+		}
+	}
+}
+
+const (
+	maxMemory = 1 << 30  // bytes
+	maxStack  = 64 << 20 // bytes, of one goroutine
+)
+
+// bound limits memory: there are databases that never end, and only this process is
+// to end by them.
+func bound() error {
+	debug.SetMaxStack(maxStack)
+	debug.SetMemoryLimit(maxMemory * 3 / 4)
+	if err := unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: maxMemory, Max: maxMemory}); err != nil {
+		return fmt.Errorf("limit the memory of hezid %s: %w", Command, err)
 	}
 	return nil
 }

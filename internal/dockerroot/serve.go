@@ -1,14 +1,13 @@
 package dockerroot
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -18,7 +17,7 @@ import (
 	"github.com/moby/moby/api/types/volume"
 )
 
-// Failure is the path that tells why an archive ended too early, which HTTP has no
+// Failure is the path that tells why an archive of the images of ?names= ended too early, which HTTP has no
 // place for in the answer that it ends.
 const Failure = "/failure"
 
@@ -27,13 +26,14 @@ type handler struct {
 	root    *Root
 	version string // of the API
 
-	mu     sync.Mutex // guards failed
-	failed string
+	mu       sync.Mutex        // guards the rest
+	failed   map[string]string // by the images that were asked for
+	warnings []string          // what was left out of answers
 }
 
 // Handler answers requests of Docker's API that only read, as the newest version has them.
 func (r *Root) Handler(version string) http.Handler {
-	h := &handler{root: r, version: version}
+	h := &handler{root: r, version: version, failed: map[string]string{}, warnings: slices.Clone(r.warnings)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/_ping", h.ping)
 	mux.HandleFunc("GET /info", h.info)
@@ -73,10 +73,13 @@ func (h *handler) ping(w http.ResponseWriter, _ *http.Request) {
 }
 
 // info is what a Docker without a configuration says: what a container has that is
-// the same was not asked for.
+// the same was not asked for. Its warnings are those of all answers before.
 func (h *handler) info(w http.ResponseWriter, _ *http.Request) {
 	name, err := os.Hostname()
-	answer(w, system.Info{Name: name, DefaultRuntime: "runc", LoggingDriver: "json-file"}, err)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	answer(w, system.Info{Name: name, DefaultRuntime: "runc", LoggingDriver: "json-file", Warnings: h.warnings}, err)
+	h.warnings = nil
 }
 
 func (h *handler) images(w http.ResponseWriter, _ *http.Request) { answer(w, h.root.Images(), nil) }
@@ -95,27 +98,52 @@ func (h *handler) image(w http.ResponseWriter, req *http.Request) {
 }
 
 func (h *handler) save(w http.ResponseWriter, req *http.Request) {
-	write, err := h.root.Save(req.URL.Query()["names"])
+	names := req.URL.Query()["names"]
+	h.takeFailure(names)
+	write, err := h.root.Save(names)
 	if err != nil {
 		answer(w, nil, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
-	if err := write(req.Context(), w); err != nil {
-		if !errors.Is(err, context.Canceled) {
+	to := &taker{Writer: w}
+	if err := write(req.Context(), to); err != nil {
+		if to.err == nil && req.Context().Err() == nil { // else it is who asked that has given up
 			h.mu.Lock()
-			h.failed = err.Error()
+			h.failed[failureOf(names)] = err.Error()
 			h.mu.Unlock()
 		}
 		panic(http.ErrAbortHandler) // no end, so that nobody takes it for whole
 	}
 }
 
-func (h *handler) failure(w http.ResponseWriter, _ *http.Request) {
+// taker remembers that what is written does not arrive.
+type taker struct {
+	io.Writer
+	err error
+}
+
+func (t *taker) Write(b []byte) (int, error) {
+	n, err := t.Writer.Write(b)
+	if err != nil {
+		t.err = err
+	}
+	return n, err
+}
+
+func failureOf(names []string) string { return strings.Join(names, "\n") }
+
+// takeFailure forgets why an archive of these images ended too early, and says it.
+func (h *handler) takeFailure(names []string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	answer(w, h.failed, nil)
-	h.failed = ""
+	text := h.failed[failureOf(names)]
+	delete(h.failed, failureOf(names))
+	return text
+}
+
+func (h *handler) failure(w http.ResponseWriter, req *http.Request) {
+	answer(w, h.takeFailure(req.URL.Query()["names"]), nil)
 }
 
 func (h *handler) volumes(w http.ResponseWriter, _ *http.Request) {
@@ -124,7 +152,10 @@ func (h *handler) volumes(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (h *handler) networks(w http.ResponseWriter, _ *http.Request) {
-	list, err := h.root.Networks()
+	list, warnings, err := h.root.Networks()
+	h.mu.Lock()
+	h.warnings = append(h.warnings, warnings...)
+	h.mu.Unlock()
 	if list == nil {
 		list = []network.Inspect{}
 	}

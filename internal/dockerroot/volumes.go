@@ -27,7 +27,8 @@ func (r *Root) Volumes() (_ []volume.Volume, warnings []string, _ error) {
 		return b.ForEach(func(k, body []byte) error {
 			var v volume.Volume
 			if err := json.Unmarshal(body, &v); err != nil {
-				return fmt.Errorf("volume %q in volumes/metadata.db: %w", k, err)
+				warnings = append(warnings, fmt.Sprintf("volume %q: without its labels and options: what %s/volumes/metadata.db has of it is damaged: %v", k, r.path, err))
+				return nil
 			}
 			v.Name, v.Mountpoint = string(k), ""
 			if v.Driver == "" {
@@ -40,7 +41,7 @@ func (r *Root) Volumes() (_ []volume.Volume, warnings []string, _ error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	entries, err := fs.ReadDir(r.at.FS(), "volumes")
+	entries, err := readDir(r.at, "volumes")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -54,7 +55,8 @@ func (r *Root) Volumes() (_ []volume.Volume, warnings []string, _ error) {
 			continue
 		}
 		if err != nil {
-			return nil, nil, err
+			warnings = append(warnings, fmt.Sprintf("volume %s: not taken: %v", name, err))
+			continue
 		}
 		v, known := all[name]
 		if known && v.Driver != volumeDriver {

@@ -24,6 +24,11 @@ func (m *mover) takeContainers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if m.stopped { // of a Docker that runs, they are about its host
+		for _, w := range info.Info.Warnings {
+			m.problems = append(m.problems, errors.New(w))
+		}
+	}
 	list, err := m.from.ContainerList(ctx, client.ContainerListOptions{All: true})
 	if err != nil {
 		return err

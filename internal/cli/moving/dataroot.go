@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -25,13 +27,14 @@ import (
 // reads may be damaged.
 type reader struct {
 	cmd     *exec.Cmd
+	root    string       // the data root
 	said    bytes.Buffer // on standard error
 	mu      sync.Mutex   // guards control
 	control *os.File
 }
 
 // readRoot starts a reader and waits until it has the data root open.
-func readRoot(dataRoot, containerdRoot string) (*reader, error) {
+func readRoot(ctx context.Context, dataRoot, containerdRoot string) (*reader, error) {
 	program, err := hezid()
 	if err != nil {
 		return nil, err
@@ -42,7 +45,7 @@ func readRoot(dataRoot, containerdRoot string) (*reader, error) {
 	}
 	ours, theirs := os.NewFile(uintptr(ends[0]), "control"), os.NewFile(uintptr(ends[1]), "control")
 	defer theirs.Close()
-	r := &reader{control: ours, cmd: exec.Command(program, "docker-root", dataRoot)}
+	r := &reader{root: dataRoot, control: ours, cmd: exec.Command(program, "docker-root", dataRoot)}
 	if containerdRoot != "" {
 		r.cmd.Args = append(r.cmd.Args, containerdRoot)
 	}
@@ -55,14 +58,35 @@ func readRoot(dataRoot, containerdRoot string) (*reader, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s docker-root: %w", program, err), ours.Close())
 	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		_, _ = ours.Close(), r.cmd.Wait() // it says itself why it ended
-		if text := strings.TrimSpace(r.said.String()); text != "" {
-			return nil, errors.New(text)
-		}
-		return nil, fmt.Errorf("%s docker-root ended without a word: %w", program, err)
+	stop := context.AfterFunc(ctx, func() { _ = r.cmd.Process.Kill() }) // it may wait for a disk
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if line == "ready\n" && stop() {
+		return r, nil
 	}
-	return r, nil
+	stop()
+	_ = ours.Close() // a socket
+	said := r.ended()
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case said != nil:
+		return nil, said
+	}
+	return nil, fmt.Errorf("%s docker-root ended without a word: %w", program, err)
+}
+
+// ended waits for the end of the process and is what it said, of a crash the first line.
+func (r *reader) ended() error {
+	_ = r.cmd.Wait() // its state says it
+	text := strings.TrimSpace(r.said.String())
+	if state := r.cmd.ProcessState; state.ExitCode() != 0 && state.ExitCode() != 1 {
+		first, _, _ := strings.Cut(text, "\n")
+		return fmt.Errorf("hezid docker-root has failed (%s) on %s, of which something is damaged or too large: %s", state, r.root, first)
+	}
+	if text == "" {
+		return nil
+	}
+	return errors.New(text)
 }
 
 // hezid is the program beside our own, else on PATH.
@@ -105,20 +129,31 @@ func (r *reader) dial(context.Context, string, string) (net.Conn, error) {
 
 // close ends the reader. What it said since it was ready are its faults.
 func (r *reader) close() error {
-	_, _ = r.control.Close(), r.cmd.Wait() // its end is told by what it said
-	if text := strings.TrimSpace(r.said.String()); text != "" {
-		return fmt.Errorf("hezid docker-root: %s", text)
-	}
-	return nil
+	_ = r.control.Close() // a socket
+	return r.ended()
 }
 
-// why is the reason of a failed load, if it is the source's: an archive that ends too
-// early cannot say it.
-func (m *mover) why(ctx context.Context, err error) error {
+// source is an archive on its way, and knows whether it has ended too early.
+type source struct {
+	io.ReadCloser
+	cut atomic.Bool
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	n, err := s.ReadCloser.Read(b)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		s.cut.Store(true)
+	}
+	return n, err
+}
+
+// why is the reason of a failed load of images whose archive ended too early, which
+// the archive cannot say.
+func (m *mover) why(ctx context.Context, refs []string, err error) error {
 	if !m.stopped {
 		return err
 	}
-	resp, askErr := m.from.Call(ctx, "GET", "/failure", nil, nil)
+	resp, askErr := m.from.Call(ctx, "GET", "/failure", url.Values{"names": refs}, nil)
 	if askErr != nil {
 		return err
 	}

@@ -78,16 +78,17 @@ func (m *mover) load(ctx context.Context, refs []string) (ids []string, err erro
 	if m.dry {
 		return refs, nil
 	}
-	defer func() {
-		if err != nil {
-			err = m.why(ctx, err)
-		}
-	}()
-	archive, err := m.from.ImageSave(ctx, refs)
+	saved, err := m.from.ImageSave(ctx, refs)
 	if err != nil {
 		return nil, err
 	}
+	archive := &source{ReadCloser: saved}
 	defer archive.Close()
+	defer func() {
+		if err != nil && archive.cut.Load() {
+			err = m.why(ctx, refs, err)
+		}
+	}()
 	answer, err := m.to.ImageLoad(ctx, archive, client.ImageLoadWithQuiet(true))
 	if err != nil {
 		return nil, err

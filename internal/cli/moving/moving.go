@@ -34,7 +34,7 @@ func New(c upkeep.Client) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&from, "from", "unix:///var/run/docker.sock", "Address of the Docker engine")
 	f.StringVar(&dataRoot, "data-root", "", "Read the data root of a Docker that does not run, such as /var/lib/docker, instead")
-	f.StringVar(&containerdRoot, "containerd-root", "", "Where containerd has the images of the Docker that --data-root names (default \"containerd\" beside it, or \"containerd/daemon\" in it)")
+	f.StringVar(&containerdRoot, "containerd-root", "", "Where containerd has the images of the Docker that --data-root names (default \"containerd\" beside it, or \"containerd/daemon\" in it); \"none\" if it has none")
 	f.BoolVar(&dry, "dry-run", false, "Say what would be taken, and take nothing")
 	f.BoolVar(&subnets, "keep-subnets", false, "Give bridge networks the subnets that they have in Docker. Remove Docker's networks before containers use them")
 	cmd.RunE = c.Run(func(ctx context.Context, engine *endpoint.Connection, _ []string) (err error) {
@@ -59,7 +59,7 @@ func New(c upkeep.Client) *cobra.Command {
 		m := &mover{to: engine, out: c.Out, dry: dry, subnets: subnets, images: map[string]string{}, moved: map[string]bool{}}
 		if dataRoot != "" {
 			m.stopped = true
-			r, err := readRoot(dataRoot, containerdRoot)
+			r, err := readRoot(ctx, dataRoot, containerdRoot)
 			if err != nil {
 				return err
 			}

@@ -167,6 +167,37 @@ func serve(t *testing.T, version string, f http.HandlerFunc) *endpoint.Connectio
 	return c
 }
 
+// TestWhy: the receiving engine's error is said, and the source's if its archive is cut.
+func TestWhy(t *testing.T) {
+	for _, cut := range []bool{false, true} {
+		from := serve(t, "1.50", func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/failure") {
+				_, _ = io.WriteString(w, `"of `+r.URL.Query().Get("names")+`: a file is damaged"`)
+				return
+			}
+			_, _ = io.WriteString(w, "the beginning")
+			_ = http.NewResponseController(w).Flush()
+			if cut {
+				panic(http.ErrAbortHandler)
+			}
+		})
+		to := serve(t, "1.50", func(w http.ResponseWriter, r *http.Request) {
+			if _, err := io.Copy(io.Discard, r.Body); err == nil {
+				_, _ = io.WriteString(w, `{"error":"no space left"}`)
+			}
+		})
+		m := &mover{from: from, to: to, stopped: true}
+		_, err := m.load(t.Context(), []string{"a:1"})
+		want := "no space left"
+		if cut {
+			want = "of a:1: a file is damaged"
+		}
+		if err == nil || err.Error() != want {
+			t.Errorf("cut %v: %v, want %q", cut, err, want)
+		}
+	}
+}
+
 func TestMachine(t *testing.T) {
 	for address, want := range map[string]string{
 		"unix:///var/run/docker.sock": "", "tcp://127.0.0.1:2375": "", "tcp://[::1]:2375": "", "ssh://root@localhost": "",

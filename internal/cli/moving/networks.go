@@ -42,7 +42,11 @@ func (m *mover) takeVolumes(ctx context.Context) error {
 			m.failed("volume", v.Name, err)
 			continue
 		}
-		m.took("volume %s", v.Name)
+		note := ""
+		if device := v.Options["device"]; m.stopped && strings.HasPrefix(device, "/") && slices.ContainsFunc(strings.Split(v.Options["o"], ","), func(o string) bool { return o == "bind" || o == "rbind" }) {
+			note = fmt.Sprintf(" (%s of this machine)", device) // the data root may be another's
+		}
+		m.took("volume %s%s", v.Name, note)
 	}
 	return nil
 }
