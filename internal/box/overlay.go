@@ -69,11 +69,13 @@ func writableOverlay(fd int, o *Overlay) (int, error) {
 		return fd, nil
 	}
 	unix.Close(fd)
-	cause := unix.ENOSPC
-	if unix.Statfs(o.Work, &st) == nil && st.Flags&unix.ST_RDONLY != 0 {
-		cause = unix.EROFS
+	trial := filepath.Join(o.Work, "trial") // fails as the kernel's directory did
+	cause := unix.Mkdir(trial, 0o700)
+	if cause == nil {
+		_ = unix.Rmdir(trial) // overlay empties the directory at the next mount
+		return -1, stepError(StepRoot, "overlay", unix.EROFS, "cannot mount the container's root file system (overlay) writable: the kernel's log (`dmesg`) says why")
 	}
-	return -1, stepError(StepRoot, "overlay", cause, "cannot mount the container's root file system (overlay) writable")
+	return -1, stepError(StepRoot, "overlay", cause, "cannot mount the container's root file system (overlay) writable: make a directory in "+o.Work)
 }
 
 func labelError(label string, err error) error {

@@ -86,7 +86,7 @@ func (s *Store) work(id, layer string) string {
 
 // Grow implements Saver: by an empty layer above the others.
 func (s *Store) Grow(_ context.Context, id string, c Chain) (Chain, error) {
-	if err := s.ready(id); err != nil {
+	if err := s.writable(id); err != nil {
 		return nil, err
 	}
 	for _, layer := range c.names() {

@@ -124,7 +124,11 @@ func (f *Fuse) mount(ctx context.Context, at string, lower []string, id string, 
 	name := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`)
 	var w Writable // none of the image alone
 	if id != "" {
-		if err := f.startable(id); err != nil {
+		usable := f.ready
+		if write {
+			usable = f.startable
+		}
+		if err := usable(id); err != nil {
 			return err
 		}
 		w = f.Get(id, c)

@@ -39,7 +39,7 @@ func (s *Store) holdBack(id string) {
 // startable has what a mount makes for itself find space on a container's disk, though
 // it be full.
 func (s *Store) startable(id string) error {
-	err := s.ready(id)
+	err := s.writable(id)
 	if err != nil || !s.limited(id) {
 		return err
 	}
@@ -135,6 +135,22 @@ func (s *Store) ready(id string) error {
 		return nil, nil
 	})
 	return err
+}
+
+// writable makes sure that the disk of a container that has one, and does not run, is
+// mounted and takes what is written.
+func (s *Store) writable(id string) error {
+	err := s.ready(id)
+	if err != nil || !s.limited(id) {
+		return err
+	}
+	_, err, _ = s.mounts.Do(id, func() (any, error) {
+		return nil, loop.Mend(filepath.Join(s.root, id), s.diskOf(id))
+	})
+	if err != nil {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("the container's writable layer: %v", err))
+	}
+	return nil
 }
 
 // Limit bounds the bytes on disk of a layer that is empty, or was limited before: by

@@ -211,6 +211,22 @@ func (w *Whole) Places(id string) (dirs []string) {
 
 // Root implements Driver.
 func (w *Whole) Root(ctx context.Context, id string, c Chain, _ []string) (box.Root, error) {
+	if err := w.mend(ctx, id, c); err != nil {
+		return box.Root{}, err
+	}
+	return w.root(ctx, id, c)
+}
+
+// mend is use of what does not run and is to be written to.
+func (w *Whole) mend(ctx context.Context, id string, c Chain) error {
+	dir, _, err := w.find(ctx, id, c.names()[0])
+	if err == nil {
+		err = w.Kind.Mend(dir)
+	}
+	return err
+}
+
+func (w *Whole) root(ctx context.Context, id string, c Chain) (box.Root, error) {
 	dir, _, err := w.use(ctx, id, c.names()[0])
 	if err != nil {
 		return box.Root{}, err
@@ -227,7 +243,7 @@ func (w *Whole) Release(string) error { return nil }
 // View implements Driver.
 func (w *Whole) View(ctx context.Context, id string, c Chain, lower []string, _ bool) (View, error) {
 	if id != "" {
-		root, err := w.Root(ctx, id, c, lower)
+		root, err := w.root(ctx, id, c)
 		return View{Root: root}, err
 	}
 	if len(lower) == 0 {
@@ -356,6 +372,9 @@ func (w *Whole) Base() string { return w.Lowest.Base() }
 
 // Grow implements Saver: by a copy of the tree.
 func (w *Whole) Grow(ctx context.Context, id string, c Chain) (Chain, error) {
+	if err := w.mend(ctx, id, c); err != nil {
+		return nil, err
+	}
 	return w.Copy(ctx, id, c)
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
@@ -209,13 +210,72 @@ func (k *kind) mount(f *os.File, at string) error {
 	}
 	defer device.Close() // the mount keeps it, and frees it at its end
 	err = unix.Mount(device.Name(), at, k.name, 0, k.options)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EUCLEAN) {
+	switch err {
+	case nil:
+		return nil
+	case unix.EINVAL, unix.EUCLEAN, unix.EBADMSG: // bad superblock, EFSCORRUPTED, EFSBADCRC
 		return fmt.Errorf("mount the disk %s: %w: it is damaged: `fsck.%s %s` may repair it", f.Name(), err, k.name, f.Name())
+	case unix.EIO, unix.ENOSPC, unix.EROFS: // nor can its journal be read, or written
+		return fmt.Errorf("mount the disk %s: %w: %s; if that does not help, it is damaged: `fsck.%s %s` may repair it", f.Name(), err, advice, k.name, f.Name())
 	}
-	if err != nil {
-		return fmt.Errorf("mount the disk %s: %w", f.Name(), err)
+	return fmt.Errorf("mount the disk %s: %w", f.Name(), err)
+}
+
+// advice is for a disk that cannot be written to.
+const advice = "the host's disk was full, or failed: free space there, then try again"
+
+// renewal is how long those that still use a disk are waited for.
+const renewal = 3 * time.Second
+
+// Mend makes sure that the disk of the folder dir, which is mounted at a directory, can
+// be written to: file systems stop writing for good after an error, as on a full host,
+// until they are mounted anew. That is possible while nobody else has it.
+func Mend(dir, at string) error {
+	err := writable(at)
+	if err == nil {
+		return nil
+	}
+	if err := Unmount(at); err != nil {
+		return err
+	}
+	file := File(dir)
+	for end := time.Now().Add(renewal); time.Now().Before(end) && inUse(file); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := Mount(dir, at); err != nil {
+		return err
+	}
+	if err := writable(at); err != nil {
+		return fmt.Errorf("write to the disk %s: %w: %s; if that does not help, stop what uses it", file, err, advice)
 	}
 	return nil
+}
+
+// writable tries to write; that there is no space is no error.
+func writable(at string) error {
+	name := filepath.Join(at, ".trying")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	if err == nil {
+		err = errors.Join(f.Close(), os.Remove(name))
+	}
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EIO) {
+		return err
+	}
+	return nil
+}
+
+// inUse says whether a loop device has a file.
+func inUse(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	device, err := attached(f)
+	if device != nil {
+		device.Close()
+	}
+	return device != nil && err == nil
 }
 
 // Mounted says whether the directory at, whose parent is on the host's file system, is
@@ -249,7 +309,11 @@ func attached(f *os.File) (*os.File, error) {
 		return nil, err
 	}
 	for _, dir := range used {
-		device, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(dir)), os.O_RDWR, 0)
+		name, err := os.ReadFile(filepath.Join(dir, "backing_file"))
+		if err != nil || filepath.Base(strings.TrimSuffix(string(name), "\n")) != filepath.Base(f.Name()) {
+			continue // its path may be another one, of another mount or before a rename of folders
+		}
+		device, err := os.Open("/dev/" + filepath.Base(filepath.Dir(dir))) // closing one open for writing has udev look at it
 		if err != nil {
 			continue // it is being freed
 		}

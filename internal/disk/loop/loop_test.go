@@ -1,9 +1,13 @@
 package loop
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
@@ -72,5 +76,72 @@ func TestSize(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// A disk that stopped writing as the host's was full does so again when there is space.
+func TestMend(t *testing.T) {
+	host := t.TempDir()
+	if err := unix.Mount("none", host, "tmpfs", 0, "size=32m"); err != nil {
+		t.Skipf("this machine mounts nothing: %v", err)
+	}
+	dir := filepath.Join(host, "dir")
+	at := filepath.Join(dir, "at")
+	t.Cleanup(func() {
+		if err := errors.Join(Unmount(at), unix.Unmount(host, unix.MNT_DETACH)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := Make(t.Context(), 200<<20, dir, at); err != nil {
+		if errdefs.IsNotImplemented(err) {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	write := func(name string, size int) error {
+		f, err := os.Create(filepath.Join(at, name))
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(make([]byte, size))
+		return errors.Join(err, f.Sync(), f.Close())
+	}
+	if err := errors.Join(write("kept", 1), Mend(dir, at)); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; writable(at) == nil && i < 100; i++ {
+		_ = write("much"+strconv.Itoa(i), 4<<20) // it fails when the host is full
+	}
+	if err := writable(at); err == nil {
+		t.Skip("this kernel's disk goes on writing on a full host")
+	}
+	for range 2 { // that it is tried again spoils nothing
+		if err := Mend(dir, at); err != nil && !strings.Contains(err.Error(), "free space there, then try again") {
+			t.Errorf("the host is full: %v", err)
+		}
+	}
+	if err := unix.Mount("none", host, "tmpfs", unix.MS_REMOUNT, "size=400m"); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Open(filepath.Join(at, "kept"))
+	if err == nil { // who still has it is waited for
+		time.AfterFunc(100*time.Millisecond, func() { _ = held.Close() })
+	}
+	if !Mounted(at) {
+		if err := Mount(dir, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Mend(dir, at); err != nil {
+		t.Fatal(err)
+	}
+	if err := write("more", 40<<20); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(filepath.Join(at, "kept")); err != nil || len(text) != 1 {
+		t.Errorf("what was written before: %q, %v", text, err)
 	}
 }

@@ -89,6 +89,9 @@ func notBtrfs(what, dir string, err error) error {
 // Ready implements Kind.
 func (Subvolumes) Ready(string) error { return nil }
 
+// Mend implements Kind.
+func (Subvolumes) Mend(string) error { return nil }
+
 // Delete implements Kind. Subvolumes that a container made in its own go first.
 func (s Subvolumes) Delete(dir string) error {
 	var st unix.Stat_t

@@ -88,6 +88,17 @@ func (c Copies) Ready(dir string) error {
 	return nil
 }
 
+// Mend implements Kind.
+func (c Copies) Mend(dir string) error {
+	err := c.Ready(dir)
+	if folder := filepath.Dir(dir); err == nil && loop.File(folder) != "" {
+		if _, err, _ = c.mounts.Do(dir, func() (any, error) { return nil, loop.Mend(folder, dir) }); err != nil {
+			return errdefs.ErrFailedPrecondition.WithMessage(err.Error())
+		}
+	}
+	return err
+}
+
 // Limit implements Kind: by another copy, which is made with a project quota, or on a
 // disk in a file. The kernel lets no link of one project be moved to another, so
 // what there is cannot be given a project.

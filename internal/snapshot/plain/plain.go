@@ -41,6 +41,9 @@ type Kind interface {
 	Sync(dir string) error
 	// Ready has a tree that was limited be where it is, as after a reboot.
 	Ready(dir string) error
+	// Mend is Ready of a tree that is to be written to, and that nobody uses: one that
+	// stopped taking what is written does so again.
+	Mend(dir string) error
 	// Limit bounds the bytes that a tree takes, on top of what it has now. Error:
 	// NotImplemented where that cannot be done.
 	Limit(dir string, bytes int64) error
