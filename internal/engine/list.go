@@ -50,13 +50,23 @@ func (e *Engine) List(ctx context.Context, o ListOptions) ([]container.Summary, 
 		if o.Size {
 			if s.SizeRw, s.SizeRootFs, err = q.sizes(ctx, r); errdefs.IsNotFound(err) {
 				continue // removed while the list was made
-			} else if err != nil {
+			} else if err = q.unknownSize(ctx, r, err); err != nil {
 				return nil, err
 			}
 		}
 		list = append(list, s)
 	}
 	return list, nil
+}
+
+// unknownSize lets one container, whose files cannot be read, spoil no list: it is shown
+// with what is known of its size.
+func (q query) unknownSize(ctx context.Context, r *record, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	q.e.o.Log.Warn("the size of a container cannot be told, and is shown as 0", "container", r.ID, "error", err)
+	return nil
 }
 
 // alive says whether Docker calls the container running: it has a process, or

@@ -60,6 +60,34 @@ func (s sizedLayers) Size(_ context.Context, id string) (int64, error) {
 	return 1000, nil
 }
 
+// TestSizeOfDamaged: one container whose files cannot be read spoils no list.
+func TestSizeOfDamaged(t *testing.T) {
+	e := viewed(t, &record{Name: "whole", State: container.StateExited, Config: &container.Config{}}, &record{Name: "bad", State: container.StateExited, Config: &container.Config{}})
+	e.o.Layers = damagedLayers{e.o.Layers.(sizedLayers), strings.Repeat("02", 32)}
+	list, err := e.List(t.Context(), ListOptions{Size: true, All: true})
+	if err != nil || len(list) != 2 {
+		t.Fatal(list, err)
+	}
+	for _, s := range list {
+		if want := map[string]int64{"/whole": 1000, "/bad": 0}[s.Names[0]]; s.SizeRw != want {
+			t.Errorf("%s has %d bytes, not %d", s.Names[0], s.SizeRw, want)
+		}
+	}
+}
+
+// damagedLayers cannot read the layer of one container.
+type damagedLayers struct {
+	sizedLayers
+	bad string
+}
+
+func (d damagedLayers) Size(ctx context.Context, id string) (int64, error) {
+	if id == d.bad {
+		return 0, errdefs.ErrFailedPrecondition.WithMessage("the disk is damaged")
+	}
+	return d.sizedLayers.Size(ctx, id)
+}
+
 // localVolumes has every volume.
 type localVolumes struct{}
 

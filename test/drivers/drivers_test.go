@@ -314,6 +314,9 @@ func limitedOnDisk(t *testing.T, e *harness.Engine, driver string) {
 			t.Errorf("%q with a damaged disk: %d %s", args, r.Code, r.Err)
 		}
 	}
+	if got := e.Must(t, "ps", "-as", "--filter", "name=limited", "--format", "{{.Names}} {{.Size}}"); !strings.HasPrefix(got, "limited 0B") {
+		t.Errorf("ps -s with a damaged disk: %q", got)
+	}
 	e.Must(t, "run", "--rm", "busybox", "true")
 	if err := os.Rename(all[0]+".away", all[0]); err != nil {
 		t.Fatal(err)
