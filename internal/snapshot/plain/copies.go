@@ -109,7 +109,7 @@ func (c Copies) Limit(dir string, bytes int64) (err error) {
 		return nil
 	}
 	ctx := context.Background()
-	used, err := taken(ctx, dir)
+	used, onAny, err := taken(ctx, dir)
 	if err != nil {
 		return fmt.Errorf("measure what is to be limited: %w", err)
 	}
@@ -127,7 +127,7 @@ func (c Copies) Limit(dir string, bytes int64) (err error) {
 	}()
 	err = quota.Limit(uint64(used+bytes), to)
 	if errdefs.IsNotImplemented(err) {
-		derr := loop.Make(ctx, used+bytes, folder, to)
+		derr := loop.Make(ctx, onAny+bytes, folder, to)
 		if errdefs.IsNotImplemented(derr) {
 			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%v; %v", err, derr))
 		}
@@ -163,19 +163,67 @@ func (c Copies) replace(dir, to string, onDisk bool) error {
 	return os.RemoveAll(to)
 }
 
-// taken is what a tree takes on any file system at most, but for what shares blocks or
-// has holes.
-func taken(ctx context.Context, dir string) (total int64, err error) {
-	const block = 4096
+// taken is what a tree takes when it is copied: its data, and what it takes on a disk
+// in a file at most, which has an inode for each of so many blocks. Blocks that files
+// share count for each.
+func taken(ctx context.Context, dir string) (data, onDisk int64, err error) {
+	const (
+		block  = 4096
+		inline = 60 // bytes of a symbolic link that its inode has (fs/ext4/ext4.h, EXT4_N_BLOCKS)
+	)
 	seen := map[uint64]bool{}
 	err = disk.Walk(ctx, dir, func(e *disk.Entry) error {
-		if st := &e.Stat; st.Nlink == 1 || st.Mode&unix.S_IFMT == unix.S_IFDIR || !seen[st.Ino] {
-			seen[st.Ino] = st.Nlink > 1
-			total += max((st.Size+block-1)/block*block, block)
+		st := &e.Stat
+		isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+		if st.Nlink > 1 && !isDir {
+			if seen[st.Ino] {
+				return nil
+			}
+			seen[st.Ino] = true
 		}
+		size := (st.Size + block - 1) / block * block
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFREG:
+			if st.Blocks*512 < st.Size {
+				size = min(size, withoutHoles(e, block))
+			}
+		case unix.S_IFDIR:
+			size = max(size, block)
+		case unix.S_IFLNK:
+			if st.Size < inline {
+				size = 0
+			}
+		default:
+			size = 0
+		}
+		data, onDisk = data+size, onDisk+max(size, block)
 		return nil
 	})
-	return total, err
+	return data, onDisk, err
+}
+
+// withoutHoles is what a file takes in blocks; where that cannot be told, its size.
+func withoutHoles(e *disk.Entry, block int64) (total int64) {
+	all := (e.Stat.Size + block - 1) / block * block
+	fd, err := unix.Openat(e.Dir, e.Name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return all
+	}
+	defer unix.Close(fd)
+	for at := int64(0); at < e.Stat.Size; {
+		begin, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // there is a hole up to the end
+			break
+		}
+		if err != nil {
+			return all
+		}
+		if at, err = unix.Seek(fd, begin, unix.SEEK_HOLE); err != nil || at <= begin {
+			return all
+		}
+		total += (at+block-1)/block*block - begin/block*block
+	}
+	return total
 }
 
 // Delete implements Kind.

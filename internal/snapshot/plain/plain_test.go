@@ -2,9 +2,11 @@ package plain
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -89,5 +91,35 @@ func TestDeleteWhatAKillLeft(t *testing.T) {
 	}
 	if names, err := held.Readdirnames(0); err != nil || len(names) != 1 {
 		t.Errorf("what somebody uses was emptied: %q, %v", names, err)
+	}
+}
+
+// Holes take nothing, nor do links and empty files, but each takes an inode of a disk.
+func TestTaken(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, at := range []int64{1 << 20, 1 << 30} {
+		if _, err := f.WriteAt(make([]byte, 4096), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := func(name string, size int) error {
+		return os.WriteFile(filepath.Join(dir, name), make([]byte, size), 0o644)
+	}
+	err = errors.Join(f.Truncate(1<<40), file("empty", 0), file("small", 10), os.Link(filepath.Join(dir, "small"), filepath.Join(dir, "same")),
+		os.Symlink("small", filepath.Join(dir, "link")), os.Symlink(strings.Repeat("x/", 50), filepath.Join(dir, "long")), os.Mkdir(filepath.Join(dir, "dir"), 0o755))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, onDisk, err := taken(t.Context(), dir)
+	if want := int64((2 + 1 + 1 + 1) * 4096); err != nil || data != want && data != want+4096 { // with the top
+		t.Errorf("%d bytes of data, not %d, %v", data, want, err)
+	}
+	if onDisk != data+2*4096 {
+		t.Errorf("%d bytes on a disk, and %d of data", onDisk, data)
 	}
 }
