@@ -48,7 +48,7 @@ func openStorage(ctx context.Context, c *config.Config, log *slog.Logger, imgs *
 	}
 	size, err := c.LayerSize()
 	if err == nil && size > 0 {
-		err = s.Driver.CanLimit()
+		err = s.Driver.CanLimit(size)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("storage-opts: %w", err)

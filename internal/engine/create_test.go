@@ -60,7 +60,7 @@ func (fakeLayers) Copy(context.Context, string, snapshot.Chain) (snapshot.Chain,
 }
 func (fakeLayers) Keep(string, ...snapshot.Chain) error                  { return nil }
 func (fakeLayers) SizeOf(context.Context, string, string) (int64, error) { return 0, nil }
-func (fakeLayers) CanLimit() error                                       { return nil }
+func (fakeLayers) CanLimit(int64) error                                  { return nil }
 func (fakeLayers) Flatten(context.Context, string, string, string) (string, bool, error) {
 	return "", false, errors.ErrUnsupported
 }

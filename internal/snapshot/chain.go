@@ -103,6 +103,9 @@ func (s *Store) Grow(_ context.Context, id string, c Chain) (Chain, error) {
 
 // Copy implements Saver: by a copy of the layer that is written to.
 func (s *Store) Copy(ctx context.Context, id string, c Chain) (Chain, error) {
+	if err := s.ready(id); err != nil {
+		return nil, err
+	}
 	layer, err := s.grow(id, c.names()[0])
 	if err != nil {
 		return nil, err

@@ -31,8 +31,8 @@ type Driver interface {
 	// Limit bounds the bytes on disk of what was just made, or limited before.
 	// Error: NotImplemented where that cannot be done.
 	Limit(id string, bytes int64) error
-	// CanLimit tries whether Limit can be used. Error: as Limit's.
-	CanLimit() error
+	// CanLimit tries whether Limit can be used with so many bytes. Error: as Limit's.
+	CanLimit(bytes int64) error
 	// Restore makes what a power cut took of a container that ran, or lets it be.
 	// lost says whether anything was missing. NotFound: it cannot be made again.
 	Restore(id string, c Chain) (lost bool, err error)

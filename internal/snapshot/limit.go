@@ -24,7 +24,7 @@ const (
 
 // holdBack takes up the reserve of a container's disk, if there is space.
 func (s *Store) holdBack(id string) {
-	if !s.limited(id) {
+	if !s.limited(id) || !loop.Mounted(s.diskOf(id)) { // or it would be on the host
 		return
 	}
 	f, err := os.OpenFile(filepath.Join(s.diskOf(id), reserveName), os.O_CREATE|os.O_WRONLY, 0o600)
@@ -206,14 +206,14 @@ func (s *Store) onDisk(id string, bytes int64) (err error) {
 	return os.Mkdir(now.Work, 0o700)
 }
 
-// CanLimit tries whether Limit can be used. Error: as Limit's.
-func (s *Store) CanLimit() error {
+// CanLimit tries whether Limit can be used with so many bytes. Error: as Limit's.
+func (s *Store) CanLimit(bytes int64) error {
 	dir, err := os.MkdirTemp(s.root, trashPrefix+"limit-")
 	if err != nil {
 		return fmt.Errorf("try to limit a folder: %w", err)
 	}
 	defer s.deleteBehind(dir) // gives the project back
-	err = quota.Limit(1<<20, dir)
+	err = quota.Limit(uint64(bytes), dir)
 	if !errdefs.IsNotImplemented(err) {
 		return err
 	}
@@ -221,7 +221,7 @@ func (s *Store) CanLimit() error {
 	if err := os.Mkdir(at, 0o710); err != nil {
 		return fmt.Errorf("try to limit a folder: %w", err)
 	}
-	if derr := loop.Make(context.Background(), 1<<20, dir, at); derr != nil {
+	if derr := loop.Make(context.Background(), bytes+reserve, dir, at); derr != nil {
 		return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%v; %v", err, derr))
 	}
 	return loop.Unmount(at)

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,7 +22,7 @@ func TestLimitWithoutPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", "")
-	for what, err := range map[string]error{"a limit": s.Limit("aa", 1<<30), "the trial": s.CanLimit()} {
+	for what, err := range map[string]error{"a limit": s.Limit("aa", 1<<30), "the trial": s.CanLimit(1 << 30)} {
 		if errdefs.IsNotImplemented(err) && strings.Contains(err.Error(), "'pquota'") && strings.Contains(err.Error(), "mkfs.ext4 (install e2fsprogs)") {
 			continue
 		}
@@ -32,6 +33,32 @@ func TestLimitWithoutPrograms(t *testing.T) {
 	}
 	if _, err := os.Stat(s.Get("aa", nil).Upper); err != nil || s.limited("aa") {
 		t.Errorf("the layer is limited: %v, %v", s.limited("aa"), err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// xfs is for larger disks alone: the trial is of the size that is asked for.
+func TestLimitByXFSAlone(t *testing.T) {
+	program, err := exec.LookPath("mkfs.xfs")
+	if err != nil {
+		t.Skip(err)
+	}
+	path := t.TempDir()
+	if err := os.Symlink(program, filepath.Join(path, "mkfs.xfs")); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(filepath.Join(t.TempDir(), "writable"), slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", path)
+	if err := s.CanLimit(1 << 20); !errdefs.IsNotImplemented(err) {
+		t.Skipf("with too little: %v", err) // or there are project quotas
+	}
+	if err := s.CanLimit(400 << 20); err != nil && !strings.Contains(err.Error(), "modprobe") {
+		t.Error(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -90,6 +117,20 @@ func TestLimitByDisk(t *testing.T) {
 	}
 	if err := loop.Unmount(s.diskOf("aa")); err != nil { // somebody did
 		t.Fatal(err)
+	}
+	s.holdBack("aa") // as nothing is mounted, there is no place for it
+	if list, err := os.ReadDir(s.diskOf("aa")); err != nil || len(list) > 0 {
+		t.Errorf("on the host: %v, %v", list, err)
+	}
+	if n, err := s.SizeOf(t.Context(), "aa", "2"); n != 200 || err != nil {
+		t.Errorf("%d bytes of one layer, %v", n, err)
+	}
+	if err := loop.Unmount(s.diskOf("aa")); err != nil {
+		t.Fatal(err)
+	}
+	copied, err := s.Copy(t.Context(), "aa", Chain{"2"})
+	if err != nil || len(copied) != 1 || !loop.Mounted(s.diskOf("aa")) {
+		t.Errorf("a copy of what was not mounted: %q, %v", copied, err)
 	}
 	if err := s.Keep("aa", Chain{"2"}); err != nil {
 		t.Fatal(err)

@@ -269,6 +269,9 @@ func (s *Store) Size(_ context.Context, id string) (int64, error) {
 
 // SizeOf is the size of one layer of a container.
 func (s *Store) SizeOf(_ context.Context, id, layer string) (int64, error) {
+	if err := s.ready(id); err != nil {
+		return 0, err
+	}
 	return sizeOf(s.upper(id, layer), nil)
 }
 

@@ -147,7 +147,7 @@ func (w *Whole) Limit(id string, bytes int64) error {
 }
 
 // CanLimit implements Driver.
-func (w *Whole) CanLimit() error {
+func (w *Whole) CanLimit(bytes int64) error {
 	ctx, name := w.Context(context.Background()), containerKey+".limit"
 	if err := w.Trees.Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("try to limit a tree: %w", err)
@@ -156,7 +156,7 @@ func (w *Whole) CanLimit() error {
 	if err != nil {
 		return fmt.Errorf("try to limit a tree: %w", err)
 	}
-	return errors.Join(w.Kind.Limit(mounts[0].Source, 1<<20), w.Trees.Remove(ctx, name))
+	return errors.Join(w.Kind.Limit(mounts[0].Source, bytes), w.Trees.Remove(ctx, name))
 }
 
 // Restore implements Driver.
