@@ -20,5 +20,6 @@
 //
 // Nothing is written. A data root may be damaged, or come from somebody else: no path
 // leads out of it, sizes are bounded, and it is read in a process of its own
-// (`hezid docker-root`), which can fail alone.
+// (`hezid docker-root`), which can fail alone, has a limit of memory and of root's
+// rights only those to read.
 package dockerroot

@@ -1,13 +1,16 @@
 package compat
 
 import (
+	"bufio"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"hezi/test/harness"
@@ -65,6 +68,34 @@ func taken(t *testing.T, e *harness.Engine) map[string]any {
 	return out
 }
 
+// readerRights are the capabilities and no_new_privs of all threads of a reader.
+func readerRights(t *testing.T, dataRoot string) string {
+	t.Helper()
+	ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(ends[0]), "ours"), os.NewFile(uintptr(ends[1]), "theirs")
+	cmd := exec.Command(filepath.Join(harness.Bin(), "hezid"), "docker-root", dataRoot)
+	cmd.ExtraFiles = []*os.File{theirs}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _, _ = theirs.Close(), ours.Close(), cmd.Wait() }()
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	said, err := exec.Command("sh", "-c", `cat /proc/$0/task/*/status | grep -E 'CapPrm|CapEff|NoNewPrivs' | sort -u`, strconv.Itoa(cmd.Process.Pid)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(strings.Fields(string(said)), " ")
+}
+
 // TestImportDataRoot moves from the data root of a Docker that was stopped: what
 // is made is the same as from the API, and nothing of Docker's is touched.
 func TestImportDataRoot(t *testing.T) {
@@ -103,6 +134,9 @@ lines'; mv /bin /bin2; /bin2/busybox ln -s bin2 /bin`)
 	api.Must(t, "network", "rm", "backend", "lan")
 	d.stop()
 	before := d.listing()
+	if got := readerRights(t, d.data); got != "CapEff: 000000000000000c CapPrm: 000000000000000c NoNewPrivs: 1" {
+		t.Errorf("the reader has more rights than it needs to read: %s", got)
+	}
 
 	e := harness.Start(t)
 	if r := root(e, "--dry-run", "--keep-subnets"); r.Code != 0 || strings.Count(r.Out, "would take") != strings.Count(said, "\n") || e.Must(t, "images", "-q") != "" {
