@@ -20,6 +20,7 @@ import (
 	"hezi/internal/engine/health"
 	"hezi/internal/engine/spec"
 	hostnet "hezi/internal/network"
+	"hezi/internal/network/bindings"
 	"hezi/internal/network/egress"
 	"hezi/internal/network/hostfiles"
 	"hezi/internal/timeline"
@@ -227,7 +228,7 @@ func (e *Engine) complete(h *container.HostConfig, hostCgroups bool) {
 func (e *records) checkHost(h *container.HostConfig) error {
 	for p, list := range h.PortBindings {
 		for _, b := range list {
-			if _, _, _, err := hostnet.CheckBinding(p, b); err != nil {
+			if _, _, _, err := bindings.Check(p, b); err != nil {
 				return err
 			}
 		}

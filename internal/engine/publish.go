@@ -26,7 +26,7 @@ func (e Attachments) Publish(ctx context.Context, ref string, add, remove networ
 			add[p] = []network.PortBinding{{}}
 		}
 		for _, b := range list {
-			if _, _, _, err := hostnet.CheckBinding(p, b); err != nil {
+			if _, _, _, err := bindings.Check(p, b); err != nil {
 				return nil, err
 			}
 		}
@@ -127,6 +127,12 @@ func (e Attachments) republish(ctx context.Context, id string, add, remove netwo
 	if err != nil {
 		return nil, err
 	}
+	keepPorts(ctx, &e.o, id, box)
+	return box, nil
+}
+
+// keepPorts has the keeper hold the sockets of what is published, and no others.
+func keepPorts(ctx context.Context, o *Options, id string, box *hostnet.Sandbox) {
 	q := keeper.PortsRequest{ContainerID: id, Ports: box.Sockets[:min(len(box.Sockets), keeper.MaxPorts)]}
 	for p, list := range box.Ports {
 		for _, b := range list {
@@ -138,11 +144,10 @@ func (e Attachments) republish(ctx context.Context, id string, add, remove netwo
 			}
 		}
 	}
-	if err := e.o.Keeper.Ports(ctx, q); err != nil {
+	if err := o.Keeper.Ports(ctx, q); err != nil {
 		// hezid has the sockets; another program could take the ports only while it is away.
-		e.o.Log.Warn("the keeper does not hold a container's published ports", "container", id, "error", err)
+		o.Log.Warn("the keeper does not hold a container's published ports", "container", id, "error", err)
 	}
-	return box, nil
 }
 
 // running is remove as the running container knows it: a port that was asked for as a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"hezi/internal/engine/spec"
 	"hezi/internal/image"
 	"hezi/internal/keeper"
+	"hezi/internal/network"
 )
 
 // lostExit is the exit code of a container whose end nobody saw.
@@ -146,12 +148,20 @@ func (e *Engine) restore(ctx context.Context, c *entry, s keeper.Status, alive b
 			e.o.Log.Warn("the sockets by which a container asks for names were not kept: what it asked meanwhile is lost", "container", r.ID, "error", err)
 		}
 	}
-	if _, err := e.o.Networks.Adopt(ctx, place, r.Net); err != nil {
+	box, err := e.o.Networks.Adopt(ctx, place, r.Net)
+	if err != nil {
 		e.o.Log.Error("a running container's network could not be taken back: its published ports may not answer; restart it", "container", r.ID, "error", err)
 	} else if r.Net.Asks && len(place.NameSockets) == 0 {
 		keepNames(ctx, &e.o, r.ID)
 	}
-	return nil
+	if err != nil || maps.EqualFunc(box.Ports, r.Net.Ports, slices.Equal) {
+		return nil
+	}
+	now := *r.Net // the rules of a family of addresses went, or came back
+	now.Ports, now.Unpublished = box.Ports, box.Unpublished
+	keepPorts(ctx, &e.o, r.ID, &network.Sandbox{Ports: box.Ports}) // it has those that stay
+	_, err = e.change(c, func(r *record) { r.Net = &now })
+	return err
 }
 
 // restoreEnded is for containers that the keeper does not have.

@@ -59,6 +59,9 @@ type Sandbox struct {
 	Endpoints []Endpoint
 	// Ports with the host ports that were chosen.
 	Ports network.PortMap
+	// Unpublished are ports that were published until the engine was started without
+	// rules of their family. Adopt publishes them when there are such again.
+	Unpublished network.PortMap `json:",omitempty"`
 	// Sockets hold the ports that were taken by the call that answered this, each its
 	// own. They are valid until Release.
 	Sockets []int `json:"-"`

@@ -140,9 +140,10 @@ type member struct {
 	kept      map[ports.Place]int // sockets that Adopt was given
 	asked     network.PortMap     // for Adopt: without the ports that were chosen
 	holds     []*held
-	beside    []*held       // at ::1, for holds of 0.0.0.0
-	spare     []*held       // given up by Republish, for whatever asks for the same
-	reused    []*ports.Hold // of spare
+	beside    []*held         // at ::1, for holds of 0.0.0.0
+	spare     []*held         // given up by Republish, for whatever asks for the same
+	reused    []*ports.Hold   // of spare
+	lost      network.PortMap // for Sandbox.Unpublished
 	forwards  []nft.Forward
 	direct    []nft.Direct
 	box       *Sandbox
@@ -209,6 +210,8 @@ func New(o Options) (*Controller, error) {
 		if err := c.openTable(name); err != nil {
 			return nil, err
 		}
+	} else if err := nft.Remove(name); err != nil {
+		slog.Warn("the nft table of an engine with firewall rules is left over: what it published goes on to go to containers", "table", name, "error", err)
 	}
 	for _, w := range c.Warnings() {
 		slog.Warn(w)
@@ -281,11 +284,11 @@ func (c *registry) routeLocalnet(l *lan) error {
 	case !l.bridged():
 		return nil
 	case !c.o.IPTables:
-		return shutLocalnet(l.bridge)
+		return netns.Localnet(l.bridge, false)
 	case l.index == 0:
 		return nil
 	}
-	return netns.Sysctl(localnet(l.bridge), "1")
+	return netns.Localnet(l.bridge, true)
 }
 
 // shutLocalnets takes back what routeLocalnet did, also that of an engine before this one.
@@ -301,19 +304,10 @@ func shutLocalnets(lans map[string]*lan, further ...string) error {
 	}
 	var errs []error
 	for name := range names {
-		errs = append(errs, shutLocalnet(name))
+		errs = append(errs, netns.Localnet(name, false))
 	}
 	return errors.Join(errs...)
 }
-
-func shutLocalnet(bridge string) error {
-	if err := netns.Sysctl(localnet(bridge), "0"); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil // there is no such bridge
-}
-
-func localnet(bridge string) string { return "net/ipv4/conf/" + bridge + "/route_localnet" }
 
 func (c *registry) handles() string { return filepath.Join(c.o.ExecRoot, "netns") }
 

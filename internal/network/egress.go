@@ -4,14 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"hezi/internal/network/egress"
 	"hezi/internal/network/flows"
@@ -98,7 +94,7 @@ func (c restrainer) guardOf(m *member, k *link) (g nft.Guard, ok bool, err error
 		g.Addresses, g.Subnets = append(g.Addresses, p.Addr()), append(g.Subnets, p.Masked())
 	}
 	g.Addresses = append(g.Addresses, k.request.LinkLocal...)
-	g.BridgeMAC, err = bridgeMAC(l.bridge)
+	g.BridgeMAC, err = netns.KeepMAC(l.bridge)
 	return g, true, err
 }
 
@@ -108,20 +104,6 @@ func (c *registry) MayRestrain(policy string) error {
 		return nil
 	}
 	return invalid("an egress policy cannot be enforced: hezid keeps no firewall rules (iptables is false in its configuration)")
-}
-
-// bridgeMAC is the bridge's address, which is its own from now on: without that it
-// changes with the ports.
-func bridgeMAC(name string) (net.HardwareAddr, error) {
-	dev, err := netlink.LinkByName(name)
-	if err != nil {
-		return nil, fmt.Errorf("the bridge %s: %w", name, err)
-	}
-	mac := dev.Attrs().HardwareAddr
-	if err := netlink.LinkSetHardwareAddr(dev, mac); err != nil {
-		return nil, fmt.Errorf("keep the bridge %s at its address: %w", name, err)
-	}
-	return mac, nil
 }
 
 // guard has the firewall hold the links to their policies: before anything is sent.

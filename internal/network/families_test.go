@@ -2,14 +2,22 @@ package network
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
 
+	"hezi/internal/network/bindings"
 	"hezi/internal/network/netns"
 )
 
@@ -48,6 +56,8 @@ func TestOneFamily(t *testing.T) {
 	}
 }
 
+func localnetOf(bridge string) string { return "net/ipv4/conf/" + bridge + "/route_localnet" }
+
 // TestLocalnetFollowsRules: the kernel leads 127/8 over a bridge only while there are rules
 // that keep containers from it.
 func TestLocalnetFollowsRules(t *testing.T) {
@@ -72,8 +82,8 @@ func TestLocalnetFollowsRules(t *testing.T) {
 			}
 		}
 		for _, name := range bridges {
-			if have, err := os.ReadFile("/proc/sys/" + localnet(name)); err != nil || strings.TrimSpace(string(have)) != x.want {
-				t.Errorf("iptables %v, ip6tables %v: %s is %q (%v), not %s", x.v4, x.v6, localnet(name), have, err, x.want)
+			if have, err := os.ReadFile("/proc/sys/" + localnetOf(name)); err != nil || strings.TrimSpace(string(have)) != x.want {
+				t.Errorf("iptables %v, ip6tables %v: %s is %q (%v), not %s", x.v4, x.v6, localnetOf(name), have, err, x.want)
 			}
 		}
 		if err := c.Close(); err != nil {
@@ -83,9 +93,65 @@ func TestLocalnetFollowsRules(t *testing.T) {
 			if err := c.Dismantle(); err != nil {
 				t.Fatal(err)
 			}
-			if have, err := os.ReadFile("/proc/sys/" + localnet("localbr")); err != nil || strings.TrimSpace(string(have)) != "0" {
-				t.Errorf("after the rules have gone: %s is %q (%v)", localnet("localbr"), have, err)
+			if have, err := os.ReadFile("/proc/sys/" + localnetOf("localbr")); err != nil || strings.TrimSpace(string(have)) != "0" {
+				t.Errorf("after the rules have gone: %s is %q (%v)", localnetOf("localbr"), have, err)
 			}
 		}
+	}
+}
+
+// TestFamilyGoes: what a running container publishes over a family goes with the rules of
+// that family, also with a socket that was kept, is shown no more, and comes back with them.
+func TestFamilyGoes(t *testing.T) {
+	world := outsideWorld(t)
+	from, host := &Sandbox{Path: world}, netip.MustParseAddr("198.51.100.1")
+	o := testOptions(t, "goes")
+	c := open(t, o)
+	lanOf(t, c, "red", network.CreateRequest{})
+	ports := network.PortMap{network.MustParsePort("80/tcp"): {{HostPort: "9200"}}, network.MustParsePort("80/udp"): {{HostIP: host, HostPort: "9201"}}}
+	for i := range uint16(bindings.RangeFrom) { // one range
+		ports[network.MustParsePort(strconv.Itoa(9300+int(i))+"/tcp")] = []network.PortBinding{{HostIP: netip.IPv4Unspecified(), HostPort: strconv.Itoa(9300 + int(i))}}
+	}
+	box := c.box(t, "web", "", ports, "red")
+	all := maps.Clone(box.Ports)
+	reaches(t, from, host, 9200, true, "a published port")
+	for _, x := range []struct{ v4, v6 bool }{{false, true}, {true, false}, {false, false}, {true, true}} {
+		var kept []int
+		for _, fd := range box.Sockets {
+			if twin, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+				kept = append(kept, twin)
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		o.IPTables, o.IP6Tables = x.v4, x.v6
+		c = open(t, o)
+		q := SandboxRequest{ContainerID: "web", ContainerName: "/web", Ports: ports, PortSockets: kept, Endpoints: []EndpointRequest{{Network: "red"}}}
+		now, err := c.Adopt(context.Background(), q, box)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+		has := func(a netip.Addr) bool { return a.Is4() && x.v4 || a.Is6() && x.v6 }
+		for p, list := range all {
+			for _, b := range list {
+				if slices.Contains(now.Ports[p], b) != has(b.HostIP) || slices.Contains(now.Unpublished[p], b) == has(b.HostIP) {
+					t.Errorf("rules %+v: %s is shown as %v and not as %v", x, p, now.Ports[p], now.Unpublished[p])
+				}
+			}
+		}
+		reaches(t, from, host, 9200, x.v4, fmt.Sprintf("rules %+v", x))
+		if l, err := net.Listen("tcp4", "0.0.0.0:9200"); (err == nil) == x.v4 {
+			t.Errorf("rules %+v: the host's port is free: %v", x, err)
+		} else if err == nil {
+			l.Close()
+		}
+		if out, err := exec.Command("nft", "list", "table", "inet", "hezi-goes").CombinedOutput(); (err == nil) != (x.v4 || x.v6) {
+			t.Errorf("rules %+v: the table: %v: %s", x, err, out)
+		}
+		box = now
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
+	"hezi/internal/network/bindings"
 	"hezi/internal/network/egress"
 	"hezi/internal/network/netns"
 	"hezi/internal/network/ports"
@@ -154,7 +155,7 @@ func (c *Controller) Adopt(ctx context.Context, req SandboxRequest, s *Sandbox) 
 	defer c.end(req.ContainerID)
 	m := &member{id: req.ContainerID, name: req.ContainerName, path: s.Path, egress: policy, ports: req.Ports, asked: req.Ports, resolving: req.Resolving, done: make(chan struct{}), adopted: true}
 	if s.Ports != nil {
-		m.ports = s.Ports // with the ports chosen then
+		m.ports = bindings.Again(s.Ports, s.Unpublished, req.Ports) // with the ports chosen then
 	}
 	c.mu.Lock()
 	known := c.unclaimed[s.Path]
@@ -280,7 +281,7 @@ func (k *link) settings(container string) network.EndpointSettings {
 
 // boxOf is the member's sandbox as it is now.
 func (m *member) boxOf(ports network.PortMap, sockets []int) *Sandbox {
-	b := &Sandbox{ContainerID: m.id, Path: m.path, Ports: ports, Sockets: sockets, Asks: m.asks()}
+	b := &Sandbox{ContainerID: m.id, Path: m.path, Ports: ports, Unpublished: m.lost, Sockets: sockets, Asks: m.asks()}
 	if m.asks() {
 		b.Names = []int{m.pair.UDP, m.pair.TCP}
 	}

@@ -127,6 +127,7 @@ func (c *publisher) take(ctx context.Context, m *member) (chosen network.PortMap
 				return nil, err
 			}
 		}
+		c.lose(m, w)
 		for _, h := range w.Span.Holds {
 			number := w.Binding.HostPort // of a range: shared with the request
 			if !w.Many() {
@@ -223,6 +224,13 @@ func (c *publisher) grant(ctx context.Context, m *member, w bindings.Wish) (hold
 		return nil, err
 	}
 	for _, a := range addrs {
+		if err := c.mayPublish(a); err != nil {
+			if !m.adopted {
+				return nil, err
+			}
+			slog.Warn("a port of a running container is not published any more", "container", m.id, "port", w.Port, "address", a, "reason", err)
+			continue
+		}
 		b := w.Binding
 		b.HostIP = a
 		if n := len(holds); n > 0 && !w.Many() { // the same number on each
@@ -253,9 +261,35 @@ func (c *publisher) grant(ctx context.Context, m *member, w bindings.Wish) (hold
 	return holds, nil
 }
 
+// lose notes what a running container has published no more of a wish.
+func (c *publisher) lose(m *member, w bindings.Wish) {
+	if !m.adopted {
+		return
+	}
+	addrs, err := c.hosts(m, w.Port, w.Binding)
+	if err != nil || w.Binding.HostIP == bindings.Near() && len(w.Span.Holds) > 0 {
+		return
+	}
+	for _, a := range addrs {
+		if c.mayPublish(a) == nil {
+			continue
+		}
+		b := w.Binding
+		if b.HostIP != bindings.Near() {
+			b.HostIP = a
+		}
+		if m.lost == nil {
+			m.lost = network.PortMap{}
+		}
+		if !slices.Contains(m.lost[w.Port], b) {
+			m.lost[w.Port] = append(m.lost[w.Port], b)
+		}
+	}
+}
+
 // reuse takes the hold of spare that a binding asks for; nil: none.
 func (m *member) reuse(w bindings.Wish, b network.PortBinding) *ports.Hold {
-	addr, proto, r, err := CheckBinding(w.Port, b)
+	addr, proto, r, err := bindings.Check(w.Port, b)
 	last := r.End()
 	if w.Many() {
 		last = r.Start() + w.Further()
@@ -273,7 +307,7 @@ func (m *member) reuse(w bindings.Wish, b network.PortBinding) *ports.Hold {
 
 // claim registers what a running container has, with the socket that was kept, if any.
 func (c *publisher) claim(m *member, w bindings.Wish, b network.PortBinding) (*ports.Hold, error) {
-	addr, proto, r, err := CheckBinding(w.Port, b)
+	addr, proto, r, err := bindings.Check(w.Port, b)
 	if err != nil {
 		return nil, err
 	}
@@ -287,11 +321,8 @@ func (c *publisher) claim(m *member, w bindings.Wish, b network.PortBinding) (*p
 
 // hold takes what one binding asks of the host. A port that a container on its way out still has is waited for.
 func (c *publisher) hold(ctx context.Context, m *member, w bindings.Wish, b network.PortBinding) (*ports.Hold, error) {
-	addr, proto, r, err := CheckBinding(w.Port, b)
+	addr, proto, r, err := bindings.Check(w.Port, b)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.mayPublish(addr); err != nil {
 		return nil, err
 	}
 	owner := ports.Owner{ID: m.id, Name: m.name}
@@ -320,33 +351,6 @@ func (c *publisher) mayPublish(a netip.Addr) error {
 		return errdefs.ErrFailedPrecondition.WithMessage("ports cannot be published over IPv6: the engine was started with --ip6tables=false: publish on an IPv4 address")
 	}
 	return nil
-}
-
-// CheckBinding reads what is asked of the host for a container's port, and
-// refuses what cannot be. A range of 0 is any port.
-func CheckBinding(p network.Port, b network.PortBinding) (addr netip.Addr, proto uint8, r network.PortRange, err error) {
-	switch p.Proto() {
-	case network.TCP:
-		proto = unix.IPPROTO_TCP
-	case network.UDP:
-		proto = unix.IPPROTO_UDP
-	case network.SCTP:
-		proto = unix.IPPROTO_SCTP
-	default:
-		return addr, 0, r, invalid("port %s: only tcp, udp and sctp can be published", p)
-	}
-	if addr = b.HostIP.Unmap(); !addr.IsValid() {
-		addr = netip.IPv4Unspecified()
-	}
-	if addr.Zone() != "" && addr != bindings.Near() {
-		return addr, 0, r, invalid("port %s cannot be published on %s: give an address without a zone", p, addr)
-	}
-	if b.HostPort != "" && b.HostPort != "0" {
-		if r, err = network.ParsePortRange(b.HostPort); err != nil {
-			return addr, 0, r, invalid("invalid host port %q for %s: %v", b.HostPort, p, err)
-		}
-	}
-	return addr, proto, r, nil
 }
 
 // waitReleases waits until the containers on their way out have given their

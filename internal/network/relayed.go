@@ -132,7 +132,7 @@ func (c *publisher) unrelay(m *member) {
 
 // keeps says whether a socket for a binding was kept, or one at ::1 in its place.
 func (m *member) keeps(w bindings.Wish, b network.PortBinding) bool {
-	addr, proto, r, err := CheckBinding(w.Port, b)
+	addr, proto, r, err := bindings.Check(w.Port, b)
 	if err != nil {
 		return false
 	}
@@ -143,7 +143,7 @@ func (m *member) keeps(w bindings.Wish, b network.PortBinding) bool {
 
 // hasBeside says whether the member has a place at ::1 for the port of a binding of ::.
 func (m *member) hasBeside(w bindings.Wish, b network.PortBinding) bool {
-	_, proto, r, err := CheckBinding(w.Port, b)
+	_, proto, r, err := bindings.Check(w.Port, b)
 	return err == nil && slices.ContainsFunc(m.beside, func(o *held) bool {
 		return o.hold.Proto == proto && o.hold.Port == r.Start() && o.port == w.Port.Num()
 	})

@@ -85,7 +85,7 @@ func (c *publisher) split(m, next *member, left network.PortMap) (kept, gone []*
 	for p, list := range left {
 		for _, b := range list {
 			host, err := strconv.ParseUint(b.HostPort, 10, 16)
-			_, proto, _, bad := CheckBinding(p, network.PortBinding{})
+			_, proto, _, bad := bindings.Check(p, network.PortBinding{})
 			if err == nil && bad == nil {
 				stays[place{proto, b.HostIP, uint16(host), p.Num()}] = true
 			}

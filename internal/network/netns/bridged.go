@@ -2,8 +2,12 @@ package netns
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"strings"
+
+	"github.com/vishvananda/netlink"
 )
 
 // The sysctls of br_netfilter (Documentation/networking/ip-sysctl.rst). They are of the
@@ -27,4 +31,30 @@ func BridgesFiltered() bool {
 		}
 	}
 	return false
+}
+
+// Localnet says whether the kernel leads 127/8 over a device. One that is absent does not.
+func Localnet(device string, on bool) error {
+	key := "net/ipv4/conf/" + device + "/route_localnet"
+	if on {
+		return Sysctl(key, "1")
+	}
+	if err := Sysctl(key, "0"); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// KeepMAC is a bridge's MAC, which is its own from now on: without that it
+// changes with the ports.
+func KeepMAC(name string) (net.HardwareAddr, error) {
+	dev, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("the bridge %s: %w", name, err)
+	}
+	mac := dev.Attrs().HardwareAddr
+	if err := netlink.LinkSetHardwareAddr(dev, mac); err != nil {
+		return nil, fmt.Errorf("keep the bridge %s at its address: %w", name, err)
+	}
+	return mac, nil
 }

@@ -572,6 +572,17 @@ func (t *Table) Destroy() error {
 	return nil
 }
 
+// Remove takes the table of a name away, if there is one, as Destroy does: for an engine
+// that keeps no rules, after one that did.
+func Remove(name string) error {
+	t := &Table{name: name, table: &nftables.Table{Name: name, Family: nftables.TableFamilyINet}, kept: keptFamilies(Config{})}
+	if _, err := (&nftables.Conn{}).ListTableOfFamily(name, t.table.Family); err != nil {
+		return nil // there is none, or no nf_tables
+	}
+	t.shape(true)
+	return t.Destroy()
+}
+
 // Intact says whether the kernel has the table with all our rules.
 func (t *Table) Intact() bool {
 	t.mu.Lock()
