@@ -75,7 +75,7 @@ func writableOverlay(fd int, o *Overlay) (int, error) {
 		_ = unix.Rmdir(trial) // overlay empties the directory at the next mount
 		return -1, stepError(StepRoot, "overlay", unix.EROFS, "cannot mount the container's root file system (overlay) writable: the kernel's log (`dmesg`) says why")
 	}
-	return -1, stepError(StepRoot, "overlay", cause, "cannot mount the container's root file system (overlay) writable: make a directory in "+o.Work)
+	return -1, stepError(StepRoot, "overlay", cause, "cannot mount the container's root file system (overlay) writable: make a directory in "+o.Work+" (if there is no space, remove snapshots or files of the container, or free space on the host)")
 }
 
 func labelError(label string, err error) error {

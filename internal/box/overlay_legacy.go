@@ -45,7 +45,10 @@ func mountLegacyOverlay(o *Overlay) (int, error) {
 		done <- result{fd, err}
 	}()
 	got := <-done
-	return got.fd, got.err
+	if got.err != nil {
+		return -1, got.err
+	}
+	return writableOverlay(got.fd, o) // there the layers were covered
 }
 
 func mountPrivately(o *Overlay) (int, error) {
@@ -97,7 +100,7 @@ func mountPrivately(o *Overlay) (int, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return writableOverlay(fd, o)
+	return fd, nil
 }
 
 // commonDir is the deepest directory that all paths are below.

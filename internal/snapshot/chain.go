@@ -139,7 +139,7 @@ func (s *Store) grow(id, like string) (layer string, err error) {
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
-		if errors.Is(err, unix.ENOSPC) && s.giveUp(id) {
+		if errors.Is(err, unix.ENOSPC) && s.giveUp(id, 0) {
 			n--
 			continue
 		}
@@ -150,9 +150,12 @@ func (s *Store) grow(id, like string) (layer string, err error) {
 			if err = os.Mkdir(s.work(id, layer), 0o700); errors.Is(err, fs.ErrExist) {
 				err = nil // left behind with its layer gone
 			}
-			if errors.Is(err, unix.ENOSPC) && s.giveUp(id) {
+			if errors.Is(err, unix.ENOSPC) && s.giveUp(id, 0) {
 				err = os.Mkdir(s.work(id, layer), 0o700)
 			}
+		}
+		if errors.Is(err, unix.ENOSPC) && s.limited(id) {
+			err = fmt.Errorf("%w: the disk space that the container is limited to is used up: remove snapshots of it, or files in it, or commit it to an image", err)
 		}
 		if err != nil {
 			return "", errors.Join(fmt.Errorf("make a layer of container %s: %w", id, err), s.discard(id, layer))

@@ -19,7 +19,8 @@ const (
 	diskName    = "disk"    // where that of a container is mounted
 	reserveName = "reserve" // on it: space for layers and mounts when it is full
 	reserve     = 1 << 20
-	reservePart = 32 << 10 // for one, whose directories take a block each
+	reservePart = 32 << 10  // for one, whose directories take a block each
+	forLayers   = 768 << 10 // of it that starts do not take: the container gets what they leave
 )
 
 // holdBack takes up the reserve of a container's disk, if there is space.
@@ -46,19 +47,19 @@ func (s *Store) startable(id string) error {
 	s.holdBack(id)
 	var st unix.Statfs_t
 	if unix.Statfs(s.diskOf(id), &st) == nil && int64(st.Bavail)*st.Bsize < reservePart {
-		s.giveUp(id)
+		s.giveUp(id, forLayers)
 	}
 	return nil
 }
 
-// giveUp gives up some of that reserve; false: there is none.
-func (s *Store) giveUp(id string) bool {
+// giveUp gives up some of that reserve, but for what is to be kept; false: there is none.
+func (s *Store) giveUp(id string, keep int64) bool {
 	if !s.limited(id) {
 		return false
 	}
 	path := filepath.Join(s.diskOf(id), reserveName)
 	st, err := os.Stat(path)
-	if err != nil || st.Size() < reservePart {
+	if err != nil || st.Size() < keep+reservePart {
 		return false
 	}
 	return os.Truncate(path, st.Size()-reservePart) == nil

@@ -149,3 +149,53 @@ func TestLimitByDisk(t *testing.T) {
 		t.Errorf("what is left: %v, %v", list, err)
 	}
 }
+
+// Starts of a full container leave space for snapshots, and what ends it says what to do.
+func TestReserve(t *testing.T) {
+	s, err := Open(filepath.Join(t.TempDir(), "writable"), slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Make("aa"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.onDisk("aa", 4<<20); err != nil {
+		if errdefs.IsNotImplemented(err) {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	file, err := os.Create(filepath.Join(s.upper("aa", first), "full"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for range 100 {
+		for err := error(nil); err == nil; { // the container takes what it gets
+			_, err = file.Write(make([]byte, 1024))
+		}
+		if err := s.startable("aa"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := Chain(nil)
+	for n := 0; ; n++ {
+		grown, err := s.Grow(t.Context(), "aa", c)
+		if err != nil {
+			if !strings.Contains(err.Error(), "no space left on device: the disk space that the container is limited to is used up: remove snapshots of it") {
+				t.Error(err)
+			}
+			if n < 10 {
+				t.Errorf("after 100 starts there is space for %d layers", n)
+			}
+			break
+		}
+		if c = grown; n > 1000 {
+			t.Fatal("a full disk takes 1000 layers")
+		}
+	}
+	if err := s.Remove("aa"); err != nil {
+		t.Error(err)
+	}
+}
