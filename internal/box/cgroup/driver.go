@@ -277,15 +277,23 @@ func (h hierarchy) inherit(above, dir string) error {
 	return nil
 }
 
-// make makes the leaf's directories; taken: there was one.
+// make makes the leaf's directories; taken: there was one, also with an
+// error; of what it made itself, it leaves nothing then.
 func (d *Driver) make(sub, leaf string) (g *Group, taken bool, err error) {
 	g = &Group{paths: map[string]string{}, fd: -1}
+	fail := func(err error) (*Group, bool, error) {
+		if taken { // whoever is inside is not waited for
+			abandon(g)
+			return nil, true, err
+		}
+		return nil, false, errors.Join(err, g.Remove())
+	}
 	for _, h := range d.hierarchies {
 		above := filepath.Join(h.dir, sub)
 		dir := filepath.Join(above, leaf)
 		made, err := mkdir(dir)
 		if err != nil {
-			return nil, false, errors.Join(err, g.Remove())
+			return fail(err)
 		}
 		taken = taken || !made
 		for _, k := range h.keys {
@@ -293,14 +301,14 @@ func (d *Driver) make(sub, leaf string) (g *Group, taken bool, err error) {
 		}
 		if h.has("cpuset") || h.has("memory") {
 			if err := h.inherit(above, dir); err != nil {
-				return nil, false, errors.Join(err, g.Remove())
+				return fail(err)
 			}
 		}
 	}
 	if dir, ok := g.paths[""]; ok {
 		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, false, errors.Join(fmt.Errorf("cannot open the cgroup %s: %w", dir, err), g.Remove())
+			return fail(fmt.Errorf("cannot open the cgroup %s: %w", dir, err))
 		}
 		g.fd = fd
 	}
