@@ -176,7 +176,10 @@ func TestDiskBudget(t *testing.T) {
 		t.Errorf("left:\n%s", out)
 	}
 	// The images are gone before what they had.
-	waitFor(t, func() bool { ask(); return own.Hezi.Budget.Used <= own.Hezi.Budget.Limit && own.Hezi.Budget.Over == nil })
+	waitFor(t, func() bool {
+		ask()
+		return own.Hezi.Budget.Used <= own.Hezi.Budget.Limit && own.Hezi.Budget.Over == nil
+	})
 	if out := e.Must(t, "events", "--since", since, "--until", strconv.FormatInt(time.Now().Unix()+1, 10), "--filter", "event=untag"); !strings.Contains(out, "reason=disk budget: ") {
 		t.Errorf("events: %s", out)
 	}
