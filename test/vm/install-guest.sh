@@ -58,6 +58,9 @@ if [ "$stage" = 1 ]; then
 	code "with a port" 0 hezi run -d --restart unless-stopped --name web -p 127.0.0.1:8080:80 busybox httpd -f -h /etc
 	eventually busybox wget -qO- http://127.0.0.1:8080/passwd
 	check "which answers" "root:x:0" busybox wget -qO- http://127.0.0.1:8080/passwd
+	code "output for the journal" 0 hezi run --rm --name said --log-driver journald --log-opt tag=told busybox echo said to the journal
+	eventually sh -c 'journalctl CONTAINER_NAME=said -o cat | grep -q "said to the journal"'
+	check "it is there, under its tag" "told" journalctl CONTAINER_NAME=said --no-pager -o short
 
 	check "AppArmor as the package has it" "root:x:0" hezi run --rm busybox cat /etc/passwd
 	mkdir -p /etc/apparmor.d/local
