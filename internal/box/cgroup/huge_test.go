@@ -86,11 +86,11 @@ func TestHugePagesBelowSystemd(t *testing.T) {
 	sizes := pageSizes("/sys/kernel/mm/hugepages")
 	each(t, false, func(t *testing.T, d *Driver) {
 		if d.Version != 2 || len(sizes) == 0 {
-			t.Skip("for cgroup v2")
+			t.Skip("only cgroup v2 has parents without a controller")
 		}
 		root := d.hierarchies[0].dir
 		if text, err := read(root, "cgroup.controllers"); err != nil || !word(text, hugetlb) {
-			t.Skip("no hugetlb controller here")
+			t.Skip("cgroup v2 has no hugetlb controller on this machine")
 		}
 		slice := filepath.Join(root, d.identity+".slice")
 		dir := filepath.Join(slice, "inner.slice", "x.scope")

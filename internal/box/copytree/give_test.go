@@ -11,7 +11,7 @@ import (
 
 func TestGive(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("only root may make such files and owners")
 	}
 	top := t.TempDir()
 	tree, outside, mounted := filepath.Join(top, "tree"), filepath.Join(top, "outside"), filepath.Join(top, "tree", "mounted")

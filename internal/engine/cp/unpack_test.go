@@ -16,7 +16,7 @@ import (
 // keeps nobody waiting who unpacks one there.
 func TestNoFileIsOpened(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("only root may make such files and owners")
 	}
 	dir := t.TempDir()
 	var b bytes.Buffer

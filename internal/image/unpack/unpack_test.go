@@ -126,7 +126,7 @@ func facts(t *testing.T, root string) string {
 // What Alone makes of a layer is what containerd makes of it.
 func TestAloneIsLikeApply(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("only root may make such files and owners")
 	}
 	for name, list := range map[string][]entry{
 		"rights":  {folder("a", 0o755), folder("a/s", 0o2775), plain("a/s/f", "1", 0o644), folder("t", 0o1777), plain("t/x", "", 0o4755), plain("t/y", "", 0o666), plain("t/z", "1", 0o2000), folder("n", 0)},

@@ -97,6 +97,9 @@ func ForgetAddress(a netip.Addr) {
 // ForgetOwn drops what the kernel tracks of connections that a container's address made,
 // and not of those that were made to it.
 func ForgetOwn(a netip.Addr) {
+	if a.IsLinkLocalUnicast() { // another container may have it on another link
+		return
+	}
 	family, source := uint8(unix.AF_INET), nl.CTA_IP_V4_SRC
 	if a.Is6() {
 		family, source = unix.AF_INET6, nl.CTA_IP_V6_SRC

@@ -55,7 +55,7 @@ func Look(path string, own []netip.Addr) (s Seen, err error) {
 // Made are those that the container made.
 func (s Seen) Made() (list []nft.Flow) {
 	for _, f := range s.tracked {
-		if slices.Contains(s.own, addrPort(f.Forward.SrcIP, 0).Addr()) {
+		if sole(s.own, f) {
 			list = append(list, nft.Flow{Proto: f.Forward.Protocol, From: f.Forward.SrcPort, To: addrPort(f.Forward.DstIP, f.Forward.DstPort)})
 		}
 	}
@@ -95,7 +95,14 @@ var _ netlink.CustomConntrackFilter = unjudged(nil)
 
 // MatchConntrackFlow is of netlink.CustomConntrackFilter.
 func (own unjudged) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-	return !nft.Judges(f.Forward.Protocol) && slices.Contains(own, addrPort(f.Forward.SrcIP, 0).Addr())
+	return !nft.Judges(f.Forward.Protocol) && sole(own, f)
+}
+
+// sole says whether the one with some addresses, and nobody else, made a flow: others
+// may have the same address where it is of a link alone.
+func sole(own []netip.Addr, f *netlink.ConntrackFlow) bool {
+	a := addrPort(f.Forward.SrcIP, 0).Addr()
+	return !a.IsLinkLocalUnicast() && slices.Contains(own, a)
 }
 
 // sorted are the sockets that the container connected, and those that came to one which

@@ -1,9 +1,11 @@
 package nft
 
 import (
+	"errors"
 	stdmaps "maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -70,13 +72,18 @@ func (t Guards) writeBefore(c *nftables.Conn, s *egressSets, g *guarded, add fun
 }
 
 func (t Guards) addFlows(c *nftables.Conn, s *egressSets, g *guarded, list []Flow) error {
+	return t.eachSet(s, g, list, c.SetAddElements)
+}
+
+// eachSet calls f with the elements of a list by the sets that have them, some at a time.
+func (t Guards) eachSet(s *egressSets, g *guarded, list []Flow, change func(*nftables.Set, []nftables.SetElement) error) error {
 	by := map[string][]nftables.SetElement{}
 	for _, f := range list {
 		by[f.suffix()] = append(by[f.suffix()], f.element())
 	}
 	for suffix, all := range by {
 		for part := range slices.Chunk(all, most) {
-			if err := c.SetAddElements(t.beforeSet(s, &g.Guard, suffix), part); err != nil {
+			if err := change(t.beforeSet(s, &g.Guard, suffix), part); err != nil {
 				return err
 			}
 		}
@@ -84,26 +91,47 @@ func (t Guards) addFlows(c *nftables.Conn, s *egressSets, g *guarded, list []Flo
 	return nil
 }
 
-// Judge has connections of before judged by the policies that hold for a port now.
-func (t Guards) Judge(port string, list []Flow) error {
+// flowsKept is for how long a connection of before that is seen no more is judged at
+// least: none of either end may be open again unnoticed.
+const flowsKept = 5 * time.Minute
+
+// Judge has connections of before judged by the policies that hold for a port now. Those
+// that were judged and are not among them any more are given up after a while, so that
+// they are not more than there have been lately.
+func (t Guards) Judge(port string, list []Flow) error { return t.judge(port, list, time.Now()) }
+
+func (t Guards) judge(port string, list []Flow, now time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	g := t.egress.guards[port]
-	list = slices.DeleteFunc(slices.Clone(list), func(f Flow) bool {
-		return !Judges(f.Proto) || g != nil && g.flows[f]
-	})
-	if g == nil || len(list) == 0 {
+	if g == nil {
 		return nil
 	}
 	if g.flows == nil {
-		g.flows = map[Flow]bool{}
+		g.flows = map[Flow]time.Time{}
 	}
+	var added, gone []Flow
 	for _, f := range list {
-		g.flows[f] = true
+		if !Judges(f.Proto) {
+			continue
+		}
+		if _, known := g.flows[f]; !known {
+			added = append(added, f)
+		}
+		g.flows[f] = now
+	}
+	for f, seen := range g.flows {
+		if now.Sub(seen) > flowsKept {
+			gone = append(gone, f)
+			delete(g.flows, f)
+		}
+	}
+	if len(added)+len(gone) == 0 {
+		return nil
 	}
 	c, err := connect()
 	if err == nil {
-		err = t.addFlows(c, t.egressSets(), g, list)
+		err = errors.Join(t.addFlows(c, t.egressSets(), g, added), t.eachSet(t.egressSets(), g, gone, c.SetDeleteElements))
 	}
 	if err == nil {
 		err = c.Flush()
@@ -124,9 +152,9 @@ func (t Guards) adoptFlows(c *nftables.Conn, s *egressSets, g *guarded) bool {
 		for _, e := range elems {
 			if f, ok := decodeFlow(e.Key); ok {
 				if g.flows == nil {
-					g.flows = map[Flow]bool{}
+					g.flows = map[Flow]time.Time{}
 				}
-				g.flows[f] = true
+				g.flows[f] = time.Now()
 			}
 		}
 	}

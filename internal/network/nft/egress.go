@@ -79,7 +79,7 @@ type guarded struct {
 	Guard
 	learned map[Names]map[netip.Addr]time.Time // until when
 	denied  map[int]expr.Counter               // by each policy, when that was read last
-	flows   map[Flow]bool                      // made before it was set
+	flows   map[Flow]time.Time                 // made before it was set
 	// Frames that were refused in the bridge: since it was written, and before.
 	refused, before expr.Counter
 }
