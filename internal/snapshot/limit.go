@@ -204,7 +204,10 @@ func (s *Store) onDisk(id string, bytes int64) (err error) {
 	if err := os.Mkdir(now.Upper, 0o755); err != nil {
 		return err
 	}
-	return os.Mkdir(now.Work, 0o700)
+	if err := os.Mkdir(now.Work, 0o700); err != nil {
+		return err
+	}
+	return loop.Sync(at)
 }
 
 // CanLimit tries whether Limit can be used with so many bytes. Error: as Limit's.

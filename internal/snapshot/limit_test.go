@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/disk/loop"
 )
@@ -197,5 +199,56 @@ func TestReserve(t *testing.T) {
 	}
 	if err := s.Remove("aa"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLimitOnHostThatGetsFull: what a limited container was made with is on the host's
+// disk before there is a container.
+func TestLimitOnHostThatGetsFull(t *testing.T) {
+	host := t.TempDir()
+	if err := unix.Mount("none", host, "tmpfs", 0, "size=32m"); err != nil {
+		t.Skipf("this machine mounts nothing: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(host, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s, err := Open(filepath.Join(host, "writable"), slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Make("aa"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.onDisk("aa", 200<<20); err != nil {
+		if errdefs.IsNotImplemented(err) {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Remove("aa") })
+	upper := s.upper("aa", first)
+	f, err := os.Create(filepath.Join(upper, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.Write(make([]byte, 64<<20)) // it is only in memory
+	if err = errors.Join(err, f.Sync()); err == nil {
+		t.Error("64 MB were written to a host with 32")
+	}
+	f.Close()
+	if err := loop.Sync(s.diskOf("aa")); err == nil {
+		t.Skip("this kernel's disk has written its journal to a full host")
+	}
+	if err := unix.Mount("none", host, "tmpfs", unix.MS_REMOUNT, "size=400m"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.startable("aa"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(upper, "again"), nil, 0o600); err != nil {
+		t.Errorf("after the host had space again: %v", err)
 	}
 }

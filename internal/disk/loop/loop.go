@@ -285,6 +285,20 @@ func Mounted(at string) bool {
 	return unix.Lstat(at, &st) == nil && unix.Lstat(filepath.Dir(at), &above) == nil && st.Dev != above.Dev
 }
 
+// Sync has what a disk has had written on the host's disk. Until then a host that gets
+// full takes it away: the file is sparse, and ext4 gives up its journal.
+func Sync(at string) error {
+	f, err := os.Open(at)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("write the disk of %s: %w", at, err)
+	}
+	return nil
+}
+
 // Unmount takes the disk at a directory away; one that is not mounted is no error. Who
 // has something of it open keeps it.
 func Unmount(at string) error {

@@ -136,6 +136,9 @@ func (c Copies) Limit(dir string, bytes int64) (err error) {
 	if err == nil {
 		err = box.CopyLayer(ctx, dir, to)
 	}
+	if err == nil && onDisk {
+		err = loop.Sync(to)
+	}
 	if err == nil {
 		err = c.replace(dir, to, onDisk)
 	}
