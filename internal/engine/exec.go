@@ -157,6 +157,9 @@ func (e *Execs) execFailed(v *execs.Execution, err error) error {
 		}
 		failed = errdefs.ErrInvalidArgument.WithMessage("exec failed: " + b.Message)
 	}
+	if errdefs.IsNotFound(err) { // the keeper has forgotten the container
+		failed = errdefs.ErrConflict.WithMessage("container " + v.Container + " is not running")
+	}
 	if _, err := e.index.End(v.ID, code); err != nil {
 		e.o.Log.Warn("store an exec's end", "error", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
@@ -79,7 +78,7 @@ func (e *Limits) SetHugePages(ctx context.Context, ref, text string) error {
 	}
 	if change := spec.ChangedHugePages(before, after); r.running() && len(change.Limits) > 0 {
 		err := e.o.Keeper.Update(ctx, keeper.UpdateRequest{ContainerID: r.ID, Resources: box.Resources{HugePages: change}})
-		if err != nil && !errdefs.IsFailedPrecondition(err) {
+		if err != nil && !hasEnded(err) {
 			if _, back := e.change(c, func(r *record) { r.Config = old.Config }); back != nil {
 				err = fmt.Errorf("%w; and what was there before could not be stored again: %w", err, back)
 			}

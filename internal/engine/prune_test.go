@@ -17,6 +17,12 @@ import (
 // agreeable is a keeper that has nothing and says yes.
 func agreeable(t *testing.T, execRoot string) {
 	t.Helper()
+	answering(t, execRoot, func(keeper.Op) keeper.Response { return keeper.Response{} })
+}
+
+// answering is a keeper that answers every request by what is asked for.
+func answering(t *testing.T, execRoot string, answer func(keeper.Op) keeper.Response) {
+	t.Helper()
 	path := keeper.SocketPath(execRoot)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
@@ -37,7 +43,7 @@ func agreeable(t *testing.T, execRoot string) {
 			var q keeper.Request
 			if fds, err := keeper.ReadFrame(conn, &q); err == nil {
 				keeper.CloseFDs(fds)
-				if err := keeper.WriteFrame(conn, keeper.Response{}); err != nil {
+				if err := keeper.WriteFrame(conn, answer(q.Op)); err != nil {
 					t.Error(err)
 				}
 			}

@@ -238,7 +238,7 @@ func (e *Engine) endStranger(id string) {
 	if err == nil {
 		_, err = e.o.Keeper.WaitExit(ctx, id, keeper.WaitNotRunning)
 	}
-	if err != nil && !errdefs.IsFailedPrecondition(err) && e.ctx.Err() == nil {
+	if err != nil && !hasEnded(err) && e.ctx.Err() == nil {
 		err = e.o.Keeper.KillAll(e.ctx, id)
 		if err == nil {
 			_, err = e.o.Keeper.WaitExit(e.ctx, id, keeper.WaitNotRunning)

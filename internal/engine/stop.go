@@ -27,6 +27,10 @@ func notRunning(r *record) error {
 	return errdefs.ErrConflict.WithMessage("container " + r.ID + " is not running")
 }
 
+// hasEnded says whether the keeper refused a request since the container that ran a
+// moment ago has ended: it may have forgotten it already.
+func hasEnded(err error) bool { return errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) }
+
 // stopSignal is what asks a container to end.
 func (r *record) stopSignal(asked string) (syscall.Signal, error) {
 	if asked == "" {
@@ -148,7 +152,7 @@ func (e *Engine) cancelled(c *entry) error {
 func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patience time.Duration, over <-chan struct{}) error {
 	lost := e.undeliverable(r, sig)
 	if err := e.send(ctx, r, sig); err != nil {
-		if errdefs.IsFailedPrecondition(err) { // it has just ended
+		if hasEnded(err) {
 			return e.awaitEnd(ctx, over)
 		}
 		return err
@@ -182,7 +186,7 @@ func outlast(ctx context.Context, e *Engine, r *record, sig syscall.Signal, pati
 			case hears:
 				if lost { // it has its handler now, and never got the signal
 					lost = false
-					if err := e.send(ctx, r, sig); err != nil && !errdefs.IsFailedPrecondition(err) {
+					if err := e.send(ctx, r, sig); err != nil && !hasEnded(err) {
 						return err
 					}
 				}
@@ -220,7 +224,7 @@ func (e *records) undeliverable(r *record, sig syscall.Signal) bool {
 // kill ends the container for good, and says why when it does not go. pairs are
 // told with the signal.
 func (e *Engine) kill(ctx context.Context, r *record, over <-chan struct{}, pairs ...string) error {
-	if err := e.send(ctx, r, unix.SIGKILL, pairs...); err != nil && !errdefs.IsFailedPrecondition(err) {
+	if err := e.send(ctx, r, unix.SIGKILL, pairs...); err != nil && !hasEnded(err) {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, killWait)
@@ -270,7 +274,7 @@ func thaw(ctx context.Context, e *Engine, r *record, passing bool) error {
 		return nil
 	}
 	err = e.unpause(ctx, r.ID, passing)
-	if errdefs.IsConflict(err) || errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) { // somebody else did, or it has ended
+	if errdefs.IsConflict(err) || hasEnded(err) { // somebody else did, or it has ended
 		return nil
 	}
 	return err
@@ -310,7 +314,7 @@ func (e *Engine) Kill(ctx context.Context, ref, name string) error {
 	if sig == unix.SIGKILL {
 		return e.kill(ctx, r, over)
 	}
-	if err = e.send(ctx, r, sig); errdefs.IsFailedPrecondition(err) {
+	if err = e.send(ctx, r, sig); hasEnded(err) {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: container %s is not running", ref, r.ID))
 	}
 	return err
@@ -383,7 +387,9 @@ func (e *Engine) pause(ctx context.Context, ref string, passing bool) error {
 		}
 	}
 	ctx = context.WithoutCancel(ctx) // a client that goes away must not leave it frozen and said to run
-	if err := e.o.Keeper.Pause(ctx, r.ID); err != nil {
+	if err := e.o.Keeper.Pause(ctx, r.ID); hasEnded(err) {
+		return notRunning(r)
+	} else if err != nil {
 		return err
 	}
 	if _, err = e.change(c, func(r *record) { r.State = container.StatePaused }); err != nil {
@@ -433,7 +439,9 @@ func (e *Streams) Resize(ctx context.Context, ref string, height, width uint16) 
 	if !r.running() {
 		return notRunning(r)
 	}
-	if err := e.o.Keeper.Resize(ctx, r.ID, "", height, width); err != nil {
+	if err := e.o.Keeper.Resize(ctx, r.ID, "", height, width); errdefs.IsNotFound(err) {
+		return notRunning(r)
+	} else if err != nil {
 		return err
 	}
 	e.publish(r, events.ActionResize, "height", strconv.Itoa(int(height)), "width", strconv.Itoa(int(width)))

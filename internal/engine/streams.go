@@ -150,7 +150,13 @@ func (e *Streams) Attach(ctx context.Context, ref string, o AttachOptions, hijac
 	if r.running() || o.Logs { // the others have nothing to read before they have asked for the start
 		hijack = readFirst(hijack)
 	}
-	err = e.handOver(hijack, outputWording(q.Terminal), func(conn net.Conn, buffered []byte) error { return e.o.Keeper.Attach(ctx, q, conn, buffered) })
+	err = e.handOver(hijack, outputWording(q.Terminal), func(conn net.Conn, buffered []byte) error {
+		err := e.o.Keeper.Attach(ctx, q, conn, buffered)
+		if errdefs.IsNotFound(err) {
+			return notRunning(r)
+		}
+		return err
+	})
 	if err == nil {
 		e.publish(r, events.ActionAttach)
 	}

@@ -73,7 +73,7 @@ func (e *Limits) apply(ctx context.Context, old *record, host *container.HostCon
 	if err == nil {
 		err = e.o.Keeper.Update(ctx, keeper.UpdateRequest{ContainerID: old.ID, Resources: change})
 	}
-	if errdefs.IsFailedPrecondition(err) {
+	if hasEnded(err) {
 		return nil
 	}
 	if err != nil {
