@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"hezi/internal/disk"
+	"hezi/internal/network/filters"
 	"hezi/internal/network/ipam"
 	"hezi/internal/network/nft"
 	"hezi/internal/network/options"
@@ -352,7 +353,7 @@ func (c *Controller) demolish(l *lan) error {
 // would go. Error: InvalidArgument for a filter.
 func (c *Controller) Prune(ctx context.Context, o disk.PruneOptions) (network.PruneReport, error) {
 	report := network.PruneReport{NetworksDeleted: []string{}}
-	if err := checkFilters(o.Filters, "label", "label!", "until"); err != nil {
+	if err := filters.Check(o.Filters, "label", "label!", "until"); err != nil {
 		return report, err
 	}
 	until, err := untilOf(o.Filters["until"])
@@ -364,7 +365,7 @@ func (c *Controller) Prune(ctx context.Context, o disk.PruneOptions) (network.Pr
 		return report, err
 	}
 	for _, n := range list {
-		if isPredefined(n.Name) || len(n.Containers) > 0 || !matches(n, o.Filters) || !until.IsZero() && n.Created.After(until) || c.asked(n.ID, o.Without) {
+		if isPredefined(n.Name) || len(n.Containers) > 0 || !filters.Match(n, false, o.Filters) || !until.IsZero() && n.Created.After(until) || c.asked(n.ID, o.Without) {
 			continue
 		}
 		if !o.DryRun {

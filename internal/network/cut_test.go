@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
 )
 
 // talk is a connection with its two ends.
@@ -44,6 +46,41 @@ func between(t *testing.T, from, to, address string, port int) talk {
 	if err := <-accepted; err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { k.made.Close(); k.other.Close() })
+	return k
+}
+
+// disguised is the same to somebody who goes on listening, from a port at which own
+// listens too: who was called is not told by one end alone.
+func disguised(t *testing.T, from, to, address, own string) talk {
+	t.Helper()
+	reuse := func(_, _ string, c syscall.RawConn) (err error) {
+		cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		return errors.Join(cerr, err)
+	}
+	listen := func(ns, place string) (l net.Listener) {
+		if err := in(ns, func() (err error) {
+			l, err = (&net.ListenConfig{Control: reuse}).Listen(t.Context(), "tcp", place)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		return l
+	}
+	called, mask := listen(to, address+":9010"), listen(from, own+":9011")
+	var k talk
+	if err := in(from, func() (err error) {
+		k.made, err = (&net.Dialer{LocalAddr: mask.Addr(), Control: reuse}).Dial("tcp", called.Addr().String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := called.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.other = conn
 	t.Cleanup(func() { k.made.Close(); k.other.Close() })
 	return k
 }
@@ -125,6 +162,7 @@ func TestEgressEndsConnections(t *testing.T) {
 			allowed := between(t, box.Path, peer.Path, near.String(), 9003)
 			outside, outsideDenied := between(t, box.Path, world, "198.51.100.2", 9005), between(t, box.Path, world, "198.51.100.2", 9006)
 			udpHost := udp(t, box.Path, "", host.String())
+			back := disguised(t, box.Path, peer.Path, near.String(), own.String())
 			var server net.Listener
 			if err := in(box.Path, func() (err error) {
 				server, err = net.Listen("tcp", netip.AddrPortFrom(own, 81).String())
@@ -146,7 +184,7 @@ func TestEgressEndsConnections(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer served.Close()
-			for what, k := range map[string]talk{"neighbour": toPeer, "host": toHost, "late": late, "allowed": allowed, "outside, allowed": outside, "outside": outsideDenied, "host, UDP": udpHost, "client": {client, served}} {
+			for what, k := range map[string]talk{"neighbour": toPeer, "host": toHost, "late": late, "allowed": allowed, "outside, allowed": outside, "outside": outsideDenied, "host, UDP": udpHost, "client": {client, served}, "neighbour, from a port that is listened at": back} {
 				if !says(k.made, k.other, "a", true) || !says(k.other, k.made, "b", true) {
 					t.Fatalf("%s: nothing is said before the policy", what)
 				}
@@ -155,7 +193,7 @@ func TestEgressEndsConnections(t *testing.T) {
 			if err := c.SetEgress("box", policy); err != nil {
 				t.Fatal(err)
 			}
-			for what, k := range map[string]talk{"neighbour": toPeer, "host": toHost, "host, UDP": udpHost, "outside": outsideDenied} {
+			for what, k := range map[string]talk{"neighbour": toPeer, "host": toHost, "host, UDP": udpHost, "outside": outsideDenied, "neighbour, from a port that is listened at": back} {
 				says(k.other, k.made, "c", false) // it may be heard, but not answered
 				if says(k.made, k.other, "d", false) {
 					t.Errorf("the connection to the %s goes on under the policy %s", what, policy)

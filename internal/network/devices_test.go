@@ -102,6 +102,36 @@ func TestSharedParent(t *testing.T) {
 	}
 }
 
+// TestKindIsMissing: a network of devices that the kernel lacks is refused when it is made,
+// and leaves nothing.
+func TestKindIsMissing(t *testing.T) {
+	c := open(t, testOptions(t, "lacks"))
+	sh(t, "ip link add own3 type veth peer name own3p; ip link set own3 up")
+	t.Cleanup(func() { exec.Command("ip", "link", "del", "own3").Run() })
+	if err := netns.HasKind("hezivlan"); err == nil || !strings.Contains(err.Error(), "modprobe hezivlan") {
+		t.Errorf("a kind that no kernel has: %v", err)
+	}
+	for _, kind := range []string{"macvlan", "ipvlan"} {
+		lacks := exec.Command("ip", "link", "add", "probe3", "link", "own3", "type", kind).Run() != nil
+		if !lacks {
+			sh(t, "ip link del probe3")
+		}
+		q := named(kind, "parent", "own3")
+		q.Name = kind
+		_, err := c.Create(context.Background(), q)
+		var lacking netns.NoKindError
+		if errors.As(err, &lacking) != lacks || err != nil && !lacks {
+			t.Errorf("%s, which the kernel lacks: %v: %v", kind, lacks, err)
+		}
+		if err == nil {
+			err = c.Remove(context.Background(), kind)
+		}
+		if _, gone := c.Inspect(context.Background(), kind); err != nil && !lacks || gone == nil {
+			t.Errorf("%s: %v, %v", kind, err, gone)
+		}
+	}
+}
+
 // TestDeviceComesLater: an engine starts while a network cannot be made, touches nothing
 // of the device that is in its way, and makes it when a container comes after that went.
 func TestDeviceComesLater(t *testing.T) {

@@ -352,15 +352,31 @@ func (c *Controller) SetEgress(containerID, policy string) error {
 // track tells the kernel who made the connections that guards are to tell apart.
 func (c restrainer) track(m *member, guards []nft.Guard) {
 	for _, g := range guards {
-		seen, err := flows.Look(m.path, g.Addresses)
+		seen, err := flows.Look(m.path, g.Addresses, c.neighbours(m, g.Port))
 		logFailure("keep the connections that others made to a container", errors.Join(err, seen.Track()))
+	}
+}
+
+// neighbours finds the namespace of who has an address on the network of a port.
+func (c restrainer) neighbours(m *member, port string) func(netip.Addr) string {
+	return func(a netip.Addr) string {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, k := range m.links {
+			for id, o := range k.lan.links {
+				if n := c.members[id]; n != nil && k.outside == port && (o.v4.Addr() == a || o.v6.Addr() == a) {
+					return n.path
+				}
+			}
+		}
+		return ""
 	}
 }
 
 // judgeMade has the connections judged by guards that a container made before these.
 func (c restrainer) judgeMade(m *member, guards []nft.Guard) {
 	for _, g := range guards {
-		seen, err := flows.Look(m.path, g.Addresses)
+		seen, err := flows.Look(m.path, g.Addresses, c.neighbours(m, g.Port))
 		err = errors.Join(err, nft.Guards{Table: c.table}.Judge(g.Port, seen.Made()), seen.Forget())
 		logFailure("end connections that an egress policy does not allow any more", err)
 		if err != nil { // what is not known ends, rather than go on where it may not

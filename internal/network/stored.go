@@ -231,6 +231,9 @@ func (c *registry) retire() {
 // raiseParent finds the device that a macvlan or ipvlan is on, or makes it: of a
 // VLAN (eth0.10), or one that leads nowhere for an internal network.
 func (c *registry) raiseParent(l *lan) error {
+	if err := netns.HasKind(l.Driver); err != nil {
+		return fmt.Errorf("the network %s: %w", l.Name, err)
+	}
 	name := l.v.Parent
 	if name == "" {
 		name = "hz-" + l.ID[:10]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -20,11 +21,13 @@ type Seen struct {
 	own     []netip.Addr
 	tracked []*netlink.ConntrackFlow
 	sockets []*netlink.Socket
+	serves  map[netip.AddrPort]bool // what neighbours that the container may have called listen at
 }
 
 // Look sees the connections of a container with the namespace at path and some addresses
-// of its own; with an error as far as it can.
-func Look(path string, own []netip.Addr) (s Seen, err error) {
+// of its own; with an error as far as it can. neighbour is the namespace of the container
+// that has an address beside it, "" if none has.
+func Look(path string, own []netip.Addr, neighbour func(netip.Addr) string) (s Seen, err error) {
 	s.own = own
 	var errs []error
 	for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -39,17 +42,55 @@ func Look(path string, own []netip.Addr) (s Seen, err error) {
 		}
 		s.tracked = append(s.tracked, list...)
 	}
-	errs = append(errs, netns.Do(path, func() error {
+	s.sockets, err = sockets(path)
+	errs = append(errs, err, s.ask(neighbour))
+	return s, errors.Join(errs...)
+}
+
+// sockets are those of TCP in a namespace.
+func sockets(path string) (all []*netlink.Socket, err error) {
+	err = netns.Do(path, func() error {
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			list, err := netns.Dump(func() ([]*netlink.Socket, error) { return netlink.SocketDiagTCP(family) })
 			if err != nil {
 				return fmt.Errorf("list the TCP sockets of a container: %w", err)
 			}
-			s.sockets = append(s.sockets, list...)
+			all = append(all, list...)
 		}
 		return nil
-	}))
-	return s, errors.Join(errs...)
+	})
+	return all, err
+}
+
+// ask looks what the neighbours listen at from which connections seem to come: a
+// container can connect from a port at which it listens, to pass for the one called.
+func (s *Seen) ask(neighbour func(netip.Addr) string) error {
+	_, taken := s.sorted()
+	var errs []error
+	s.serves = map[netip.AddrPort]bool{}
+	asked := map[netip.Addr]bool{}
+	for _, k := range taken {
+		a := addrPort(k.ID.Destination, 0).Addr()
+		path := ""
+		if !asked[a] {
+			path = neighbour(a)
+		}
+		asked[a] = true
+		if path == "" {
+			continue
+		}
+		list, err := sockets(path)
+		if errors.Is(err, os.ErrNotExist) { // it has just ended
+			continue
+		}
+		errs = append(errs, err)
+		for _, other := range list {
+			if other.State == netlink.TCP_LISTEN {
+				s.serves[netip.AddrPortFrom(a, other.ID.SourcePort)] = true
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Made are those that the container made.
@@ -106,7 +147,7 @@ func sole(own []netip.Addr, f *netlink.ConntrackFlow) bool {
 }
 
 // sorted are the sockets that the container connected, and those that came to one which
-// listens: their port says so.
+// listens: their port says so, unless the other end's does.
 func (s Seen) sorted() (made, taken []*netlink.Socket) {
 	listening := map[uint16]bool{}
 	for _, k := range s.sockets {
@@ -117,7 +158,7 @@ func (s Seen) sorted() (made, taken []*netlink.Socket) {
 	for _, k := range s.sockets {
 		switch {
 		case k.State == netlink.TCP_LISTEN || !slices.Contains(s.own, addrPort(k.ID.Source, 0).Addr()):
-		case listening[k.ID.SourcePort]:
+		case listening[k.ID.SourcePort] && !s.serves[addrPort(k.ID.Destination, k.ID.DestinationPort)]:
 			taken = append(taken, k)
 		default:
 			made = append(made, k)

@@ -330,6 +330,20 @@ func addOnParent(s *nl.NetlinkSocket, ep *Endpoint, ns int) error {
 	return nil
 }
 
+// HasKind says whether the kernel can make macvlans or ipvlans: one that leads nowhere is
+// refused by those who know it.
+func HasKind(kind string) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
+	req.AddData(info)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); errors.Is(err, unix.EOPNOTSUPP) {
+		return NoKindError(kind)
+	}
+	return nil
+}
+
 // NoKindError says that the kernel lacks a kind of device.
 type NoKindError string
 
@@ -591,6 +605,10 @@ func MakeParent(name string, nowhere bool, mtu int) (netlink.Link, error) {
 			return nil, errors.New("this host has no such device; one of a VLAN is named DEVICE.NUMBER, from 1 to 4094")
 		}
 		under, err := netlink.LinkByName(name[:at])
+		var missing netlink.LinkNotFoundError
+		if errors.As(err, &missing) {
+			return nil, fmt.Errorf("this host has no such device, and no %s to make that VLAN of: list them with ip link", name[:at])
+		}
 		if err != nil {
 			return nil, fmt.Errorf("the device %s under the VLAN: %w", name[:at], err)
 		}
