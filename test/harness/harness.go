@@ -209,12 +209,21 @@ func (e *Engine) Close() error {
 		}
 		e.Down()
 	}
-	if keeper, holder := e.Keeper(); holder != 0 || keeper != 0 {
-		for _, pid := range []int{holder, keeper} { // the holder first: it would restart the keeper
-			if pid != 0 {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
+	for range 3 {
+		keeper, holder := e.Keeper()
+		if keeper == 0 && holder == 0 {
+			break
+		}
+		// The holder would restart the keeper, and the keeper get itself another holder.
+		for _, k := range []struct {
+			pid int
+			sig syscall.Signal
+		}{{keeper, syscall.SIGSTOP}, {holder, syscall.SIGKILL}, {keeper, syscall.SIGKILL}} {
+			if k.pid != 0 {
+				_ = syscall.Kill(k.pid, k.sig)
 			}
 		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	unmountBelow(e.Dir)
 
