@@ -116,7 +116,7 @@ func ipamConfig(subnets []string, ranges []net.IPNet, gateways []net.IP, auxilia
 		}
 		switch c := of(p.Addr()); {
 		case c == nil:
-			return nil, fmt.Errorf("no matching subnet for range %s", p)
+			return nil, fmt.Errorf("no matching subnet for range %s: name the network that it is in with --subnet", p)
 		case c.IPRange.IsValid():
 			return nil, fmt.Errorf("cannot configure multiple ranges (%s, %s) on the same subnet (%s)", p, c.IPRange, c.Subnet)
 		default:
@@ -127,7 +127,7 @@ func ipamConfig(subnets []string, ranges []net.IPNet, gateways []net.IP, auxilia
 		g := addrOf(ip)
 		switch c := of(g); {
 		case c == nil:
-			return nil, fmt.Errorf("no matching subnet for gateway %s", g)
+			return nil, fmt.Errorf("no matching subnet for gateway %s: name the network that it is in with --subnet", g)
 		case c.Gateway.IsValid():
 			return nil, fmt.Errorf("cannot configure multiple gateways (%s, %s) for the same subnet (%s)", g, c.Gateway, c.Subnet)
 		default:
@@ -144,7 +144,7 @@ func ipamConfig(subnets []string, ranges []net.IPNet, gateways []net.IP, auxilia
 		}
 		c := of(address)
 		if c == nil {
-			return nil, fmt.Errorf("no matching subnet for aux-address %s", text)
+			return nil, fmt.Errorf("no matching subnet for aux-address %s: name the network that it is in with --subnet", text)
 		}
 		c.AuxAddress[name] = address
 	}
