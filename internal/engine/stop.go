@@ -152,8 +152,16 @@ func (e *Engine) cancelled(c *entry) error {
 func (e *Engine) end(ctx context.Context, r *record, sig syscall.Signal, patience time.Duration, over <-chan struct{}) error {
 	lost := e.undeliverable(r, sig)
 	if err := e.send(ctx, r, sig); err != nil {
-		if hasEnded(err) {
-			return e.awaitEnd(ctx, over)
+		if !hasEnded(err) {
+			return err
+		}
+		if errdefs.IsNotFound(err) { // stored by now, or lost
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, killWait)
+			defer cancel()
+		}
+		if late := e.awaitEnd(ctx, over); !errors.Is(late, context.DeadlineExceeded) {
+			return late
 		}
 		return err
 	}
