@@ -264,7 +264,7 @@ func TestNamesWhileHezidIsAway(t *testing.T) {
 				return
 			default:
 			}
-			if got, err := ask("+tries=2", "+time=10", fmt.Sprintf("+%stcp", []string{"no", ""}[n%2])); err != nil || got != want {
+			if got, err := ask("+tries=2", "+time=10", fmt.Sprintf("+%stcp", []string{"no", ""}[n%2])); err != nil || !strings.HasSuffix(got, want) { // dig tells of a connection that it had to make anew
 				t.Errorf("look-up %d: %q, %v", n, got, err)
 				return
 			}
