@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"hezi/internal/box"
+	"hezi/internal/engine/execs"
 	"hezi/internal/keeper"
 )
 
@@ -61,7 +63,12 @@ func TestEndedMeanwhile(t *testing.T) {
 	if s := <-said; !strings.Contains(s, "is not running") {
 		t.Errorf("attach says %q", s)
 	}
+	if err := (&Limits{records: e.records}).apply(t.Context(), r, r.HostConfig, box.Resources{}); err != nil {
+		t.Errorf("update: %v", err) // it counts from the next start
+	}
+	_, gone := e.o.Keeper.Exec(t.Context(), keeper.ExecRequest{ContainerID: r.ID})
 	for verb, err := range map[string]error{
+		"exec":        e.execFailed(&execs.Execution{ID: "x", Container: r.ID}, gone),
 		"kill -s HUP": e.Kill(t.Context(), "web", "HUP"),
 		"pause":       e.Pause(t.Context(), "web"),
 		"resize":      e.Resize(t.Context(), "web", 1, 1),

@@ -152,22 +152,30 @@ func TestLimitByDisk(t *testing.T) {
 	}
 }
 
-// Starts of a full container leave space for snapshots, and what ends it says what to do.
-func TestReserve(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "writable"), slog.Default())
+// limited is a store with a container aa whose disk has size bytes; the test is skipped,
+// with the reason, where nothing can limit it.
+func limited(t *testing.T, root string, size int64) *Store {
+	t.Helper()
+	s, err := Open(root, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(func() { s.Close() })
 	if _, err := s.Make("aa"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.onDisk("aa", 4<<20); err != nil {
+	if err := s.onDisk("aa", size); err != nil {
 		if errdefs.IsNotImplemented(err) {
 			t.Skip(err)
 		}
 		t.Fatal(err)
 	}
+	return s
+}
+
+// Starts of a full container leave space for snapshots, and what ends it says what to do.
+func TestReserve(t *testing.T) {
+	s := limited(t, filepath.Join(t.TempDir(), "writable"), 4<<20)
 	file, err := os.Create(filepath.Join(s.upper("aa", first), "full"))
 	if err != nil {
 		t.Fatal(err)
@@ -214,20 +222,7 @@ func TestLimitOnHostThatGetsFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s, err := Open(filepath.Join(host, "writable"), slog.Default())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	if _, err := s.Make("aa"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.onDisk("aa", 200<<20); err != nil {
-		if errdefs.IsNotImplemented(err) {
-			t.Skip(err)
-		}
-		t.Fatal(err)
-	}
+	s := limited(t, filepath.Join(host, "writable"), 200<<20)
 	t.Cleanup(func() { _ = s.Remove("aa") })
 	upper := s.upper("aa", first)
 	f, err := os.Create(filepath.Join(upper, "file"))
