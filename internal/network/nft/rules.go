@@ -12,7 +12,7 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 8
+const rulesVersion = 9
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h
@@ -77,8 +77,9 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 
 	raw := chain("raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	if slices.Contains(families, header4) {
-		raw(iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), header4.only(), header4.within(header4.dest, header4.loopback), verdict(expr.VerdictDrop))
-		raw(in, header4.only(), header4.within(header4.source, header4.loopback), verdict(expr.VerdictDrop))
+		// Addresses first: of every packet they are asked, and cost less than names.
+		raw(header4.only(), header4.within(header4.dest, header4.loopback), iface(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), verdict(expr.VerdictDrop))
+		raw(header4.only(), header4.within(header4.source, header4.loopback), in, verdict(expr.VerdictDrop))
 	}
 
 	for _, n := range []struct {
@@ -146,10 +147,13 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 			fwd(h.only(), verdict(expr.VerdictAccept))
 		}
 	}
+	// Most packets are of a known connection: none of the rules below drops one whose
+	// networks are not internal, and it need not ask them all.
+	known := ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+	fwd(known, t.ifaceNot(expr.MetaKeyIIFNAME, setInternal), t.ifaceNot(expr.MetaKeyOIFNAME, setInternal), verdict(expr.VerdictAccept))
 	fwd(pair(), []expr.Any{t.lookup(setBetween, false)}, verdict(expr.VerdictAccept))
 	fwd(t.iface(expr.MetaKeyIIFNAME, setInternal), goTo(chainDropIn))
 	fwd(t.iface(expr.MetaKeyOIFNAME, setInternal), goTo(chainDropOut))
-	fwd(out, ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
 	fwd(out, ct(expr.CtKeySTATUS, ipsDstNAT), verdict(expr.VerdictAccept))
 	for _, h := range families {
 		fwd(h.only(), t.iface(expr.MetaKeyOIFNAME, setOpen+h.suffix), verdict(expr.VerdictAccept))
@@ -177,6 +181,13 @@ func (t *Table) lookup(set string, isMap bool) expr.Any {
 // iface matches an interface that a set has.
 func (t *Table) iface(key expr.MetaKey, set string) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: regWide}, t.lookup(set, false)}
+}
+
+// ifaceNot matches an interface that a set has not.
+func (t *Table) ifaceNot(key expr.MetaKey, set string) []expr.Any {
+	l := t.lookup(set, false).(*expr.Lookup)
+	l.Invert = true
+	return []expr.Any{&expr.Meta{Key: key, Register: regWide}, l}
 }
 
 // addressed matches an address of the header that a set of the family has.
