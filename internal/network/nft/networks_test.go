@@ -115,6 +115,52 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// TestInternalAsked: known connections are asked for internal networks where there is one,
+// from the first to the last, and another engine finds the rules as it would write them.
+func TestInternalAsked(t *testing.T) {
+	alone(t)
+	one := Network{Bridge: "hezi0", ICC: true}
+	inside, second := Network{Bridge: "hezi1", ICC: true, Internal: true}, Network{Bridge: "hezi2", Internal: true}
+	table, err := Open(Config{Table: "hezi", Networks: []Network{one}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, asked bool, networks ...Network) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		chain := nftTool(t, "list chain inet hezi forward")
+		want := "ct state established,related accept"
+		if asked {
+			want = `ct state established,related iifname != @internal oifname != @internal accept`
+		}
+		if !strings.Contains(chain, want) {
+			t.Errorf("%s: no %q in %s", what, want, chain)
+		}
+		again, err := Open(Config{Table: "hezi", Networks: networks})
+		if err != nil || !table.Intact() || !again.Intact() {
+			t.Errorf("%s: not intact: %v", what, err)
+		}
+	}
+	check("none", false, one)
+	err = table.SetNetwork(inside)
+	check("the first", true, one, inside)
+	err = table.SetNetwork(second)
+	check("two", true, one, inside, second)
+	err = table.RemoveNetwork("hezi1")
+	check("one of two removed", true, one, second)
+	if err = table.RemoveNetwork("hezi2"); err == nil {
+		check("the last removed", false, one)
+	}
+	other, err := Open(Config{Table: "hezi", Networks: []Network{one, inside}}) // the network came while no engine ran
+	if err != nil || !other.Intact() {
+		t.Fatal(err)
+	}
+	table = other
+	check("found", true, one, inside)
+}
+
 // TestFromIPv4: what a table of an earlier version published is taken over.
 func TestFromIPv4(t *testing.T) {
 	alone(t)

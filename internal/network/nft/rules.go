@@ -12,7 +12,7 @@ import (
 )
 
 // rulesVersion grows when the rules change, so that a new engine replaces them.
-const rulesVersion = 9
+const rulesVersion = 10
 
 const (
 	rtnLocal  = 2      // RTN_LOCAL of linux/rtnetlink.h
@@ -147,10 +147,14 @@ func addRules(c *nftables.Conn, t *Table) map[string]int {
 			fwd(h.only(), verdict(expr.VerdictAccept))
 		}
 	}
-	// Most packets are of a known connection: none of the rules below drops one whose
-	// networks are not internal, and it need not ask them all.
+	// Most packets are of a known connection: of these the rules below drop none but those
+	// of internal networks, and need not be asked. Names of devices cost as much as
+	// all the rest, and are asked only where there is such a network.
 	known := ct(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
-	fwd(known, t.ifaceNot(expr.MetaKeyIIFNAME, setInternal), t.ifaceNot(expr.MetaKeyOIFNAME, setInternal), verdict(expr.VerdictAccept))
+	if hasInternal(t) {
+		known = slices.Concat(known, ifaceNot(t, expr.MetaKeyIIFNAME, setInternal), ifaceNot(t, expr.MetaKeyOIFNAME, setInternal))
+	}
+	fwd(known, verdict(expr.VerdictAccept))
 	fwd(pair(), []expr.Any{t.lookup(setBetween, false)}, verdict(expr.VerdictAccept))
 	fwd(t.iface(expr.MetaKeyIIFNAME, setInternal), goTo(chainDropIn))
 	fwd(t.iface(expr.MetaKeyOIFNAME, setInternal), goTo(chainDropOut))
@@ -184,7 +188,7 @@ func (t *Table) iface(key expr.MetaKey, set string) []expr.Any {
 }
 
 // ifaceNot matches an interface that a set has not.
-func (t *Table) ifaceNot(key expr.MetaKey, set string) []expr.Any {
+func ifaceNot(t *Table, key expr.MetaKey, set string) []expr.Any {
 	l := t.lookup(set, false).(*expr.Lookup)
 	l.Invert = true
 	return []expr.Any{&expr.Meta{Key: key, Register: regWide}, l}

@@ -235,8 +235,21 @@ func (t *Table) RemoveNetwork(bridge string) error {
 	return t.change(old, Network{}, true)
 }
 
+// hasInternal says whether there is an internal network, for which the rules are others.
+func hasInternal(t *Table, except ...string) bool {
+	for bridge, n := range t.networks {
+		if n.Internal && !slices.Contains(except, bridge) {
+			return true
+		}
+	}
+	return false
+}
+
 // change writes what is new of a network and takes away what it has no more.
 func (t *Table) change(old, now Network, known bool) error {
+	if old.Internal != now.Internal && !hasInternal(t, old.Bridge, now.Bridge) { // the first, or the last
+		return t.restoreLocked()
+	}
 	had, has := map[string]element{}, map[string]element{}
 	fill := func(m map[string]element, n Network) (list []element) {
 		if n.Bridge == "" {
@@ -326,6 +339,9 @@ func marker(t *Table) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d", rulesVersion))
 	if t.judge != nil {
 		sum = sha256.Sum256(fmt.Appendf(nil, "%d %+v", rulesVersion, *t.judge))
+	}
+	if hasInternal(t) {
+		sum = sha256.Sum256(append(sum[:], "internal"...))
 	}
 	if len(t.kept) == 1 {
 		sum = sha256.Sum256(fmt.Appendf(sum[:], "family %d", t.kept[0].family))
