@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
@@ -126,9 +125,13 @@ func (e Attachments) moved(before *record, box *hostnet.Sandbox) {
 	if !before.running() || slices.Equal(had, has) {
 		return
 	}
+	relink(e.records, before)
 	lost := slices.DeleteFunc(slices.Clone(had), func(a netip.Addr) bool { return slices.Contains(has, a) })
 	got := slices.DeleteFunc(slices.Clone(has), func(a netip.Addr) bool { return slices.Contains(had, a) })
-	if err := rewriteHosts(e.etcFile(before, "hosts"), lost, got, before.Config); err != nil {
+	err := rewriteHosts(e.etcFile(before, "hosts"), func(text []byte) []byte {
+		return hostfiles.Moved(text, lost, got, before.Config.Hostname, before.Config.Domainname)
+	})
+	if err != nil {
 		e.o.Log.Error("a container's /etc/hosts does not have its new addresses", "container", before.ID, "error", err)
 	}
 }
@@ -136,7 +139,8 @@ func (e Attachments) moved(before *record, box *hostnet.Sandbox) {
 // maxHosts bounds what a container may have made of its /etc/hosts, in bytes.
 const maxHosts = 1 << 20
 
-func rewriteHosts(path string, lost, got []netip.Addr, c *container.Config) error {
+// rewriteHosts changes a running container's /etc/hosts in place.
+func rewriteHosts(path string, change func(text []byte) []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -149,7 +153,7 @@ func rewriteHosts(path string, lost, got []netip.Addr, c *container.Config) erro
 	if len(text) > maxHosts {
 		return fmt.Errorf("%s has more than %d bytes", path, maxHosts)
 	}
-	text = hostfiles.Moved(text, lost, got, c.Hostname, c.Domainname)
+	text = change(text)
 	if _, err := f.WriteAt(text, 0); err != nil {
 		return err
 	}

@@ -231,6 +231,7 @@ type records struct {
 	work   sync.WaitGroup // goroutines of the engine's own
 	// support finds out, once, which limits this host can enforce.
 	support func() (cgroup.Support, error)
+	linking atomic.Bool // a container has, or had, links on the default bridge
 
 	mu    sync.RWMutex // guards boxes, never held across work
 	boxes map[string]*entry

@@ -158,6 +158,7 @@ func (e *Engine) ended(id string, exit box.Exit) (_ *entry, again bool, _ error)
 	}
 	e.execsEnded(id)
 	release(e.records, r)
+	relink(e.records, r)
 	removed := r.HostConfig.AutoRemove && c.again == 0 && !c.removing
 	unhook(e.records, c, hooks, func() {
 		if removed {

@@ -119,6 +119,7 @@ func (r *record) hostConfig() *container.HostConfig {
 		h.MemorySwap = 2 * h.Memory
 	}
 	h.MaskedPaths, h.ReadonlyPaths = spec.HiddenPaths(&h)
+	h.Links = shownLinks(r)
 	// Docker's client makes these lists; scripts count on them.
 	h.DNS, h.DNSOptions, h.DNSSearch = orEmpty(h.DNS), orEmpty(h.DNSOptions), orEmpty(h.DNSSearch)
 	h.BlkioWeightDevice, h.Devices, h.Ulimits = orEmpty(h.BlkioWeightDevice), orEmpty(h.Devices), orEmpty(h.Ulimits)

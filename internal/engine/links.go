@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"hezi/internal/engine/attach"
+	"hezi/internal/network/hostfiles"
 )
 
 // checkLinks reads --link on the default bridge, which is HostConfig.Links, and has
@@ -44,6 +46,7 @@ func checkLinks(e *records, h *container.HostConfig) error {
 		links[i] = strings.TrimPrefix(to.latest.Load().Name, "/") + ":" + alias
 	}
 	h.Links = links
+	e.linking.Store(true)
 	return nil
 }
 
@@ -78,6 +81,17 @@ func (r *record) bridgeLinks() []string {
 	return r.HostConfig.Links
 }
 
+// shownLinks are a container's links as Docker's clients expect them of inspect.
+func shownLinks(r *record) []string {
+	list := slices.Clone(r.HostConfig.Links)
+	for i, l := range list {
+		if name, alias, err := attach.ParseLink(l); err == nil {
+			list[i] = "/" + name + ":/" + strings.TrimPrefix(r.Name, "/") + "/" + alias
+		}
+	}
+	return list
+}
+
 // unlink takes a link on the default bridge away: ref is CONTAINER/ALIAS. A container that
 // runs has the name no more from then on. Errors: NotFound, Conflict for a container's own name.
 func unlink(ctx context.Context, e *Engine, ref string) error {
@@ -105,6 +119,131 @@ func unlink(ctx context.Context, e *Engine, ref string) error {
 	after, err := e.change(c, func(r *record) { r.HostConfig = &host })
 	if err == nil && after.running() {
 		e.o.Networks.Renamed(after.ID, after.attached().Requests())
+		writeLinks(e.records, after)
 	}
 	return err
+}
+
+// linksOf are a container's links on the default bridge to those that run, by the names
+// that Docker writes into /etc/hosts.
+func linksOf(e *records, r *record) (list []hostfiles.Link) {
+	for _, l := range r.bridgeLinks() {
+		name, alias, err := attach.ParseLink(l)
+		if err != nil {
+			continue // refused when it was asked for
+		}
+		to, err := e.entry(name)
+		if err != nil {
+			continue // removed since
+		}
+		o := to.latest.Load()
+		at := o.Net.In(e.o.Networks.NetworkID(network.NetworkBridge))
+		if at == nil || !o.running() {
+			continue
+		}
+		k := hostfiles.Link{Names: []string{alias, o.Config.Hostname}}
+		if called := strings.TrimPrefix(o.Name, "/"); called != alias {
+			k.Names = append(k.Names, called)
+		}
+		for _, a := range []netip.Addr{at.Settings.IPAddress, at.Settings.GlobalIPv6Address} {
+			if a.IsValid() {
+				k.Addresses = append(k.Addresses, a)
+			}
+		}
+		list = append(list, k)
+	}
+	return list
+}
+
+// relink has the containers that have a link to one, which has begun, ended or moved, write
+// that into their /etc/hosts, where a former address would be believed before the name
+// service. It returns at once: each of them is waited for.
+func relink(e *records, to *record) {
+	if !e.linking.Load() {
+		return
+	}
+	e.work.Go(func() {
+		for _, r := range e.all() {
+			links := slices.ContainsFunc(r.bridgeLinks(), func(l string) bool {
+				name, _, err := attach.ParseLink(l)
+				if err != nil {
+					return false
+				}
+				id, err := e.names.Resolve(name)
+				return err == nil && id == to.ID
+			})
+			if links && r.running() {
+				relinkOne(e, r.ID)
+			}
+		}
+	})
+}
+
+func relinkOne(e *records, id string) {
+	c, unlock, err := e.lockKnown(e.ctx, id)
+	if err != nil {
+		return // removed meanwhile, or the engine ends
+	}
+	defer unlock()
+	writeLinks(e, c.latest.Load())
+}
+
+// writeLinks writes a locked container's links as they are now.
+func writeLinks(e *records, r *record) {
+	if !r.running() {
+		return
+	}
+	list := linksOf(e, r)
+	err := rewriteHosts(e.etcFile(r, "hosts"), func(text []byte) []byte { return hostfiles.Linked(text, list) })
+	if err != nil {
+		e.o.Log.Error("a container's /etc/hosts does not have its links as they are now", "container", r.ID, "error", err)
+	}
+}
+
+// renameLinks has links on the default bridge lead to a container by its new name.
+func renameLinks(e *records, old, name string) {
+	if !e.linking.Load() {
+		return
+	}
+	for _, r := range e.all() {
+		if _, has := renamedLinks(r, old, name); has {
+			renameLinksOf(e, r.ID, old, name)
+		}
+	}
+}
+
+func renameLinksOf(e *records, id, old, name string) {
+	c, unlock, err := e.lockKnown(e.ctx, id)
+	if err != nil {
+		return // removed meanwhile, or the engine ends
+	}
+	defer unlock()
+	links, has := renamedLinks(c.latest.Load(), old, name)
+	if !has {
+		return
+	}
+	after, err := e.change(c, func(r *record) {
+		host := *r.HostConfig
+		host.Links = links
+		r.HostConfig = &host
+	})
+	if err != nil {
+		e.o.Log.Error("a container's link does not have the new name of the other", "container", id, "name", name, "error", err)
+		return
+	}
+	if after.running() {
+		e.o.Networks.Renamed(after.ID, after.attached().Requests())
+		writeLinks(e, after)
+	}
+}
+
+// renamedLinks are a container's links where old is called name; has: some lead there.
+func renamedLinks(r *record, old, name string) (links []string, has bool) {
+	links = slices.Clone(r.bridgeLinks())
+	for i, l := range links {
+		if to, alias, err := attach.ParseLink(l); err == nil && to == strings.TrimPrefix(old, "/") {
+			links[i], has = strings.TrimPrefix(name, "/")+":"+alias, true
+		}
+	}
+	return links, has
 }

@@ -331,6 +331,9 @@ func (e launcher) writeOwn(r *record, s *network.Sandbox) error {
 	if err != nil {
 		return err
 	}
+	if list := linksOf(e.records, r); len(list) > 0 {
+		hosts = hostfiles.Linked(hosts, list)
+	}
 	if r.HostConfig.NetworkMode.IsHost() && len(r.HostConfig.ExtraHosts) == 0 {
 		if theirs, err := os.ReadFile("/etc/hosts"); err == nil {
 			hosts = theirs // in the host's network its names are right

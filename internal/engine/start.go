@@ -88,6 +88,7 @@ func (e *Engine) start(ctx context.Context, c *entry, again bool) error {
 			e.checks.begin(c)
 			output{e.records}.shipLog(c.latest.Load())
 			e.publish(r, events.ActionStart)
+			relink(e.records, r)
 			return nil
 		}
 		e.giveUp(c, began)

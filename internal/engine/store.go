@@ -71,6 +71,9 @@ func (e *records) loadAll() error {
 		if _, err := e.names.Reserve(r.ID, r.Name); err != nil {
 			return err
 		}
+		if len(r.bridgeLinks()) > 0 {
+			e.linking.Store(true)
+		}
 		if m := r.Users; m != nil && strings.HasPrefix(string(r.HostConfig.UsernsMode), "auto") {
 			if err := e.o.Users.Claim(r.usersOf(), m); err != nil {
 				e.o.Log.Error("two containers have the same ids on the host: make one of them anew", "error", err)

@@ -409,3 +409,44 @@ func TestMany(t *testing.T) {
 	e.Must(t, append([]string{"rm", "-f"}, ids...)...)
 	e.NothingLeft(t, before, 4)
 }
+
+// TestLinksOverKill: a link in /etc/hosts does not outlive its container that ended while
+// hezid, or the whole engine, was away: it would be believed before the name service.
+func TestLinksOverKill(t *testing.T) {
+	for _, keeperToo := range []bool{false, true} {
+		t.Run(fmt.Sprintf("keeper=%v", keeperToo), func(t *testing.T) {
+			e := start(t)
+			must := func(args ...string) string { t.Helper(); return e.Must(t, args...) }
+			must("run", "-d", "--name", "linked-to", "busybox", "sleep", "1000")
+			must("run", "-d", "--name", "linking", "--link", "linked-to:other", "busybox", "sleep", "1000")
+			hosts := func(linked bool) {
+				t.Helper()
+				text := ""
+				for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+					if text = must("exec", "linking", "cat", "/etc/hosts"); strings.Contains(text, "\tother ") == linked {
+						return
+					}
+				}
+				t.Fatalf("linked is not %v: %s", linked, text)
+			}
+			hosts(true)
+			pid, err := strconv.Atoi(must("inspect", "-f", "{{.State.Pid}}", "linked-to"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			keeper, holder := e.Keeper()
+			e.Kill()
+			if keeperToo {
+				killed(t, keeper, holder)
+			}
+			killed(t, pid)
+			if err := e.Up(); err != nil {
+				t.Fatal(err)
+			}
+			hosts(false)
+			must("start", "linked-to")
+			hosts(true)
+			must("rm", "-f", "linking", "linked-to")
+		})
+	}
+}

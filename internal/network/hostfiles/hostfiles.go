@@ -77,6 +77,32 @@ func Moved(hosts []byte, lost, got []netip.Addr, hostname, domain string) []byte
 	return []byte(b.String())
 }
 
+// Link is another container as it is known in this one.
+type Link struct {
+	Addresses []netip.Addr
+	Names     []string
+}
+
+// linkMark ends the lines of links: whoever they lead to may move.
+const linkMark = "\t# link"
+
+// Linked is the content of /etc/hosts with these links and no others. Lines that the
+// container wrote itself stay.
+func Linked(hosts []byte, links []Link) []byte {
+	var b strings.Builder
+	for line := range strings.Lines(string(hosts)) {
+		if whole := strings.TrimSuffix(line, "\n"); !strings.HasSuffix(whole, linkMark) {
+			b.WriteString(whole + "\n")
+		}
+	}
+	for _, l := range links {
+		for _, a := range l.Addresses {
+			fmt.Fprintf(&b, "%s\t%s%s\n", a, strings.Join(l.Names, " "), linkMark)
+		}
+	}
+	return []byte(b.String())
+}
+
 // ResolvConf is the content of /etc/resolv.conf in a container without a name service.
 // host is the host's file; dns, search and options override its lines if they
 // are not empty. Nameservers on the host's loopback do not work inside, unless the
