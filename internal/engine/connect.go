@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -9,10 +10,12 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
 
 	"hezi/internal/engine/attach"
 	hostnet "hezi/internal/network"
@@ -139,9 +142,22 @@ func (e Attachments) moved(before *record, box *hostnet.Sandbox) {
 // maxHosts bounds what a container may have made of its /etc/hosts, in bytes.
 const maxHosts = 1 << 20
 
+// openHosts does not wait for a container that has a lease on its file (fcntl(2)), which
+// could hold the engine up for /proc/sys/fs/lease-break-time.
+func openHosts(path string) (f *os.File, err error) {
+	for range 25 {
+		f, err = os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return f, err
+}
+
 // rewriteHosts changes a running container's /etc/hosts in place.
 func rewriteHosts(path string, change func(text []byte) []byte) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := openHosts(path)
 	if err != nil {
 		return err
 	}

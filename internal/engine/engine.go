@@ -206,6 +206,8 @@ type entry struct {
 	views  atomic.Int32 // readers of its layers that hold no lock, see snapshots.go
 	untidy atomic.Bool
 
+	relinking atomic.Bool // somebody waits to write its links
+
 	unstored atomic.Pointer[error] // why its end is not stored yet; nil: it is, or it runs
 
 	healing sync.Mutex // held while vital is changed; below work
@@ -230,8 +232,9 @@ type records struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of the engine's own
 	// support finds out, once, which limits this host can enforce.
-	support func() (cgroup.Support, error)
-	linking atomic.Bool // a container has, or had, links on the default bridge
+	support  func() (cgroup.Support, error)
+	linking  atomic.Bool // a container has, or had, links on the default bridge
+	renaming sync.Mutex  // held while containers with links are given other names
 
 	mu    sync.RWMutex // guards boxes, never held across work
 	boxes map[string]*entry

@@ -58,11 +58,10 @@ func linked(e *records, r *record) error {
 		if err != nil {
 			return err
 		}
-		to, err := e.entry(name)
+		o, err := called(e, name)
 		if err != nil {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("could not get container for %s: %v", name, err))
 		}
-		o := to.latest.Load()
 		if !o.running() {
 			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Cannot link to a non running container: /%s AS /%s/%s", name, strings.TrimPrefix(r.Name, "/"), alias))
 		}
@@ -71,6 +70,18 @@ func linked(e *records, r *record) error {
 		}
 	}
 	return nil
+}
+
+// called is the container of a name, which may look like the id of another.
+func called(e *records, name string) (*record, error) {
+	c, err := e.entry(name)
+	if err != nil {
+		return nil, err
+	}
+	if r := c.latest.Load(); strings.TrimPrefix(r.Name, "/") == name {
+		return r, nil
+	}
+	return nil, notFound(name)
 }
 
 // bridgeLinks are the container's links on the default bridge.
@@ -83,7 +94,7 @@ func (r *record) bridgeLinks() []string {
 
 // shownLinks are a container's links as Docker's clients expect them of inspect.
 func shownLinks(r *record) []string {
-	list := slices.Clone(r.HostConfig.Links)
+	list := slices.Clone(r.bridgeLinks()) // in other networks they are of no account
 	for i, l := range list {
 		if name, alias, err := attach.ParseLink(l); err == nil {
 			list[i] = "/" + name + ":/" + strings.TrimPrefix(r.Name, "/") + "/" + alias
@@ -132,11 +143,10 @@ func linksOf(e *records, r *record) (list []hostfiles.Link) {
 		if err != nil {
 			continue // refused when it was asked for
 		}
-		to, err := e.entry(name)
+		o, err := called(e, name)
 		if err != nil {
 			continue // removed since
 		}
-		o := to.latest.Load()
 		at := o.Net.In(e.o.Networks.NetworkID(network.NetworkBridge))
 		if at == nil || !o.running() {
 			continue
@@ -162,30 +172,26 @@ func relink(e *records, to *record) {
 	if !e.linking.Load() {
 		return
 	}
-	e.work.Go(func() {
-		for _, r := range e.all() {
-			links := slices.ContainsFunc(r.bridgeLinks(), func(l string) bool {
-				name, _, err := attach.ParseLink(l)
-				if err != nil {
-					return false
-				}
-				id, err := e.names.Resolve(name)
-				return err == nil && id == to.ID
-			})
-			if links && r.running() {
-				relinkOne(e, r.ID)
-			}
+	for _, c := range e.entries() {
+		if _, has := renamedLinks(c.latest.Load(), to.Name, ""); has { // one that starts is running in a moment
+			relinkOne(e, c)
 		}
-	})
+	}
 }
 
-func relinkOne(e *records, id string) {
-	c, unlock, err := e.lockKnown(e.ctx, id)
-	if err != nil {
-		return // removed meanwhile, or the engine ends
+func relinkOne(e *records, c *entry) {
+	if !c.relinking.CompareAndSwap(false, true) {
+		return // one that waits already sees how it is then
 	}
-	defer unlock()
-	writeLinks(e, c.latest.Load())
+	e.work.Go(func() {
+		_, unlock, err := e.lockEntry(e.ctx, c, c.latest.Load().ID)
+		c.relinking.Store(false)
+		if err != nil {
+			return // removed meanwhile, or the engine ends
+		}
+		defer unlock()
+		writeLinks(e, c.latest.Load())
+	})
 }
 
 // writeLinks writes a locked container's links as they are now.
@@ -229,7 +235,7 @@ func renameLinksOf(e *records, id, old, name string) {
 	})
 	if err != nil {
 		e.o.Log.Error("a container's link does not have the new name of the other", "container", id, "name", name, "error", err)
-		return
+		after = c.latest.Load()
 	}
 	if after.running() {
 		e.o.Networks.Renamed(after.ID, after.attached().Requests())

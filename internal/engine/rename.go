@@ -9,6 +9,10 @@ import (
 
 // Rename gives a container another name.
 func (e *Engine) Rename(ctx context.Context, ref, name string) error {
+	if e.linking.Load() { // one after the other, or links follow the wrong name
+		e.renaming.Lock()
+		defer e.renaming.Unlock()
+	}
 	old, now, err := rename(ctx, e, ref, name)
 	if err == nil {
 		renameLinks(e.records, old, now) // each under a lock of its own

@@ -198,12 +198,13 @@ func (e *Engine) restoreEnded(c *entry) error {
 func (e *Engine) Begin() {
 	e.checks.resumeAll() // before an exit, which stores the last health
 	e.work.Go(e.follow)
-	for _, r := range e.all() {
+	for _, c := range e.entries() {
+		r := c.latest.Load()
 		switch {
 		case r.due():
 			e.work.Go(func() { e.startAgain(r) })
 		case r.running() && len(r.bridgeLinks()) > 0: // of those, some may have ended meanwhile
-			e.work.Go(func() { relinkOne(e.records, r.ID) })
+			relinkOne(e.records, c)
 		}
 	}
 }

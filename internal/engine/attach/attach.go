@@ -153,7 +153,9 @@ func links(list []string) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		m[alias] = name
+		if _, has := m[alias]; !has { // the first counts, as in Docker
+			m[alias] = name
+		}
 	}
 	return m, nil
 }

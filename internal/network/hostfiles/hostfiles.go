@@ -5,7 +5,9 @@ package hostfiles
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 )
@@ -87,7 +89,7 @@ type Link struct {
 const linkMark = "\t# link"
 
 // Linked is the content of /etc/hosts with these links and no others. Lines that the
-// container wrote itself stay.
+// container wrote itself stay. A name that would be more than one there is left out.
 func Linked(hosts []byte, links []Link) []byte {
 	var b strings.Builder
 	for line := range strings.Lines(string(hosts)) {
@@ -96,8 +98,13 @@ func Linked(hosts []byte, links []Link) []byte {
 		}
 	}
 	for _, l := range links {
+		names := slices.DeleteFunc(slices.Clone(l.Names), func(name string) bool {
+			return name == "" || strings.ContainsFunc(name, func(r rune) bool { return r == '#' || unicode.IsSpace(r) || unicode.IsControl(r) })
+		})
 		for _, a := range l.Addresses {
-			fmt.Fprintf(&b, "%s\t%s%s\n", a, strings.Join(l.Names, " "), linkMark)
+			if len(names) > 0 {
+				fmt.Fprintf(&b, "%s\t%s%s\n", a, strings.Join(names, " "), linkMark)
+			}
 		}
 	}
 	return []byte(b.String())

@@ -31,7 +31,8 @@ func TestLinked(t *testing.T) {
 		}
 		return out
 	}
-	first := Linked([]byte(own), []Link{{at("172.17.0.2", "fd00::2"), []string{"db", "0123456789ab", "web"}}, {nil, []string{"down"}}})
+	first := Linked([]byte(own), []Link{{at("172.17.0.2", "fd00::2"), []string{"db", "0123456789ab", "x\n192.0.2.9 registry", "web"}}, {nil, []string{"down"}},
+		{at("172.17.0.3"), []string{"two names", "# x", "a\n192.0.2.9 registry"}}})
 	want := own + "\n172.17.0.2\tdb 0123456789ab web\t# link\nfd00::2\tdb 0123456789ab web\t# link\n"
 	if string(first) != want {
 		t.Errorf("got\n%s\nwant\n%s", first, want)
