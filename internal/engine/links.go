@@ -50,8 +50,8 @@ func checkLinks(e *records, h *container.HostConfig) error {
 	return nil
 }
 
-// linked says whether the containers that one has links to on the default bridge are
-// there.
+// linked says whether the containers that one has links to on the default bridge can be
+// reached there.
 func linked(e *records, r *record) error {
 	for _, l := range r.bridgeLinks() {
 		name, alias, err := attach.ParseLink(l)
@@ -59,14 +59,15 @@ func linked(e *records, r *record) error {
 			return err
 		}
 		o, err := called(e, name)
-		if err != nil {
-			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("could not get container for %s: %v", name, err))
+		if err != nil { // removed since: the link is void, as in Docker, until there is another
+			e.o.Log.Warn("a container starts without one of its links", "container", r.ID, "link", l, "error", err)
+			continue
 		}
 		if !o.running() {
-			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Cannot link to a non running container: /%s AS /%s/%s", name, strings.TrimPrefix(r.Name, "/"), alias))
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Cannot link to a non running container: /%s AS /%s/%s: start %s first", name, strings.TrimPrefix(r.Name, "/"), alias, name))
 		}
 		if o.Net.In(e.o.Networks.NetworkID(network.NetworkBridge)) == nil {
-			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Cannot link to /%s, as it does not belong to the default network", name))
+			return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("Cannot link to /%s, as it does not belong to the default network: connect it (network connect bridge %s), or put both into a network of your own, where names are found without links", name, name))
 		}
 	}
 	return nil
