@@ -26,7 +26,7 @@ trap clean EXIT
 trap 'exit 130' INT TERM
 mode=${1-} qemu=qemu-system-x86_64 base=/ busybox=$(command -v busybox) bin=${BIN:-bin}
 # A plain processor without mitigations is emulated a quarter faster than the largest.
-machine="-cpu ${CPU:-Nehalem}" console=ttyS0
+machine="-cpu ${CPU:-Nehalem}" console="ttyS0 no_timer_check" # see debian.sh
 if [ "$mode" = arm64 ]; then
 	qemu=qemu-system-aarch64 machine="-machine virt -cpu ${CPU:-cortex-a57}" console=ttyAMA0
 fi
