@@ -153,8 +153,8 @@ func linksOf(e *records, r *record) (list []hostfiles.Link) {
 			continue
 		}
 		k := hostfiles.Link{Names: []string{alias, o.Config.Hostname}}
-		if called := strings.TrimPrefix(o.Name, "/"); called != alias {
-			k.Names = append(k.Names, called)
+		if name != alias {
+			k.Names = append(k.Names, name)
 		}
 		for _, a := range []netip.Addr{at.Settings.IPAddress, at.Settings.GlobalIPv6Address} {
 			if a.IsValid() {

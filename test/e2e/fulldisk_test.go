@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -297,10 +295,7 @@ func TestDiskThatStops(t *testing.T) {
 	var e *harness.Engine
 	t.Cleanup(func() { // an engine that can store nothing leaves its network for the next
 		if e != nil {
-			short := func(text string) string { sum := sha256.Sum256([]byte(text)); return hex.EncodeToString(sum[:])[:8] }
-			identity := short(filepath.Join(mount, "data") + "\x00" + filepath.Join(e.Dir, "run"))
-			_ = exec.Command("nft", "delete", "table", "inet", "hezi-"+identity).Run()
-			_ = exec.Command("ip", "link", "del", "hezi-"+short(identity)).Run()
+			e.DropNetwork(filepath.Join(mount, "data"))
 		}
 	})
 	e = harness.Start(t, "--data-root", filepath.Join(mount, "data"))

@@ -118,8 +118,22 @@ func descriptors(pid int) int {
 // identity tells the engines of a machine apart in the names that they give in
 // the kernel; it follows from the roots (internal/daemon).
 func (e *Engine) identity() string {
-	sum := sha256.Sum256([]byte(filepath.Join(e.Dir, "data") + "\x00" + filepath.Join(e.Dir, "run")))
+	return identity(filepath.Join(e.Dir, "data"), filepath.Join(e.Dir, "run"))
+}
+
+func identity(dataRoot, execRoot string) string { return short(dataRoot + "\x00" + execRoot) }
+
+func short(text string) string {
+	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])[:8]
+}
+
+// DropNetwork takes the firewall table and the bridge of an engine away that could not do
+// so itself: with another data root than its own, which takes no more writes.
+func (e *Engine) DropNetwork(dataRoot string) {
+	id := identity(dataRoot, filepath.Join(e.Dir, "run"))
+	_ = exec.Command("nft", "delete", "table", "inet", "hezi-"+id).Run() // either may be gone
+	_ = exec.Command("ip", "link", "del", "hezi-"+short(id)).Run()
 }
 
 // countLinks counts the engine's bridge and its containers' links (internal/network).
